@@ -1,0 +1,1 @@
+"""The stage scripts: python -m pipeline, or one stage at a time."""

@@ -1,0 +1,24 @@
+"""All stages in order; finished ones are skipped."""
+
+from pipeline.collect import collect
+from pipeline.command import main, say
+from pipeline.encode import encode
+from pipeline.evaluate import evaluate
+from pipeline.presets import Config
+from pipeline.train_controller import train_controller
+from pipeline.train_memory import train_memory
+from pipeline.train_vision import train_vision
+from worldmodels.runs import Run
+
+STAGES = (collect, train_vision, encode, train_memory, train_controller, evaluate)
+
+
+def pipeline(config: Config, run: Run):
+    """All six stages in order; finished ones are skipped."""
+    for number, stage in enumerate(STAGES, 1):
+        say(f"\n[{number}/{len(STAGES)}] {stage.__doc__.split(':', 1)[1].strip()}")
+        stage(config, run)
+
+
+if __name__ == "__main__":
+    main(pipeline)

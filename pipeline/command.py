@@ -1,0 +1,170 @@
+"""What every stage script shares: the command line, the run's folder, and errors in one line."""
+
+import contextlib
+import io
+import json
+import os
+import platform
+import re
+import sys
+from dataclasses import asdict, fields, is_dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Callable
+
+import torch
+import tyro
+
+from pipeline.presets import PRESETS, Config
+from worldmodels.envs import TASKS
+from worldmodels.evaluate import git_commit
+from worldmodels.files import read_json, write_json
+from worldmodels.memory import DEATH, MEMORIES
+from worldmodels.runs import Run
+from worldmodels.types import UserError
+from worldmodels.worlds.dream import STARTS
+
+Stage = Callable[[Config, Run], None]
+
+
+def main(stage: Stage, arguments: list[str] | None = None):
+    """Parses the command line and runs a stage. Exit code 2 and one line for a user's mistake, 130 after Ctrl-C."""
+    try:
+        config = parse(sys.argv[1:] if arguments is None else arguments, stage.__doc__)
+        run = open_run(config)
+        stage(config, run)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+def parse(arguments: list[str], description: str | None = None) -> Config:
+    """The settings: a preset, or those of an existing run named without a preset, then what the command line changes."""
+    base = Config()
+    chosen = {name: option(arguments, name) or getattr(base, name) for name in ("task", "preset", "run", "data")}
+    folder = Path(chosen["data"]) / chosen["task"] / (chosen["run"] or chosen["preset"])
+    if option(arguments, "preset") is None and chosen["run"] and (folder / "config.json").exists():
+        default = from_dict(Config, read_json(folder / "config.json")["config"])
+    else:                                       # a wrong task or preset is left for the parser to name
+        default = PRESETS.get((chosen["task"], chosen["preset"]), Config)()
+    config = parse_into(default, arguments, description)
+    if (config.task, config.preset) not in PRESETS:
+        raise UserError(f"--task {config.task} has no --preset {config.preset}: choose one of "
+                        + ", ".join(preset for task, preset in PRESETS if task == config.task))
+    config = replace(config, run=config.run or config.preset)
+    check(config)
+    return config
+
+
+def option(arguments: list[str], name: str) -> str | None:
+    """The value of --name in the arguments, wherever it stands."""
+    for i, argument in enumerate(arguments):
+        if argument == f"--{name}" and i + 1 < len(arguments):
+            return arguments[i + 1]
+        if argument.startswith(f"--{name}="):
+            return argument.split("=", 1)[1]
+    return None
+
+
+def parse_into(default: Config, arguments: list[str], description: str | None) -> Config:
+    """tyro, with its boxed error folded into one line."""
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            return tyro.cli(Config, args=arguments, default=default, description=description,
+                            config=(tyro.conf.FlagConversionOff,))
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        text = re.sub(r"\x1b\[[0-9;]*m", "", box.getvalue())
+        text = re.sub(r"─{2,}", " ", re.sub(r"[╭╮╰╯│]", " ", text))
+        text = re.split(r"Argument helptext:|For full helptext", text)[0]
+        raise UserError(" ".join(text.split()) + " (--help lists every setting)") from None
+
+
+def check(config: Config):
+    """Raises UserError for a value that no stage could use."""
+    choices = {"--collect.policy": (config.collect.policy, TASKS[config.task].policies),
+               "--memory.kind": (config.memory.kind, MEMORIES), "--memory.death": (config.memory.death, DEATH),
+               "--dream.start": (config.dream.start, STARTS)}
+    for flag, (value, allowed) in choices.items():
+        if value not in allowed:
+            raise UserError(f"{flag} {value}: choose one of {', '.join(allowed)}")
+    for path, value in leaves(asdict(config)):
+        least = {"collect.skill": 1, "dream.temperature": 1e-6, "memory.sequence": 1, "controller.population": 4,
+                 "vision.learning_rate": 1e-12, "memory.learning_rate": 1e-12, "controller.sigma": 1e-12}.get(path, 0)
+        if path.split(".")[-1] in ("steps", "batch", "episodes", "max_steps", "generations", "z_size", "hidden_size", "mixtures",
+                                   "eval_every", "eval_episodes", "random_episodes", "dream_episodes", "video_steps"):
+            least = 1
+        if isinstance(value, (int, float)) and not value >= least:
+            raise UserError(f"--{path.replace('_', '-')} {value}: must be at least {least:g}")
+    if config.collect.skill > 5:
+        raise UserError(f"--collect.skill {config.collect.skill}: Doom's skill is 1 to 5")
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: this machine has no CUDA GPU that torch can use; try --device cpu")
+
+
+def leaves(tree: dict, prefix: str = ""):
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def from_dict(cls, values: dict):
+    """A dataclass from nested dicts; settings that a stored config does not know keep their defaults."""
+    known = {f.name: f for f in fields(cls)}
+    made = cls()
+    nested = {k: from_dict(type(getattr(made, k)), v) if is_dataclass(getattr(made, k)) else v
+              for k, v in values.items() if k in known}
+    return replace(made, **nested)
+
+
+def open_run(config: Config) -> Run:
+    """The run's folder, locked for this process, with config.json brought up to date."""
+    run = Run(Path(config.data) / config.task / config.run)
+    try:
+        run.lock()
+    except OSError as error:
+        raise UserError(f"cannot write to {run.folder} ({error.strerror}): choose another --data") from None
+    packages = {name: version(name) for name in ("torch", "numpy", "gymnasium", "vizdoom", "cma")}
+    write_json(run.folder / "config.json", {"config": asdict(config), "python": platform.python_version(),
+                                            "packages": packages, "git_commit": git_commit()})
+    return run
+
+
+def device(config: Config) -> str:
+    return ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
+
+
+def workers(config: Config) -> int:
+    return config.workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else config.workers or os.cpu_count()
+
+
+# What each checkpoint records of its making; a stage is finished when the stored one equals this.
+
+def vision_info(config: Config) -> dict:
+    return {"task": config.task, "seed": config.seed, "collect": asdict(config.collect), "vision": asdict(config.vision)}
+
+
+def memory_info(config: Config, vision_digest: str) -> dict:
+    return vision_info(config) | {"memory": asdict(config.memory), "vision_digest": vision_digest}
+
+
+def controller_info(config: Config, agent_digest: str) -> dict:
+    world = {"dream": {"dream": asdict(config.dream)}, "real": {}}[config.world]
+    return {"task": config.task, "seed": config.seed, "world": config.world, "controller": asdict(config.controller),
+            "agent_digest": agent_digest} | world
+
+
+def env_settings(config: Config) -> tuple:
+    """The task's own settings (skill), as its environment takes them."""
+    return tuple((name, getattr(config.collect, name)) for name in TASKS[config.task].settings)
+
+
+def say(text: str):
+    print(text, file=sys.stderr, flush=True)

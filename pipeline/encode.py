@@ -1,0 +1,41 @@
+"""Stage 3: frames to latents -> latents/."""
+
+from tqdm import tqdm
+
+from pipeline.command import device, main, say, vision_info
+from pipeline.presets import Config
+from worldmodels import episodes
+from worldmodels.files import load_arrays
+from worldmodels.memory.latents import latent_path, write_latents
+from worldmodels.runs import Run
+from worldmodels.types import UserError
+from worldmodels.vision.train import encode as encode_frames
+from worldmodels.worlds.agent import build_vision
+
+
+def encode(config: Config, run: Run):
+    """Stage 3: frames to latents -> latents/."""
+    if not run.finished("vision", vision_info(config)):
+        raise UserError(f"no V in {run.folder}: run `python -m pipeline.train_vision` first")
+    tensors, info = run.load("vision", "train_vision")
+    paths = episodes.EpisodeFolder(run.episodes, config.collect.min_steps).paths
+    missing = [path for path in paths if not encoded(latent_path(run.latents, path), info["digest"])]
+    if not missing:
+        return say(f"encode: {len(paths)} episodes are encoded")
+    vision = build_vision(info).to(device(config))
+    vision.load_state_dict(tensors)
+    for path in tqdm(missing, desc="encoding", unit="episode", initial=len(paths) - len(missing), total=len(paths)):
+        episode = episodes.read(path)
+        write_latents(latent_path(run.latents, path), *encode_frames(vision, episode.frames), episode, info["digest"])
+
+
+def encoded(path, vision_digest: str) -> bool:
+    """Whether a whole file of this V's latents is there; others are made again."""
+    try:
+        return path.exists() and load_arrays(path)[1]["vision"] == vision_digest
+    except UserError:
+        return False
+
+
+if __name__ == "__main__":
+    main(encode)

@@ -1,0 +1,129 @@
+"""Stage 6: scores and pictures -> report/."""
+
+import time
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from pipeline.command import controller_info, device, env_settings, main, say, workers
+from pipeline.presets import Config
+from pipeline.train_controller import checked_agent
+from worldmodels import plots
+from worldmodels.envs import TASKS
+from worldmodels.evaluate import RandomPolicy, dream_along, record, score, table
+from worldmodels.executors import LocalExecutor
+from worldmodels.files import write_json
+from worldmodels.memory.latents import Latents, open_latents
+from worldmodels.runs import Run, read_metrics
+from worldmodels.types import UserError
+from worldmodels.worlds.agent import Agent, DreamFitness, RealFitness
+from worldmodels.worlds.collect import CollectConfig, CollectJob
+from worldmodels.worlds.dream import DreamConfig, DreamWorld
+from worldmodels.worlds.real import RealWorld
+from worldmodels.worlds.rollout import rollout
+
+
+def evaluate(config: Config, run: Run):
+    """Stage 6: scores and pictures -> report/."""
+    agent, digest = checked_agent(config, run)
+    info = controller_info(config, digest)
+    if not run.finished("controller", info):
+        raise UserError(f"no controller in {run.folder}: run `python -m pipeline.train_controller` first")
+    tensors, info = run.load("controller", "train_controller")
+    controller = tensors["parameters"].numpy()
+    latents = open_latents(run, config.collect.min_steps, digest.split("-")[0])
+    name = f"controller from the {config.world}"
+    scores = score_real(config, run, digest, controller, name) + score_dream(config, agent, latents, controller, name)
+    write_json(run.report / "scores.json", scores)
+    draw(config, run, agent, latents, controller, scores)
+    print(f"\n{TASKS[config.task].env_id}, run {run.folder}")
+    print(table(scores))
+    print(f"\nscores and pictures are in {run.report}/: " + ", ".join(sorted(p.name for p in run.report.glob("*.*"))))
+
+
+def score_real(config: Config, run: Run, digest: str, controller: np.ndarray, name: str) -> list[dict]:
+    """Every random policy, then the controller, in the real game."""
+    task, e = TASKS[config.task], config.evaluate
+    common = {"temperature": None, "first_seed": e.first_seed, "workers": workers(config), "device": "cpu"}
+    random = CollectConfig(max_steps=task.max_steps, skill=config.collect.skill)
+    scores = []
+    with LocalExecutor(workers(config)) as executor:
+        for policy in task.policies:
+            jobs = [CollectJob(config.task, replace_policy(random, policy), e.first_seed + i) for i in range(e.random_episodes)]
+            with timed(f"random ({policy}), real game", e.random_episodes) as (bar, wall):
+                returns = [total for _, total in executor.run(jobs, bar)]
+            scores.append(score(config.task, "real", f"random ({policy})", returns, wall(), **common))
+        fitness = RealFitness(executor, run, digest, task.max_steps, env_settings(config))
+        with timed(f"{name}, real game", e.episodes) as (bar, wall):
+            returns = fitness(controller[None], range(e.first_seed, e.first_seed + e.episodes), bar)[0]
+        scores.append(score(config.task, "real", name, returns, wall(), **common))
+    return scores
+
+
+def score_dream(config: Config, agent: Agent, latents: Latents, controller: np.ndarray, name: str) -> list[dict]:
+    """The first random policy and the controller in the dream, from first frames to the game's own length."""
+    task, e = TASKS[config.task], config.evaluate
+    world = DreamWorld(agent.memory, latents, DreamConfig(config.dream.temperature, max_steps=task.max_steps))
+    seeds = range(e.first_seed, e.first_seed + e.dream_episodes)
+    policy, stream = next(iter(task.policies.items()))
+    common = {"temperature": config.dream.temperature, "first_seed": e.first_seed, "workers": 1, "device": str(world.device)}
+    with timed("dream", 2 * e.dream_episodes) as (bar, wall):
+        returns = rollout(world, RandomPolicy.seeded(stream, seeds, world.device), seeds).returns.cpu().numpy()
+        scores = [score(config.task, "dream", f"random ({policy})", returns, wall(), **common)]
+        bar.update(e.dream_episodes)
+        returns = DreamFitness(agent, world)(controller[None], seeds)[0]
+        scores.append(score(config.task, "dream", name, returns, wall() - scores[0]["wall_s"], **common))
+        bar.update(e.dream_episodes)
+    return scores
+
+
+def replace_policy(config: CollectConfig, policy: str) -> CollectConfig:
+    return CollectConfig(**{**vars(config), "policy": policy})
+
+
+@contextmanager
+def timed(description: str, total: int):
+    """A progress bar, and a function that tells the seconds since it began."""
+    start = time.monotonic()
+    with tqdm(total=total, desc=description, unit="episode") as bar:
+        yield bar, lambda: time.monotonic() - start
+
+
+def draw(config: Config, run: Run, agent: Agent, latents: Latents, controller: np.ndarray, scores: list[dict]):
+    """All pictures of the report."""
+    say("drawing")
+    task, report, tau = TASKS[config.task], run.report, config.dream.temperature
+    plots.returns(scores, report / "returns.png")
+    plots.dream_vs_real(scores, report / "dream_vs_real.png")
+    plots.curves(read_metrics(run.folder), report / "curves.png")
+
+    make_env = lambda: task.env(max_steps=task.max_steps, render_mode="rgb_array", **dict(env_settings(config)))
+    real = RealWorld(make_env, agent.vision, agent.memory)
+    seed, steps = config.evaluate.first_seed, config.evaluate.video_steps
+    played = record(real, agent.policy(controller[None]), seed, lambda: (real.envs[0].render(), real.frames[0]), steps)
+    dream = DreamWorld(agent.memory, latents, DreamConfig(tau, max_steps=task.max_steps))
+
+    def decode(z) -> np.ndarray:
+        with torch.inference_mode():
+            return agent.vision.decode(torch.as_tensor(z, device=device(config))).cpu().numpy()
+
+    def dreamed_picture():
+        frame = decode(dream.state.inner[0])[0]
+        return frame, frame
+
+    dreamed = record(dream, agent.policy(controller[None]), seed, dreamed_picture, steps)
+    fps = real.pool[0].metadata.get("render_fps", 30)
+    plots.video(played.frames[::2], report / "real.gif", fps / 2, "real game", 2)
+    plots.video(dreamed.frames[::2], report / "dream.gif", fps / 2, f"dream, tau {tau:g}", 2)
+    start = min(len(played.action) // 4, 60)
+    along = dream_along(agent, played, tau, seed, start)
+    times = np.linspace(start, min(start + 90, len(played.action)), 10).astype(int)
+    rows = {"real": played.seen, "reconstructed by V": decode(played.z), "dreamed by M": decode(along)}
+    plots.film_strip(rows, times, report / "film_strip.png",
+                     f"M sees the real game up to step {start}, then dreams on, given the same actions")
+
+
+if __name__ == "__main__":
+    main(evaluate)

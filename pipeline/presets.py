@@ -1,0 +1,139 @@
+"""Every setting of a run, and the presets: plain Python, one function of replacements each.
+
+`paper` holds the settings of Ha & Schmidhuber (2018); the dataclasses beside the classes name their sources.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Callable, Literal
+
+from worldmodels.controller import ControllerConfig
+from worldmodels.evaluate import EvaluateConfig
+from worldmodels.memory import MemoryConfig
+from worldmodels.vision import VisionConfig
+from worldmodels.worlds.collect import CollectConfig
+from worldmodels.worlds.dream import DreamConfig
+
+
+@dataclass(frozen=True)
+class Config:
+    task: Literal["car_racing", "take_cover", "toy"] = "take_cover"
+    """The game (toy: an instant world for tests)."""
+    preset: Literal["smoke", "quick", "laptop", "paper"] = "quick"
+    """Where settings start from: smoke (a minute), quick (15 minutes), laptop (3 hours), paper."""
+    run: str = ""
+    """Name of the run's folder, data/<task>/<run>; the preset's name if not given."""
+    data: str = "data"
+    """Where runs are kept."""
+    seed: int = 0
+    """Seed of everything random."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where V and M are trained and dreams are dreamt; worker processes always use the CPU."""
+    workers: int = 0
+    """Worker processes for the real game; 0: one for each CPU core."""
+    world: Literal["dream", "real"] = "dream"
+    """Where the controller is evolved."""
+    collect: CollectConfig = field(default_factory=CollectConfig)
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    dream: DreamConfig = field(default_factory=DreamConfig)
+    controller: ControllerConfig = field(default_factory=ControllerConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+
+def paper_car_racing() -> Config:
+    return Config(
+        task="car_racing", preset="paper", world="real",
+        collect=CollectConfig(episodes=10_000, max_steps=999, policy="paper"),
+        vision=VisionConfig(z_size=32),
+        memory=MemoryConfig(hidden_size=256, sequence=999, steps=4000),
+        dream=DreamConfig(max_steps=1000, temperature=1.0),
+        evaluate=EvaluateConfig(episodes=100))
+
+
+def paper_take_cover() -> Config:
+    return Config(
+        task="take_cover", preset="paper",
+        collect=CollectConfig(episodes=10_000, max_steps=2100, min_steps=100, policy="held"),
+        vision=VisionConfig(z_size=64, steps=35_000),
+        memory=MemoryConfig(hidden_size=512, sequence=500, steps=24_400, restart_input=True, cell_feature=True,
+                            learning_rate_decay=0.99999, done_positive_weight=10.0, death="threshold"),
+        dream=DreamConfig(temperature=1.15, max_steps=2100),    # the released code's default is 1.25
+        controller=ControllerConfig(bias=False),
+        evaluate=EvaluateConfig(episodes=100))
+
+
+def quick_car_racing() -> Config:
+    c = paper_car_racing()
+    return replace(
+        c, preset="quick", world="dream",
+        collect=replace(c.collect, episodes=60, max_steps=400, policy="smooth"),
+        vision=replace(c.vision, steps=1000, batch=50, learning_rate=1e-3, final_anneal=0.3),
+        memory=replace(c.memory, steps=600, batch=50, sequence=100, final_anneal=0.3),
+        dream=replace(c.dream, start="anywhere", max_steps=200),
+        controller=replace(c.controller, generations=60, population=32, episodes=16, eval_every=5, eval_episodes=256),
+        evaluate=replace(c.evaluate, episodes=16, random_episodes=16, dream_episodes=256))
+
+
+def quick_take_cover() -> Config:
+    c = paper_take_cover()
+    return replace(
+        c, preset="quick",
+        collect=replace(c.collect, episodes=600),
+        vision=replace(c.vision, steps=1200, batch=50, learning_rate=1e-3, final_anneal=0.3),
+        memory=replace(c.memory, hidden_size=256, steps=500, batch=50, sequence=200, learning_rate=2e-3,
+                       learning_rate_decay=1.0, final_anneal=0.4, done_positive_weight=1.0, death="sampled"),
+        controller=replace(c.controller, generations=40, episodes=8, eval_every=5, eval_episodes=256))
+
+
+def laptop_car_racing() -> Config:
+    c = quick_car_racing()
+    return replace(
+        c, preset="laptop",
+        collect=replace(c.collect, episodes=400, max_steps=999),
+        vision=replace(c.vision, steps=10_000),
+        memory=replace(c.memory, steps=3000),
+        controller=replace(c.controller, generations=200, population=64),
+        evaluate=replace(c.evaluate, episodes=100, random_episodes=50, dream_episodes=1024))
+
+
+def laptop_take_cover() -> Config:
+    c = quick_take_cover()
+    return replace(
+        c, preset="laptop",
+        collect=replace(c.collect, episodes=2500),
+        vision=replace(c.vision, steps=10_000),
+        memory=replace(c.memory, hidden_size=512, steps=3000),
+        dream=replace(c.dream, temperature=1.15),
+        controller=replace(c.controller, generations=150, episodes=16, eval_every=10, eval_episodes=1024),
+        evaluate=replace(c.evaluate, episodes=1000))
+
+
+def smoke(base: Config, steps: int) -> Config:
+    """Every stage, tiny: to see that all of it runs."""
+    return replace(
+        base, preset="smoke",
+        collect=replace(base.collect, episodes=4, max_steps=steps, min_steps=0),
+        vision=replace(base.vision, steps=20, batch=16),
+        memory=replace(base.memory, hidden_size=16, steps=20, batch=2, sequence=10),
+        dream=replace(base.dream, max_steps=30, warmup=5),
+        controller=replace(base.controller, generations=2, population=4, episodes=2, eval_every=2, eval_episodes=2),
+        evaluate=replace(base.evaluate, episodes=2, random_episodes=2, dream_episodes=8, video_steps=20))
+
+
+def toy() -> Config:
+    c = quick_take_cover()
+    return replace(c, task="toy", collect=replace(c.collect, policy="fresh", max_steps=40, min_steps=0))
+
+
+PRESETS: dict[tuple[str, str], Callable[[], Config]] = {
+    ("car_racing", "smoke"): lambda: smoke(quick_car_racing(), 40),
+    ("car_racing", "quick"): quick_car_racing,
+    ("car_racing", "laptop"): laptop_car_racing,
+    ("car_racing", "paper"): paper_car_racing,
+    ("take_cover", "smoke"): lambda: smoke(quick_take_cover(), 120),
+    ("take_cover", "quick"): quick_take_cover,
+    ("take_cover", "laptop"): laptop_take_cover,
+    ("take_cover", "paper"): paper_take_cover,
+    ("toy", "smoke"): lambda: smoke(toy(), 40),
+    ("toy", "quick"): lambda: replace(toy(), preset="quick"),
+}

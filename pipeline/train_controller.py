@@ -1,0 +1,50 @@
+"""Stage 5: C, evolved in the dream or in the real game -> checkpoints/controller."""
+
+from contextlib import ExitStack
+
+from pipeline.command import controller_info, device, env_settings, main, memory_info, say, workers
+from pipeline.presets import Config
+from worldmodels.controller import evolve, parameter_count
+from worldmodels.envs import TASKS
+from worldmodels.executors import LocalExecutor
+from worldmodels.memory.latents import open_latents
+from worldmodels.runs import Run
+from worldmodels.types import Fitness, UserError
+from worldmodels.worlds.agent import Agent, DreamFitness, RealFitness, load_agent
+from worldmodels.worlds.dream import DreamWorld
+
+
+def train_controller(config: Config, run: Run):
+    """Stage 5: C, evolved in the dream or in the real game -> checkpoints/controller."""
+    agent, digest = checked_agent(config, run)
+    info = controller_info(config, digest)
+    if run.finished("controller", info):
+        return say("train_controller: C is trained")
+    size = parameter_count(agent.memory.feature_size, TASKS[config.task].action_size, config.controller.bias)
+    with ExitStack() as stack:
+        evolve(config.controller, size, FITNESS[config.world](config, run, agent, digest, stack), run, info, config.seed)
+
+
+def dream_fitness(config: Config, run: Run, agent: Agent, digest: str, stack: ExitStack) -> Fitness:
+    latents = open_latents(run, config.collect.min_steps, digest.split("-")[0])
+    return DreamFitness(agent, DreamWorld(agent.memory, latents, config.dream))
+
+
+def real_fitness(config: Config, run: Run, agent: Agent, digest: str, stack: ExitStack) -> Fitness:
+    executor = stack.enter_context(LocalExecutor(workers(config)))
+    return RealFitness(executor, run, digest, TASKS[config.task].max_steps, env_settings(config))
+
+
+FITNESS = {"dream": dream_fitness, "real": real_fitness}
+
+
+def checked_agent(config: Config, run: Run) -> tuple[Agent, str]:
+    """The run's V and M; a UserError where they were made with other settings than the config's."""
+    vision_digest = run.load("vision", "train_vision")[1]["digest"]
+    if not run.finished("memory", memory_info(config, vision_digest)):
+        raise UserError(f"no memory in {run.folder}: run `python -m pipeline.train_memory` first")
+    return load_agent(run, device(config))
+
+
+if __name__ == "__main__":
+    main(train_controller)

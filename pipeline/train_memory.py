@@ -1,0 +1,24 @@
+"""Stage 4: M, the MDN-RNN with reward and done heads -> checkpoints/memory."""
+
+import torch
+
+from pipeline.command import device, main, memory_info, say
+from pipeline.presets import Config
+from worldmodels.memory.latents import open_latents
+from worldmodels.memory.train import train_memory as train
+from worldmodels.runs import Run
+from worldmodels.worlds.agent import build_memory
+
+
+def train_memory(config: Config, run: Run):
+    """Stage 4: M, the MDN-RNN with reward and done heads -> checkpoints/memory."""
+    info = memory_info(config, run.load("vision", "train_vision")[1]["digest"])
+    if run.finished("memory", info):
+        return say("train_memory: M is trained")
+    latents = open_latents(run, config.collect.min_steps, info["vision_digest"])
+    torch.manual_seed(config.seed)
+    train(build_memory(info).to(device(config)), latents, run, info, config.seed)
+
+
+if __name__ == "__main__":
+    main(train_memory)

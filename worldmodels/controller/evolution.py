@@ -1,0 +1,118 @@
+"""CMA-ES finds C (Hansen 2016; Ha & Schmidhuber 2018, app. A.4).
+
+Deliberate difference: all members of a generation live through the same episodes (in the released code 32 pairs of members
+each have their own), so that they are compared on equal terms. The released code's weight decay, negligible and of the
+wrong sign, is left out.
+"""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from worldmodels.runs import Run
+from worldmodels.types import Fitness, UserError
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")         # cma mentions optional plotting libraries when imported
+    import cma
+
+
+@dataclass(frozen=True)
+class ControllerConfig:
+    generations: int = 1800
+    population: int = 64
+    episodes: int = 16              # of each member in each generation
+    sigma: float = 0.1              # initial step size; the search starts at zero
+    bias: bool = True               # the linear layer has one (paper: CarRacing yes, TakeCover no)
+    eval_every: int = 25            # generations between scores of the CMA mean
+    eval_episodes: int = 1024       # fresh ones, for each such score
+
+
+class CMAES:
+    """ask / tell around pycma, maximising, resumable to the bit.
+
+    Its state is what it was told: `history`, the fitness of each generation so far. Given that, `ask` and `tell` are repeated
+    from the start (0.2 s a generation at 1,088 parameters), which restores mean, covariance, paths and random state exactly
+    and depends on none of the library's internals.
+    """
+
+    def __init__(self, size: int, population: int, sigma: float, seed: int, history: np.ndarray | None = None):
+        rng = np.random.default_rng(seed)
+        options = {"popsize": population, "verbose": -9, "seed": np.nan, "maxiter": np.inf, "tolfun": 0, "tolx": 0,
+                   "tolfunhist": 0, "tolstagnation": np.inf, "tolflatfitness": np.inf,
+                   "randn": lambda *shape: rng.standard_normal(shape)}
+        self._es = cma.CMAEvolutionStrategy(np.zeros(size), sigma, options)
+        self.history: list[np.ndarray] = []
+        for fitness in () if history is None else tqdm(history, desc="restoring CMA-ES", unit="gen", leave=False):
+            self.ask()
+            self.tell(fitness)
+
+    def ask(self) -> np.ndarray:
+        """The next generation, [P, n]."""
+        self._asked = self._es.ask()
+        return np.array(self._asked)
+
+    def tell(self, fitness: np.ndarray):
+        """The fitness [P] of the generation last asked for; more is better. Raises UserError when none is finite."""
+        fitness = np.asarray(fitness, np.float64)
+        finite = np.isfinite(fitness)
+        if not finite.any():
+            raise UserError(f"generation {len(self.history) + 1}: no member has a finite fitness; is M trained well?")
+        if not finite.all():
+            tqdm.write(f"generation {len(self.history) + 1}: fitness of members {np.flatnonzero(~finite).tolist()} is not "
+                       "finite and counts as the worst")
+            fitness = np.where(finite, fitness, fitness[finite].min())
+        self._es.tell(self._asked, -fitness)
+        self.history.append(fitness)
+
+    @property
+    def mean(self) -> np.ndarray:
+        """The centre of the search distribution, [n]."""
+        return np.array(self._es.mean)
+
+    @property
+    def sigma(self) -> float:
+        return float(self._es.sigma)
+
+
+def generation_seeds(seed: int, generation: int, episodes: int, evaluation: bool = False) -> list[int]:
+    """Fresh seeds of a generation's episodes, or of the scores of its mean; below 2^31, as every game takes them."""
+    return np.random.default_rng([seed, generation, evaluation]).integers(2**31, size=episodes).tolist()
+
+
+def evolve(config: ControllerConfig, size: int, fitness: Fitness, run: Run, info: dict, seed: int) -> np.ndarray:
+    """Evolves a controller of `size` parameters; stores the best CMA mean as the checkpoint "controller" and returns it.
+
+    Every `eval_every` generations, and at the end, the mean is scored on fresh episodes and kept where it is the best so far.
+    """
+    progress = run.load_progress("controller", info)
+    state, start = progress or ({"history": None, "best": torch.zeros(size, dtype=torch.float64),
+                                 "best_score": torch.tensor(-np.inf, dtype=torch.float64)}, 0)
+    search = CMAES(size, config.population, config.sigma, seed, None if state["history"] is None else state["history"].numpy())
+    best, best_score = state["best"].numpy(), float(state["best_score"])
+    log = run.metrics("controller", start)
+    with tqdm(total=config.generations, initial=start, desc="evolving controller", unit="gen") as bar:
+        for generation in range(start + 1, config.generations + 1):
+            returns = fitness(search.ask(), generation_seeds(seed, generation, config.episodes))     # [P, E]
+            scores = returns.mean(1)
+            search.tell(scores)
+            values = {"mean": scores.mean(), "best": scores.max(), "worst": scores.min(), "sigma": search.sigma}
+            if generation % config.eval_every == 0 or generation == config.generations:
+                seeds = generation_seeds(seed, generation, config.eval_episodes, evaluation=True)
+                values["mean_controller"] = score = float(fitness(search.mean[None], seeds).mean())
+                if score > best_score:
+                    best, best_score = search.mean, score
+            values = {key: float(value) for key, value in values.items()}
+            log.write(generation, values)
+            bar.update()
+            bar.set_postfix(mean=f"{values['mean']:.1f}", best=f"{values['best']:.1f}", kept=f"{best_score:.1f}")
+            run.save_progress("controller", {"history": torch.from_numpy(np.stack(search.history)),
+                                             "best": torch.from_numpy(best),
+                                             "best_score": torch.tensor(best_score, dtype=torch.float64)},
+                              info | {"step": generation})
+    run.save("controller", {"parameters": torch.from_numpy(best)}, info)
+    run.progress_path("controller").unlink(missing_ok=True)
+    return best

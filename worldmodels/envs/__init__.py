@@ -1,0 +1,42 @@
+"""The tasks as Gymnasium environments: 64×64×3 uint8 observations, one continuous action space each."""
+
+from dataclasses import dataclass
+from typing import Callable
+
+import gymnasium
+import torch
+from torch import Tensor
+
+from worldmodels.envs import policies
+from worldmodels.envs.car_racing import CarRacing
+from worldmodels.envs.take_cover import TakeCover
+from worldmodels.envs.toy import Toy
+
+
+def squash_car(x: Tensor) -> Tensor:
+    """[B, 3] -> steering, gas, brake (released code): tanh; gas = (x+1)/2; brake = clip(x, 0, 1)."""
+    steer, gas, brake = torch.tanh(x).unbind(-1)
+    return torch.stack([steer, (gas + 1) / 2, brake.clamp(0, 1)], -1)
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that the rest of the house knows of a game."""
+
+    name: str
+    env_id: str                                     # as scores name it
+    env: Callable[..., gymnasium.Env]               # env(max_steps=..., **settings)
+    action_size: int
+    squash: Callable[[Tensor], Tensor]              # the controller's raw outputs [B, A] -> actions [B, A]
+    max_steps: int                                  # the game's official length
+    policies: dict[str, Callable]                   # random policies by name; the first one is the baseline
+    settings: tuple[str, ...] = ()                  # settings of CollectConfig that env() takes beside max_steps
+
+
+TASKS = {task.name: task for task in (
+    Task("car_racing", "CarRacing-v3", CarRacing, 3, squash_car, 1000,
+         {"smooth": policies.smooth_driver, "paper": policies.random_controller}),
+    Task("take_cover", "VizdoomTakeCover (stock take_cover.cfg)", TakeCover, 1, torch.tanh, 2100,
+         {"held": policies.held_uniform, "fresh": policies.fresh_uniform}, ("skill",)),
+    Task("toy", "Toy", Toy, 1, torch.tanh, 40, {"fresh": policies.fresh_uniform}),
+)}

@@ -1,0 +1,46 @@
+"""Random policies that collect the first experience: endless generators of actions, one for each episode.
+
+Each takes the episode's random generator and yields actions [A]. Sources: Ha & Schmidhuber 2018, secs. 3.1 and 4.1, and
+the released code.
+"""
+
+from typing import Iterator
+
+import numpy as np
+
+
+def fresh_uniform(rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """TakeCover and Toy: a new uniform action every step."""
+    while True:
+        yield rng.uniform(-1, 1, 1).astype(np.float32)
+
+
+def held_uniform(rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """TakeCover, as the released code collects: a uniform action held for 1 to 10 steps."""
+    while True:
+        action = rng.uniform(-1, 1, 1).astype(np.float32)
+        for _ in range(rng.integers(1, 11)):
+            yield action
+
+
+def random_controller(rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """CarRacing, as the released code collects: a fresh linear controller whose weights are Cauchy × U(0, 0.01).
+
+    It reads the latents of an untrained V, which are white noise, so white noise is what it reads here.
+    """
+    weights = rng.standard_cauchy((3, 33)) * rng.uniform(0, 0.01)
+    while True:
+        x = np.tanh(weights @ np.append(rng.standard_normal(32), 1.0))
+        yield np.array([x[0], (x[1] + 1) / 2, np.clip(x[2], 0, 1)], np.float32)
+
+
+def smooth_driver(rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """CarRacing: a random driver that gets somewhere. Steering wanders (Ornstein-Uhlenbeck), the throttle is held for
+    0.2 to 1 s, and it brakes now and then; its boldness is drawn anew for each episode."""
+    reach, boldness, steer = rng.uniform(0.1, 0.6), rng.uniform(0.05, 0.6), 0.0
+    while True:
+        gas = boldness * rng.uniform(0, 1) if rng.random() > 0.15 else 0.0
+        brake = rng.uniform(0, 0.8) if rng.random() < 0.08 else 0.0
+        for _ in range(rng.integers(10, 51)):
+            steer += -0.1 * steer + reach * np.sqrt(0.2) * rng.standard_normal()
+            yield np.array([np.clip(steer, -1, 1), gas, brake], np.float32)

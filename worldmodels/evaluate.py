@@ -1,0 +1,133 @@
+"""Stage 6: scores of controllers in the real game and in the dream, with intervals, on seeds that nothing was trained on."""
+
+import math
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldmodels.envs import TASKS
+from worldmodels.types import State, Step, World
+from worldmodels.worlds.agent import Agent
+from worldmodels.worlds.rollout import rollout
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    episodes: int = 100             # of the controller, in the real game
+    random_episodes: int = 100      # of each random policy, in the real game
+    dream_episodes: int = 1024      # of the controller and of the first random policy, in the dream
+    first_seed: int = 1_000_000_000     # episodes take the seeds from here on; collecting starts at 0
+    video_steps: int = 300          # length of each video
+
+
+def score(task: str, world: str, controller: str, returns: np.ndarray, wall_s: float, **more) -> dict:
+    """One entry of scores.json; ci95 is the normal interval of the mean."""
+    returns = np.asarray(returns, np.float64)
+    mean, std = float(returns.mean()), float(returns.std(ddof=1)) if len(returns) > 1 else 0.0
+    half = 1.96 * std / math.sqrt(len(returns))
+    return {"task": task, "env_id": TASKS[task].env_id, "world": world, "controller": controller, "episodes": len(returns),
+            "mean": mean, "std": std, "ci95": [mean - half, mean + half], "returns": returns.round(4).tolist(),
+            "wall_s": round(wall_s, 2), "git_commit": git_commit(), **more}
+
+
+def table(scores: Sequence[dict]) -> str:
+    """The scores as text, a line each."""
+    lines = [f"{'world':6} {'controller':28} {'mean':>8} {'± std':>8}   {'95% interval of the mean':>24}   episodes"]
+    for s in scores:
+        world = s["world"] if s["temperature"] is None else f"{s['world']}"
+        name = s["controller"] if s["temperature"] is None else f"{s['controller']} (tau {s['temperature']:g})"
+        low, high = s["ci95"]
+        lines.append(f"{world:6} {name:28} {s['mean']:8.1f} {s['std']:8.1f}   {low:11.1f} to {high:9.1f}   {s['episodes']:8d}")
+    return "\n".join(lines)
+
+
+def git_commit() -> str | None:
+    """The commit of this code, with '+' where the tree differs from it; None outside a git checkout."""
+    here = Path(__file__).parent
+    try:
+        run = lambda *args: subprocess.run(["git", *args], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        return run("rev-parse", "--short=12", "HEAD") + ("+" if run("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+class RandomPolicy:
+    """One of a task's random policies, for each rollout its own."""
+
+    def __init__(self, streams: list, device):
+        self.streams, self.device = streams, device
+
+    @classmethod
+    def seeded(cls, policy: Callable, seeds: Sequence[int], device) -> "RandomPolicy":
+        return cls([policy(np.random.default_rng([seed, 1])) for seed in seeds], device)
+
+    def __call__(self, state: State) -> Tensor:
+        return torch.from_numpy(np.stack([next(stream) for stream in self.streams])).to(self.device)
+
+    def rows(self, index: Tensor) -> "RandomPolicy":
+        return RandomPolicy([self.streams[i] for i in index.tolist()], self.device)
+
+
+@dataclass
+class Recording:
+    """One episode, watched: what was seen, done and got."""
+
+    z: np.ndarray           # [T+1, Z]
+    frames: np.ndarray      # [T+1, h, w, 3] uint8: the game's picture, or the decoded dream
+    seen: np.ndarray        # [T+1, 64, 64, 3] uint8: what V saw (in the dream: the same as `frames`)
+    action: np.ndarray      # [T, A]
+    reward: np.ndarray      # [T]
+
+
+@torch.inference_mode()
+def record(world: World, policy, seed: int, picture: Callable[[], tuple[np.ndarray, np.ndarray]], steps: int) -> Recording:
+    """Plays one episode of at most `steps` steps; `picture()` -> (frame, what V saw) of the world as it is now."""
+    z, pictures, actions, rewards = [], [], [], []
+
+    class Enough(Exception):
+        pass
+
+    def look():
+        z.append(world.state.inner[0][0].cpu().numpy())
+        pictures.append(picture())
+
+    def watch(action: Tensor, step: Step):
+        actions.append(action[0].cpu().numpy())
+        rewards.append(float(step.reward[0]))
+        look()
+        if len(actions) >= steps:
+            raise Enough
+
+    class Watching:
+        """The world, looked at once after its reset."""
+        reset = staticmethod(lambda seeds: (world.reset(seeds), look())[0])
+        step, keep = staticmethod(world.step), staticmethod(world.keep)
+
+    try:
+        rollout(Watching, policy, [seed], watch)
+    except Enough:
+        pass
+    frames, seen = (np.stack(column) for column in zip(*pictures))
+    return Recording(np.stack(z), frames, seen, np.stack(actions), np.array(rewards))
+
+
+@torch.inference_mode()
+def dream_along(agent: Agent, recording: Recording, temperature: float, seed: int, start: int) -> np.ndarray:
+    """What M expects when it gets the recorded actions but, after `start`, no more real frames: latents [T+1, Z]."""
+    device = next(agent.memory.parameters()).device
+    generator = torch.Generator(device).manual_seed(seed)
+    z = torch.from_numpy(recording.z).to(device)
+    action = torch.from_numpy(recording.action).to(device)
+    state, dreamed = agent.memory.initial(z[:1]), [z[0]]
+    for t in range(len(action)):
+        if t < start:
+            state = agent.memory.observe(state, action[t:t + 1], z[t + 1:t + 2])
+        else:
+            state = agent.memory.imagine(state, action[t:t + 1], temperature, generator).state
+        dreamed.append(state.inner[0][0])
+    return torch.stack(dreamed).cpu().numpy()

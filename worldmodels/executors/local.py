@@ -1,0 +1,165 @@
+"""Jobs in supervised worker processes.
+
+Workers are spawned and single-threaded inside. One that dies is replaced and its job run again; one that is still at the
+same job after `deadline` seconds is killed and replaced likewise. A worker leads a process group of its own, so that what it
+started (game engines) ends with it, also when this process is killed.
+"""
+
+import os
+import signal
+import threading
+import time
+import traceback
+from collections import deque
+from concurrent.futures import Future
+from typing import Any, Callable, Iterable
+
+import multiprocess
+from multiprocess.connection import wait
+from tqdm import tqdm
+
+ATTEMPTS = 3                    # a job that takes its worker with it this often is given up
+SINGLE_THREADED = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+
+
+class WorkerDied(RuntimeError):
+    """A job killed or outlasted its worker on every attempt."""
+
+
+def work(connection):
+    """The worker: receives jobs, sends (True, result) or (False, exception) until the pipe closes."""
+    os.setpgid(0, 0)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    try:
+        import cv2
+        import torch
+        torch.set_num_threads(1)
+        cv2.setNumThreads(1)
+        while True:
+            job = connection.recv()
+            try:
+                connection.send((True, job()))
+            except Exception as error:
+                error.add_note(traceback.format_exc()) if hasattr(error, "add_note") else None
+                connection.send((False, error))
+    except (EOFError, OSError):
+        pass
+    os.killpg(0, signal.SIGKILL)
+
+
+def end_with_parent():
+    multiprocess.parent_process().join()
+    os.killpg(0, signal.SIGKILL)
+
+
+class Worker:
+    def __init__(self, context):
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=work, args=(theirs,), daemon=True)
+        before = {name: os.environ.get(name) for name in SINGLE_THREADED}
+        os.environ.update(SINGLE_THREADED)          # inherited, and so set before the worker imports torch
+        try:
+            self.process.start()
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
+        theirs.close()
+        self.task = None                            # (job, future, attempt)
+        self.since = 0.0
+
+    def kill(self):
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:                  # gone, or not yet the leader of its group
+            self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+
+class LocalExecutor:
+    """`submit(job) -> Future` over `workers` processes; a context manager."""
+
+    def __init__(self, workers: int, deadline: float = 1800.0):
+        self.deadline = deadline                    # seconds a job may take
+        self.restarts = 0
+        self._context = multiprocess.get_context("spawn")
+        self._queue: deque = deque()
+        self._wake, self._woken = self._context.Pipe()
+        self._closed = False
+        self._workers = [Worker(self._context) for _ in range(workers)]
+        self._thread = threading.Thread(target=self._supervise, daemon=True)
+        self._thread.start()
+
+    def submit(self, job: Callable[[], Any]) -> Future:
+        future: Future = Future()
+        self._queue.append((job, future, 1))
+        self._wake.send(None)
+        return future
+
+    def run(self, jobs: Iterable[Callable[[], Any]], progress: tqdm | None = None, weight: Callable[[Any], float] = lambda r: 1
+            ) -> list:
+        """The results of `jobs`, in their order; `progress` advances by `weight(result)` as each ends."""
+        futures = [self.submit(job) for job in jobs]
+        if progress is not None:
+            for future in futures:
+                future.add_done_callback(lambda f: progress.update(0 if f.exception() else weight(f.result())))
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            self._queue.clear()
+            raise
+
+    def close(self):
+        self._closed = True
+        self._wake.send(None)
+        self._thread.join()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+    def _supervise(self):
+        while not self._closed:
+            self._assign()
+            wait([self._woken, *(w.connection for w in self._workers), *(w.process.sentinel for w in self._workers)], 1.0)
+            while self._woken.poll():
+                self._woken.recv()
+            for i, worker in enumerate(self._workers):
+                self._receive(worker)
+                overdue = worker.task is not None and time.monotonic() - worker.since > self.deadline
+                if overdue or not worker.process.is_alive():
+                    self._replace(i, f"took longer than {self.deadline:g} s" if overdue else "ended its worker process")
+        for worker in self._workers:
+            worker.kill()
+
+    def _assign(self):
+        for worker in self._workers:
+            if worker.task is None and self._queue:
+                worker.task, worker.since = self._queue.popleft(), time.monotonic()
+                try:
+                    worker.connection.send(worker.task[0])
+                except OSError:                     # it has just died: the sentinel tells, and the job is run again
+                    pass
+
+    def _receive(self, worker: Worker):
+        try:
+            if not worker.connection.poll():
+                return
+            good, value = worker.connection.recv()
+        except (EOFError, OSError):
+            return
+        (_, future, _), worker.task = worker.task, None
+        future.set_result(value) if good else future.set_exception(value)
+
+    def _replace(self, i: int, reason: str):
+        worker, self._workers[i] = self._workers[i], Worker(self._context)
+        self.restarts += 1
+        worker.kill()
+        if worker.task is not None:
+            job, future, attempt = worker.task
+            if attempt < ATTEMPTS:
+                self._queue.appendleft((job, future, attempt + 1))
+            else:
+                future.set_exception(WorkerDied(f"a job {reason}, {ATTEMPTS} times: {job}"))

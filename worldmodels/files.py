@@ -1,0 +1,86 @@
+"""Files that are whole or absent: atomic writes, and arrays with a description that are checked when read.
+
+Only safetensors and JSON are ever read, so that no file a user is given can run code.
+"""
+
+import hashlib
+import json
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from worldmodels.types import UserError
+
+
+def write_atomic(path: Path, data: bytes):
+    """Writes beside `path`, then renames: a kill at any moment leaves the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, value):
+    write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def read_json(path: Path):
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): restore or delete it") from None
+
+
+def pack(arrays: dict[str, np.ndarray], info: dict) -> bytes:
+    """Arrays and a JSON-able description as safetensors bytes, with a digest over both."""
+    arrays = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+    text = json.dumps(info, sort_keys=True)
+    return safetensors.numpy.save(arrays, {"info": text, "digest": digest(arrays, text)})
+
+
+def unpack(data: bytes) -> tuple[dict[str, np.ndarray], dict]:
+    """Undoes `pack`. Raises ValueError where the digest does not fit."""
+    try:
+        arrays = safetensors.numpy.load(data)
+        metadata = header(data)["__metadata__"]
+        fits = digest(arrays, metadata["info"]) == metadata["digest"]
+    except (safetensors.SafetensorError, KeyError, struct.error) as error:
+        raise ValueError(f"not a whole safetensors file: {error}") from None
+    if not fits:
+        raise ValueError("its contents do not fit its digest")
+    return arrays, json.loads(metadata["info"])
+
+
+def header(data: bytes) -> dict:
+    """The header of a safetensors file, from its first bytes: shapes, dtypes and metadata."""
+    size, = struct.unpack("<Q", data[:8])
+    return json.loads(data[8:8 + size])
+
+
+def digest(arrays: dict[str, np.ndarray], text: str = "") -> str:
+    """A fingerprint of names, shapes, values and text."""
+    fingerprint = hashlib.sha256(text.encode())
+    for name in sorted(arrays):
+        fingerprint.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
+        fingerprint.update(arrays[name].tobytes())
+    return fingerprint.hexdigest()[:16]
+
+
+def save_arrays(path: Path, arrays: dict[str, np.ndarray], info: dict):
+    """One safetensors file, with `info` inside it."""
+    write_atomic(path, pack(arrays, info))
+
+
+def load_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict]:
+    """Arrays and info of a file that `save_arrays` wrote; a UserError names a damaged one."""
+    try:
+        return unpack(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}): delete it and run its stage again") from None

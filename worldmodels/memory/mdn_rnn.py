@@ -1,0 +1,93 @@
+"""M: the MDN-RNN with reward and done heads (Ha & Schmidhuber 2018, sec. 2.2 and 4; parameter counts equal the paper's).
+
+Deliberate differences: every task has a reward head and a done head (the paper's TakeCover has done only, its CarRacing
+neither). Death in the dream is drawn from the done head's probability where `death` is "sampled"; "threshold" is the
+released code's rule, a logit above 0 after training with positives weighted 10 times, which tilts how often the dream kills.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldmodels.memory import mixture
+from worldmodels.memory.lstm import LSTM
+from worldmodels.training import TrainConfig
+from worldmodels.types import Imagined, State, Transitions
+
+DEATH = {
+    "threshold": lambda logit, generator: logit > 0,
+    "sampled": lambda logit, generator: torch.rand(logit.shape, generator=generator, device=logit.device) < logit.sigmoid(),
+}
+
+
+@dataclass(frozen=True)
+class MemoryConfig(TrainConfig):
+    kind: str = "mdn_rnn"           # which of MEMORIES
+    steps: int = 4000
+    batch: int = 100                # parallel streams of episodes
+    sequence: int = 999             # steps of each stream in one window
+    clip_value: float = 1.0         # gradients are clipped by value (released code)
+    hidden_size: int = 256          # LSTM cells: 256 for CarRacing, 512 for TakeCover (paper)
+    mixtures: int = 5               # Gaussians for each latent dimension
+    restart_input: bool = False     # an input that is 1 on an episode's first step (released code: TakeCover)
+    cell_feature: bool = False      # the controller also sees the LSTM's cell state (released code: TakeCover)
+    reward_weight: float = 1.0      # of the squared error, beside a likelihood averaged over dimensions
+    done_weight: float = 1.0        # of the cross-entropy
+    done_positive_weight: float = 1.0   # of terminal steps within it (released code: 10)
+    death: str = "sampled"          # how the dream decides death: sampled | threshold (released code)
+
+
+class MDNRNN(nn.Module):
+    """Inner state: z [B, Z], h [B, H], c [B, H], restart [B, 1]."""
+
+    def __init__(self, config: MemoryConfig, z_size: int, action_size: int):
+        super().__init__()
+        self.config, self.z_size = config, z_size
+        self.lstm = LSTM(z_size + action_size + config.restart_input, config.hidden_size)
+        self.head = nn.Linear(config.hidden_size, 3 * config.mixtures * z_size + 2)     # mixture, reward, done logit
+        self.feature_size = z_size + (1 + config.cell_feature) * config.hidden_size
+
+    def initial(self, z: Tensor) -> State:
+        zeros = z.new_zeros(len(z), self.config.hidden_size)
+        return self._state(z, zeros, zeros, z.new_ones(len(z), 1))
+
+    def observe(self, state: State, action: Tensor, z: Tensor) -> State:
+        h, c = self._transition(state, action)
+        return self._state(z, h, c, torch.zeros_like(state.inner[3]))
+
+    def imagine(self, state: State, action: Tensor, temperature: float, generator: torch.Generator) -> Imagined:
+        h, c = self._transition(state, action)
+        raw, reward, logit = self._heads(h)
+        z = mixture.sample(raw, self.z_size, temperature, generator)
+        done = DEATH[self.config.death](logit, generator)
+        return Imagined(self._state(z, h, c, torch.zeros_like(state.inner[3])), reward, done)
+
+    def loss(self, batch: Transitions, carry: tuple[Tensor, Tensor] | None):
+        """Negative log-likelihood a dimension + squared error of the reward + cross-entropy of done, each a mean over steps."""
+        restart = batch.restart[..., None]                                          # [B, T, 1]
+        x = self._input(batch.z, batch.action, restart).transpose(0, 1)             # [T, B, I]
+        zeros = x.new_zeros(x.shape[1], self.config.hidden_size)
+        h, *carry = self.lstm(x, *(carry or (zeros, zeros)), keep=1 - restart.transpose(0, 1))
+        raw, reward, logit = self._heads(h.transpose(0, 1))                         # [B, T, ...]
+        nll = -mixture.log_prob(raw, batch.next_z).mean()
+        reward_error = (reward - batch.reward).square().mean()
+        positive = logit.new_tensor(self.config.done_positive_weight)
+        done = F.binary_cross_entropy_with_logits(logit, batch.terminated, pos_weight=positive)
+        loss = nll + self.config.reward_weight * reward_error + self.config.done_weight * done
+        return loss, {"loss": loss, "nll": nll, "reward_error": reward_error, "done": done}, tuple(carry)
+
+    def _transition(self, state: State, action: Tensor) -> tuple[Tensor, Tensor]:
+        z, h, c, restart = state.inner
+        return self.lstm.step(self._input(z, action, restart), h, c)
+
+    def _input(self, z: Tensor, action: Tensor, restart: Tensor) -> Tensor:
+        return torch.cat([z, action, restart] if self.config.restart_input else [z, action], -1)
+
+    def _heads(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        out = self.head(h)
+        return out[..., :-2], out[..., -2], out[..., -1]
+
+    def _state(self, z: Tensor, h: Tensor, c: Tensor, restart: Tensor) -> State:
+        return State(torch.cat([z, c, h] if self.config.cell_feature else [z, h], -1), (z, h, c, restart))

@@ -1,0 +1,18 @@
+"""Stage 4: training M on encoded episodes."""
+
+from worldmodels.memory.latents import Latents
+from worldmodels.runs import Run
+from worldmodels.training import train
+from worldmodels.types import Transitions
+
+
+def train_memory(memory, latents: Latents, run: Run, info: dict, seed: int):
+    """Trains M on streams of episodes, its state carried from window to window; stores the checkpoint "memory"."""
+    device = next(memory.parameters()).device
+    config = memory.config
+
+    def batches(skip: int):
+        for batch in latents.windows(config.batch, config.sequence, seed, skip):
+            yield Transitions(*(tensor.to(device) for tensor in batch))
+
+    train("memory", memory, config, batches, lambda batch, carry, generator: memory.loss(batch, carry), run, info, seed)

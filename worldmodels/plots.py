@@ -1,0 +1,122 @@
+"""Pictures of a run: returns, dream against real, film strip, training curves, videos. Each is readable on its own."""
+
+from pathlib import Path
+from typing import Sequence
+
+import cv2
+import matplotlib
+import numpy as np
+from PIL import Image
+
+from worldmodels.files import write_atomic
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+COLOURS = {"random": "#9aa0a6", "real": "#1a73e8", "dream": "#e8710a"}
+
+
+def save(figure, path: Path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+    plt.close(figure)
+
+
+def colour(score: dict) -> str:
+    return COLOURS["random" if score["controller"].startswith("random") else score["world"]]
+
+
+def label(score: dict) -> str:
+    tau = "" if score["temperature"] is None else f", tau {score['temperature']:g}"
+    return f"{score['controller']}, {score['world']}{tau}: {score['mean']:.0f} ± {score['std']:.0f} ({score['episodes']} episodes)"
+
+
+def returns(scores: Sequence[dict], path: Path):
+    """A histogram of real returns for each controller, one below the other, with the mean and its 95% interval."""
+    real = [s for s in scores if s["world"] == "real"]
+    figure, axes = plt.subplots(len(real), 1, figsize=(8, 1.9 * len(real) + 0.6), sharex=True, squeeze=False)
+    low, high = (f([f(s["returns"]) for s in real]) for f in (min, max))
+    for axis, s in zip(axes[:, 0], real):
+        axis.hist(s["returns"], bins=np.linspace(low, high + 1e-9, 41), color=colour(s), alpha=0.85)
+        axis.axvspan(*s["ci95"], color="black", alpha=0.15)
+        axis.axvline(s["mean"], color="black", lw=1.5)
+        axis.set_title(label(s), fontsize=10, loc="left")
+        axis.set_ylabel("episodes")
+    axes[-1, 0].set_xlabel("return of an episode in the real game (line: mean; band: its 95% interval)")
+    figure.suptitle(f"{real[0]['env_id']}: returns in the real game", fontsize=12)
+    figure.tight_layout()
+    save(figure, path)
+
+
+def dream_vs_real(scores: Sequence[dict], path: Path):
+    """For each policy scored in both worlds: the share of episodes that exceed a return, dream and real."""
+    names = [n for n in dict.fromkeys(s["controller"] for s in scores)
+             if {s["world"] for s in scores if s["controller"] == n} == {"real", "dream"}]
+    figure, axes = plt.subplots(1, len(names), figsize=(5.5 * len(names), 4), sharey=True, squeeze=False)
+    for axis, name in zip(axes[0], names):
+        for s in (s for s in scores if s["controller"] == name):
+            x = np.sort(s["returns"])
+            axis.step(np.concatenate([[x[0]], x]), 1 - np.arange(len(x) + 1) / len(x), where="post",
+                      color=COLOURS[s["world"]], label=f"{s['world']}: mean {s['mean']:.0f}")
+            axis.axvline(s["mean"], color=COLOURS[s["world"]], lw=1, ls=":")
+        axis.set_title(name, fontsize=10)
+        axis.set_xlabel("return")
+        axis.legend(fontsize=9)
+    axes[0, 0].set_ylabel("share of episodes above it")
+    figure.suptitle("Does the dream predict the game? The closer the two curves, the better", fontsize=12)
+    figure.tight_layout()
+    save(figure, path)
+
+
+def curves(metrics: Sequence[dict], path: Path):
+    """Training curves of all three stages."""
+    panels = [("vision", ("squared_error", "kl"), "V: squared error and KL per image", "step"),
+              ("memory", ("nll",), "M: negative log-likelihood per dimension", "step"),
+              ("memory", ("done", "reward_error"), "M: done and reward losses", "step"),
+              ("controller", ("worst", "mean", "best", "mean_controller"), "C: fitness of a generation", "generation")]
+    figure, axes = plt.subplots(2, 2, figsize=(11, 7))
+    for axis, (stage, names, title, unit) in zip(axes.flat, panels):
+        rows = [row for row in metrics if row["stage"] == stage]
+        for name in names:
+            points = [(row["step"], row[name]) for row in rows if name in row]
+            if points:
+                axis.plot(*zip(*points), label=name.replace("_", " "), lw=1.4, marker="o" if len(points) < 40 else None, ms=3)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel(unit)
+        axis.legend(fontsize=8)
+        axis.grid(alpha=0.25)
+        if stage == "memory" and "done" in names or stage == "vision":
+            axis.set_yscale("log")
+    figure.tight_layout()
+    save(figure, path)
+
+
+def film_strip(rows: dict[str, np.ndarray], times: Sequence[int], path: Path, title: str):
+    """Frames [T, 64, 64, 3] below each other, one row for each kind, one column for each time."""
+    figure, axes = plt.subplots(len(rows), len(times), figsize=(1.15 * len(times) + 1, 1.2 * len(rows) + 0.7), squeeze=False)
+    for line, (name, frames) in zip(axes, rows.items()):
+        for axis, t in zip(line, times):
+            axis.imshow(frames[t])
+            axis.set_xticks([])
+            axis.set_yticks([])
+        line[0].set_ylabel(name, fontsize=9, rotation=0, ha="right", va="center")
+    for axis, t in zip(axes[0], times):
+        axis.set_title(f"step {t}", fontsize=8)
+    figure.suptitle(title, fontsize=11)
+    figure.subplots_adjust(wspace=0.05, hspace=0.05, top=0.82)
+    save(figure, path)
+
+
+def video(frames: np.ndarray, path: Path, fps: float, caption: str, stride: int = 1):
+    """A looping gif of frames [T, h, w, 3] uint8, every `stride`-th of an episode, enlarged to at least 240 rows and captioned."""
+    factor = max(1, -(-240 // frames.shape[1]))
+    pictures = []
+    for t, frame in enumerate(frames):
+        large = cv2.resize(frame, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)
+        large = cv2.copyMakeBorder(large, 28, 0, 0, 0, cv2.BORDER_CONSTANT)
+        cv2.putText(large, f"{caption}  step {t * stride}", (6, 19), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
+        pictures.append(Image.fromarray(large).convert("P", palette=Image.Palette.ADAPTIVE, colors=64))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    pictures[0].save(temporary, format="GIF", save_all=True, append_images=pictures[1:], duration=1000 / fps, loop=0)
+    temporary.replace(path)

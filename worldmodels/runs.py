@@ -1,0 +1,127 @@
+"""A run's folder: its config, checkpoints, metrics and report. Every file in it is whole or absent."""
+
+import fcntl
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from worldmodels.files import digest, load_arrays, read_json, save_arrays, write_atomic, write_json
+from worldmodels.types import UserError
+
+
+class Run:
+    """data/<task>/<run>; see data/README.md for what is in it."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.episodes, self.latents = folder / "episodes", folder / "latents"
+        self.checkpoints, self.report = folder / "checkpoints", folder / "report"
+
+    def lock(self):
+        """Takes the run for this process; a UserError where another one works on it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = open(self.folder / ".lock", "w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another process is working on {self.folder}: wait for it, or choose another --run") from None
+
+    # checkpoints: <name>.safetensors when finished, <name>.progress.safetensors before
+
+    def path(self, name: str) -> Path:
+        return self.checkpoints / f"{name}.safetensors"
+
+    def progress_path(self, name: str) -> Path:
+        return self.checkpoints / f"{name}.progress.safetensors"
+
+    def finished(self, name: str, info: dict) -> bool:
+        """Whether the checkpoint exists; a UserError if it was made with other settings than `info`."""
+        if not self.path(name).exists():
+            return False
+        _, found = load_arrays(self.path(name))
+        self._check(name, self.path(name), found, info)
+        return True
+
+    def save(self, name: str, tensors: dict[str, Tensor], info: dict):
+        """The finished checkpoint, and its description beside it for people to read."""
+        arrays = to_arrays(tensors)
+        save_arrays(self.path(name), arrays, info)
+        write_json(self.path(name).with_suffix(".json"), info | {"digest": digest(arrays)})
+
+    def load(self, name: str, stage: str) -> tuple[dict[str, Tensor], dict]:
+        """Tensors and info of a finished checkpoint; `stage` is the command that makes it."""
+        if not self.path(name).exists():
+            raise UserError(f"no {name} in {self.folder}: run `python -m pipeline.{stage}` first")
+        arrays, info = load_arrays(self.path(name))
+        return to_tensors(arrays), info | {"digest": digest(arrays)}
+
+    def save_progress(self, name: str, tensors: dict[str, Tensor], info: dict):
+        save_arrays(self.progress_path(name), to_arrays(tensors), info)
+
+    def load_progress(self, name: str, info: dict) -> tuple[dict[str, Tensor], int] | None:
+        """An interrupted stage's tensors and step, if it was begun with the same settings; None if there are none."""
+        if not self.progress_path(name).exists():
+            return None
+        arrays, found = load_arrays(self.progress_path(name))
+        step = found.pop("step")
+        self._check(name, self.progress_path(name), found, info)
+        return to_tensors(arrays), step
+
+    def _check(self, name: str, path: Path, found: dict, wanted: dict):
+        different = differences(found, json.loads(json.dumps(wanted)))
+        if different:
+            raise UserError(f"{name} in {self.folder} was made with {different}: choose another --run, "
+                            f"or delete {path.parent}/{name}.* to make it anew")
+
+    def metrics(self, stage: str, step: int = 0) -> "Metrics":
+        return Metrics(self.folder, stage, step)
+
+
+class Metrics:
+    """Appends one JSON line a log to metrics.jsonl, and the same to TensorBoard; lines after `step` are forgotten first."""
+
+    def __init__(self, folder: Path, stage: str, step: int):
+        from torch.utils.tensorboard import SummaryWriter
+        self.path, self.stage = folder / "metrics.jsonl", stage
+        kept = [row for row in read_metrics(folder) if row["stage"] != stage or row["step"] <= step]
+        write_atomic(self.path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+        self.tensorboard = SummaryWriter(str(folder / "tensorboard" / stage), purge_step=step + 1)
+
+    def write(self, step: int, values: dict[str, float]):
+        with open(self.path, "a") as file:
+            file.write(json.dumps({"stage": self.stage, "step": step, **values}) + "\n")
+        for name, value in values.items():
+            self.tensorboard.add_scalar(f"{self.stage}/{name}", value, step)
+
+
+def read_metrics(folder: Path, stage: str | None = None) -> list[dict]:
+    """The rows of metrics.jsonl, of one stage or all; a line cut short by a kill is left out."""
+    path, rows = folder / "metrics.jsonl", []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return [row for row in rows if stage in (None, row["stage"])]
+
+
+def differences(found: dict, wanted: dict, prefix: str = "") -> str:
+    """What differs between two nested settings, as 'a.b=1 (now 2)', comma-separated; empty where nothing does."""
+    parts = []
+    for key in sorted(found.keys() | wanted.keys()):
+        a, b = found.get(key), wanted.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            parts.append(differences(a, b, f"{prefix}{key}."))
+        elif a != b:
+            parts.append(f"{prefix}{key}={a} (now {b})")
+    return ", ".join(part for part in parts if part)
+
+
+def to_arrays(tensors: dict[str, Tensor]) -> dict:
+    return {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in tensors.items()}
+
+
+def to_tensors(arrays: dict) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}

@@ -1,0 +1,107 @@
+"""One training loop for V and M: seeded by step, so that a resumed training ends where an uninterrupted one does."""
+
+import time
+from dataclasses import dataclass
+from typing import Any, Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from worldmodels.runs import Run
+from worldmodels.types import UserError
+
+CHECKPOINT_EVERY = 30.0         # seconds
+LOG_EVERY = 20                  # steps; metrics are averaged over them, and synchronise a GPU only then
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    steps: int = 1000               # optimiser steps
+    batch: int = 100                # images for V; parallel streams of episodes for M
+    learning_rate: float = 1e-3     # Adam's
+    learning_rate_decay: float = 1.0    # the rate is multiplied by this after each step
+    final_anneal: float = 0.0       # share of the steps, at the end, over which the rate falls to zero
+    clip_value: float = 0.0         # gradients are clipped to ± this; 0 leaves them
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step."""
+        left = (self.steps - step) / max(1.0, self.final_anneal * self.steps)
+        return self.learning_rate * self.learning_rate_decay**step * min(1.0, left)
+
+
+def step_seed(*numbers: int) -> int:
+    """One 63-bit seed from several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
+def train(name: str, model: nn.Module, config: TrainConfig, batches: Callable[[int], Iterator[Any]],
+          loss: Callable[[Any, Any, torch.Generator], tuple[Tensor, dict[str, Tensor], Any]],
+          run: Run, info: dict, seed: int):
+    """Trains `model` in place and stores it as the checkpoint `name`.
+
+    `batches(skip)` iterates over the same batches whatever it skips; `loss(batch, carry, generator)` returns the loss, metrics
+    and what to carry on to the next batch (a tuple of tensors or None). Raises UserError when the loss is not finite; the
+    last good state stays on disk.
+    """
+    device = next(model.parameters()).device
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], config.learning_rate, fused=True)
+    carry, start = load_progress(name, model, optimizer, run, info)
+    generator = torch.Generator(device)
+    log = run.metrics(name, start)
+    totals, saved = {}, time.monotonic()
+    with tqdm(total=config.steps, initial=start, desc=f"training {name}", unit="step") as bar:
+        for step, batch in zip(range(start, config.steps), batches(start)):
+            generator.manual_seed(step_seed(seed, step))
+            for group in optimizer.param_groups:
+                group["lr"] = config.rate(step)
+            value, metrics, carry = loss(batch, carry, generator)
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            if config.clip_value:
+                nn.utils.clip_grad_value_(model.parameters(), config.clip_value)
+            optimizer.step()
+            for key, metric in metrics.items():
+                totals.setdefault(key, []).append(metric.detach())
+            bar.update()
+            if (step + 1) % LOG_EVERY == 0 or step + 1 == config.steps:
+                means = {key: torch.stack(values).mean().item() for key, values in totals.items()}
+                totals = {}
+                if not all(np.isfinite(list(means.values()))):
+                    raise UserError(f"training {name}: the loss is not finite by step {step + 1} ({means}); "
+                                    f"lower --{name}.learning-rate and run again under another --run")
+                log.write(step + 1, means)
+                bar.set_postfix({key: f"{mean:.4g}" for key, mean in means.items()}, refresh=False)
+                if time.monotonic() - saved > CHECKPOINT_EVERY:
+                    save_progress(name, model, optimizer, run, info, carry, step + 1)
+                    saved = time.monotonic()
+    run.save(name, model.state_dict(), info)
+    run.progress_path(name).unlink(missing_ok=True)
+
+
+def save_progress(name, model, optimizer, run, info, carry, step):
+    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
+    for i, state in enumerate(optimizer.state_dict()["state"].values()):
+        tensors |= {f"optimizer.{i}.{key}": value for key, value in state.items()}
+    tensors |= {f"carry.{i}": value for i, value in enumerate(carry or ())}
+    run.save_progress(name, tensors, info | {"step": step})
+
+
+def load_progress(name, model, optimizer, run, info) -> tuple[tuple | None, int]:
+    """Puts an interrupted training's state into model and optimizer; returns its carry and step (None, 0 if there is none)."""
+    tensors = run.load_progress(name, info)
+    if tensors is None:
+        return None, 0
+    tensors, step = tensors
+    device = next(model.parameters()).device
+
+    def part(prefix):
+        return {key.removeprefix(prefix): value.to(device) for key, value in tensors.items() if key.startswith(prefix)}
+
+    model.load_state_dict(part("model."))
+    groups = optimizer.state_dict()["param_groups"]
+    states = {i: part(f"optimizer.{i}.") for i in groups[0]["params"]}
+    states = {i: {k: v.cpu() if k == "step" and device.type == "cpu" else v for k, v in s.items()} for i, s in states.items()}
+    optimizer.load_state_dict({"state": states, "param_groups": groups})
+    return tuple(part("carry.").values()) or None, step

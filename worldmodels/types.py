@@ -1,0 +1,97 @@
+"""The seams between vision, memory, controller and worlds, and the words they share.
+
+Shapes      B batch (rollouts)   T time   P population   E episodes   Z latent   K mixtures   A action   H hidden   F features
+
+Time        frames   x_0   x_1   x_2  ...  x_T         T+1 of them
+            latents  z_0   z_1   z_2  ...  z_T
+            actions     a_0   a_1   ...  a_{T-1}       T of them:   z_t --a_t--> r_t, terminated_t, z_{t+1}
+
+`terminated` (the game ended: death, lap finished) and `truncated` (the clock ran out) are kept apart everywhere; the done
+head learns `terminated` only.
+"""
+
+from concurrent.futures import Future
+from typing import Any, Callable, NamedTuple, Protocol, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class UserError(Exception):
+    """A mistake that the user can mend; the command line prints it as one line and exits with code 2."""
+
+
+class State(NamedTuple):
+    """What a world hands to whoever acts in it: `features` to look at, `inner` opaque to all but the memory it is from."""
+
+    features: Tensor                    # [B, F] float32
+    inner: tuple[Tensor, ...]           # each [B, ...]
+
+    def rows(self, index: Tensor) -> "State":
+        """The rollouts `index` [N] (rows may repeat), as a state of their own."""
+        return State(self.features[index], tuple(t[index] for t in self.inner))
+
+
+class Imagined(NamedTuple):
+    state: State
+    reward: Tensor                      # [B] float32
+    done: Tensor                        # [B] bool
+
+
+class Step(NamedTuple):
+    state: State
+    reward: Tensor                      # [B] float32
+    done: Tensor                        # [B] bool: terminated or truncated
+
+
+class Transitions(NamedTuple):
+    """Consecutive steps of B streams of episodes; `restart` marks an episode's first step."""
+
+    z: Tensor                           # [B, T, Z] float32, sampled
+    action: Tensor                      # [B, T, A] float32
+    next_z: Tensor                      # [B, T, Z] float32, sampled
+    reward: Tensor                      # [B, T] float32
+    terminated: Tensor                  # [B, T] float32, 0 or 1
+    restart: Tensor                     # [B, T] float32, 0 or 1
+
+
+class Memory(Protocol):
+    """A model of how the world moves. `observe`, `imagine` and `loss` share one transition."""
+
+    def initial(self, z: Tensor) -> State:
+        """The state at an episode's first latent z [B, Z]."""
+
+    def observe(self, state: State, action: Tensor, z: Tensor) -> State:
+        """The state after `action` [B, A] led to the real latent `z` [B, Z]."""
+
+    def imagine(self, state: State, action: Tensor, temperature: float, generator: torch.Generator) -> Imagined:
+        """The same, with the latent, reward and done drawn from the model itself."""
+
+    def loss(self, batch: Transitions, carry: Any) -> tuple[Tensor, dict[str, Tensor], Any]:
+        """Loss, metrics, and what to carry to the windows that follow (None to start)."""
+
+
+Policy = Callable[[State], Tensor]      # -> action [B, A]
+
+
+class World(Protocol):
+    """Where a policy lives. Rollouts advance together; finished ones are dropped with `keep`."""
+
+    def reset(self, seeds: Sequence[int]) -> State:
+        """Starts one rollout for each seed."""
+
+    def step(self, action: Tensor) -> Step:
+        """Advances every rollout by one action [B, A]."""
+
+    def keep(self, index: Tensor) -> State:
+        """Goes on with the rollouts `index` [N] only."""
+
+
+class Executor(Protocol):
+    """Runs jobs elsewhere. A job is a callable without arguments whose result depends on nothing but itself."""
+
+    def submit(self, job: Callable[[], Any]) -> Future: ...
+
+
+Fitness = Callable[[np.ndarray, Sequence[int]], np.ndarray]     # (parameters [P, n], seeds [E]) -> returns [P, E]

@@ -1,0 +1,1 @@
+"""Where a controller lives: the real game, or the dream."""

@@ -1,0 +1,120 @@
+"""V and M of a run, and the fitness of controllers that look through them: in worker processes in the real game, as one
+batch in the dream."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple, Sequence
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from worldmodels.controller import population_policy
+from worldmodels.envs import TASKS
+from worldmodels.memory import MEMORIES, MemoryConfig
+from worldmodels.runs import Run
+from worldmodels.types import Executor, UserError
+from worldmodels.vision import VAE, VisionConfig
+from worldmodels.worlds.dream import DreamWorld
+from worldmodels.worlds.real import RealWorld
+from worldmodels.worlds.rollout import Rollouts, rollout
+
+LOCKSTEP = 8            # episodes that advance together in one worker
+
+
+class Agent(NamedTuple):
+    """V and M, frozen."""
+
+    task: str
+    vision: VAE
+    memory: torch.nn.Module
+
+    def policy(self, parameters: np.ndarray, episodes: int = 1):
+        """Controllers [P, n] as the policy of P × `episodes` rollouts."""
+        task = TASKS[self.task]
+        size = self.memory.feature_size * task.action_size
+        bias = parameters.shape[-1] != size
+        device = next(self.memory.parameters()).device
+        return population_policy(parameters, episodes, device, action_size=task.action_size, bias=bias, squash=task.squash)
+
+
+def build_vision(info: dict) -> VAE:
+    """V as the info of its checkpoint describes it."""
+    return VAE(VisionConfig(**info["vision"]))
+
+
+def build_memory(info: dict) -> torch.nn.Module:
+    """M as the info of its checkpoint describes it."""
+    config = MemoryConfig(**info["memory"])
+    return MEMORIES[config.kind](config, info["vision"]["z_size"], TASKS[info["task"]].action_size)
+
+
+def load_agent(run: Run, device: str = "cpu") -> tuple[Agent, str]:
+    """A run's trained V and M, and the digest of both."""
+    vision_tensors, vision_info = run.load("vision", "train_vision")
+    memory_tensors, memory_info = run.load("memory", "train_memory")
+    vision, memory = build_vision(vision_info), build_memory(memory_info)
+    for name, module, tensors in (("vision", vision, vision_tensors), ("memory", memory, memory_tensors)):
+        try:
+            module.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise UserError(f"{run.path(name)} does not fit its own config ({str(error).splitlines()[-1].strip()}): "
+                            f"delete it and run `python -m pipeline.train_{name}`") from None
+        module.to(device).eval().requires_grad_(False)
+    return Agent(memory_info["task"], vision, memory), f"{vision_info['digest']}-{memory_info['digest']}"
+
+
+@lru_cache(maxsize=1)
+def worker_world(folder: Path, digest: str, max_steps: int, settings: tuple) -> tuple[Agent, RealWorld]:
+    """This process's agent and real world, reused from job to job."""
+    agent, found = load_agent(Run(folder))
+    if found != digest:
+        raise UserError(f"V or M in {folder} changed while a controller was being scored: run the command again")
+    task = TASKS[agent.task]
+    return agent, RealWorld(lambda: task.env(max_steps=max_steps, **dict(settings)), agent.vision, agent.memory)
+
+
+@dataclass(frozen=True, repr=False)
+class RealJob:
+    """Plays one episode for each (parameters [n], seed); a pure function of these and of the digest of V and M."""
+
+    folder: Path
+    digest: str
+    max_steps: int
+    settings: tuple
+    parameters: np.ndarray      # [N, n]
+    seeds: tuple[int, ...]      # N
+
+    def __call__(self) -> tuple[np.ndarray, np.ndarray]:
+        agent, world = worker_world(self.folder, self.digest, self.max_steps, self.settings)
+        played = rollout(world, agent.policy(self.parameters), self.seeds)
+        return played.returns.numpy(), played.lengths.numpy()
+
+
+class RealFitness:
+    """Controllers in the real game, spread over an executor's workers in jobs that do not depend on their number."""
+
+    def __init__(self, executor: Executor, run: Run, digest: str, max_steps: int, settings: tuple):
+        self.executor, self.settings = executor, settings
+        self.job = lambda parameters, seeds: RealJob(run.folder.absolute(), digest, max_steps, settings, parameters, seeds)
+
+    def __call__(self, parameters: np.ndarray, seeds: Sequence[int], progress: tqdm | None = None) -> np.ndarray:
+        """Parameters [P, n], seeds [E] -> returns [P, E]."""
+        rows = np.repeat(parameters, len(seeds), 0)                 # [P*E, n], a member's episodes beside each other
+        all_seeds = list(seeds) * len(parameters)
+        jobs = [self.job(rows[i:i + LOCKSTEP], tuple(all_seeds[i:i + LOCKSTEP])) for i in range(0, len(rows), LOCKSTEP)]
+        results = self.executor.run(jobs, progress, weight=lambda result: len(result[0]))
+        return np.concatenate([returns for returns, _ in results]).reshape(len(parameters), len(seeds))
+
+
+class DreamFitness:
+    """Controllers in the dream, all members and episodes as one batch."""
+
+    def __init__(self, agent: Agent, world: DreamWorld):
+        self.agent, self.world = agent, world
+
+    def __call__(self, parameters: np.ndarray, seeds: Sequence[int]) -> np.ndarray:
+        """Parameters [P, n], seeds [E] -> returns [P, E]."""
+        played: Rollouts = rollout(self.world, self.agent.policy(parameters, len(seeds)), list(seeds) * len(parameters))
+        return played.returns.cpu().numpy().reshape(len(parameters), len(seeds))

@@ -1,0 +1,55 @@
+"""Stage 1: random rollouts of the real game, one job for each episode."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from worldmodels import episodes
+from worldmodels.envs import TASKS
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    episodes: int = 10_000          # how many are played
+    max_steps: int = 999            # each is cut here, so that it has max_steps + 1 frames
+    min_steps: int = 0              # those of no more steps are not trained on (released code: 100 in TakeCover)
+    policy: str = "paper"           # a random policy of the task (worldmodels/envs/policies.py)
+    skill: int = 4                  # TakeCover: Doom's difficulty
+
+
+@lru_cache(maxsize=4)
+def make_env(task: str, max_steps: int, settings: tuple):
+    """This process's environment, reused across jobs: starting a game engine costs more than a short episode."""
+    return TASKS[task].env(max_steps=max_steps, **dict(settings))
+
+
+@dataclass(frozen=True)
+class CollectJob:
+    """Plays one episode with a random policy and, given a folder, stores it; returns (steps, return)."""
+
+    task: str
+    config: CollectConfig
+    seed: int
+    folder: Path | None = None
+
+    def __call__(self) -> tuple[int, float]:
+        task = TASKS[self.task]
+        env = make_env(self.task, self.config.max_steps, tuple((k, getattr(self.config, k)) for k in task.settings))
+        frame, _ = env.reset(seed=self.seed)
+        frames, actions, rewards, ends = [frame], [], [], []
+        for action in task.policies[self.config.policy](np.random.default_rng([self.seed, 1])):
+            frame, reward, terminated, truncated, _ = env.step(action)
+            frames.append(frame)
+            actions.append(action)
+            rewards.append(reward)
+            ends.append((terminated, truncated))
+            if terminated or truncated:
+                break
+        if self.folder is not None:
+            terminated, truncated = np.array(ends, bool).T
+            episode = episodes.Episode(np.stack(frames), np.stack(actions), np.array(rewards, np.float32), terminated, truncated)
+            info = {"task": self.task, "seed": self.seed, "policy": self.config.policy, "env_id": task.env_id}
+            episodes.write(episodes.episode_path(self.folder, self.seed), episode, info)
+        return len(actions), float(sum(rewards))

@@ -1,0 +1,86 @@
+"""The dream: M as a world of its own (Ha & Schmidhuber 2018, sec. 4). A whole population lives in it as one batch."""
+
+from dataclasses import dataclass
+from typing import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldmodels.memory.latents import Latents
+from worldmodels.training import step_seed
+from worldmodels.types import Memory, State, Step
+
+
+@dataclass(frozen=True)
+class DreamConfig:
+    temperature: float = 1.0        # tau: above 1 the dream is less certain and harder to exploit
+    start: str = "first"            # first: an episode's first frame | anywhere: any stored frame, M warmed on those before it
+    warmup: int = 50                # real frames that M sees before a start "anywhere"
+    max_steps: int = 2100           # a dream is cut here
+
+
+class DreamWorld:
+    """Memory as a world. The same seeds give the same starts, and the same dream for the same policies."""
+
+    def __init__(self, memory: Memory, latents: Latents, config: DreamConfig):
+        self.memory, self.latents, self.config = memory, latents, config
+        self.device = next(memory.parameters()).device
+        self.generator = torch.Generator(self.device)
+
+    def reset(self, seeds: Sequence[int]) -> State:
+        unique, row = np.unique(np.asarray(seeds, np.int64), return_inverse=True)
+        self.generator.manual_seed(step_seed(*unique.tolist()))
+        self.steps = 0
+        self.state = STARTS[self.config.start](self, unique).rows(torch.from_numpy(row).to(self.device))
+        return self.state
+
+    def step(self, action: Tensor) -> Step:
+        self.state, reward, done = self.memory.imagine(self.state, action, self.config.temperature, self.generator)
+        self.steps += 1
+        return Step(self.state, reward, done | (self.steps >= self.config.max_steps))
+
+    def keep(self, index: Tensor) -> State:
+        self.state = self.state.rows(index)
+        return self.state
+
+    def _start_first(self, seeds: np.ndarray) -> State:
+        """Each seed starts at the first frame of some episode."""
+        starts = [int(rng.integers(len(self.latents.lengths))) for rng in self._generators(seeds)]
+        frames = torch.from_numpy(self.latents.first_frame[starts])
+        return self.memory.initial(self._sample(frames[:, None], seeds)[:, 0])
+
+    def _start_anywhere(self, seeds: np.ndarray) -> State:
+        """Each seed starts at some frame, after M has observed the `warmup` frames before it (all, if there are fewer)."""
+        total = int(self.latents.lengths.sum())
+        transition = np.array([rng.integers(total) for rng in self._generators(seeds)])             # [U]
+        ends = np.cumsum(self.latents.lengths)
+        episode = np.searchsorted(ends, transition, side="right")
+        t = transition - (ends - self.latents.lengths)[episode]        # the step within it; never after the last action
+        steps = np.maximum(0, t[:, None] + np.arange(-self.config.warmup, 1))                       # [U, W+1]
+        z = self._sample(torch.from_numpy(self.latents.first_frame[episode][:, None] + steps), seeds)
+        action = self.latents.action[torch.from_numpy((transition - t)[:, None] + steps[:, :-1])].to(self.device)
+        moves = torch.from_numpy(np.diff(steps) > 0).to(self.device)   # False while an episode has not yet begun  [U, W]
+        state = self.memory.initial(z[:, 0])
+        for i in range(self.config.warmup):
+            after = self.memory.observe(state, action[:, i], z[:, i + 1])
+            state = State(*(_where(moves[:, i], new, old) for new, old in zip(after, state)))
+        return state
+
+    def _generators(self, seeds: np.ndarray) -> list[np.random.Generator]:
+        return [np.random.default_rng([seed, 0]) for seed in seeds]
+
+    def _sample(self, frames: Tensor, seeds: np.ndarray) -> Tensor:
+        """Latents [U, N, Z] of stored frames [U, N], each row drawn with its own seed."""
+        rows = [self.latents.sample(f, torch.Generator().manual_seed(int(seed))) for f, seed in zip(frames, seeds)]
+        return torch.stack(rows).to(self.device)
+
+
+def _where(condition: Tensor, new, old):
+    """`new` where `condition` [B] holds, else `old`: tensors [B, ...], or tuples of them."""
+    if isinstance(new, tuple):
+        return tuple(_where(condition, a, b) for a, b in zip(new, old))
+    return torch.where(condition.view(-1, *[1] * (new.dim() - 1)), new, old)
+
+
+STARTS = {"first": DreamWorld._start_first, "anywhere": DreamWorld._start_anywhere}
