@@ -96,7 +96,7 @@ def check(config: Config):
     for path, value in leaves(asdict(config)):
         least = {"collect.skill": 1, "dream.temperature": 1e-6, "memory.sequence": 1, "controller.population": 4,
                  "vision.learning_rate": 1e-12, "memory.learning_rate": 1e-12, "controller.sigma": 1e-12}.get(path, 0)
-        if path.split(".")[-1] in ("steps", "batch", "episodes", "max_steps", "generations", "z_size", "hidden_size", "mixtures",
+        if path.split(".")[-1] in ("steps", "batch", "episodes", "max_steps", "generations", "z_size", "channels", "hidden_size", "mixtures",
                                    "eval_every", "eval_episodes", "random_episodes", "dream_episodes", "video_steps"):
             least = 1
         if isinstance(value, (int, float)) and not value >= least:

@@ -78,10 +78,10 @@ def quick_take_cover() -> Config:
     c = paper_take_cover()
     return replace(
         c, preset="quick",
-        collect=replace(c.collect, episodes=600),
-        vision=replace(c.vision, steps=1200, batch=50, learning_rate=1e-3, final_anneal=0.3),
-        memory=replace(c.memory, hidden_size=256, steps=500, batch=50, sequence=200, learning_rate=2e-3,
-                       learning_rate_decay=1.0, final_anneal=0.4, done_positive_weight=1.0, death="sampled"),
+        collect=replace(c.collect, episodes=700, policy="varied", min_steps=0),
+        vision=replace(c.vision, steps=5000, batch=32, learning_rate=1e-3, final_anneal=0.3, channels=16, z_size=32, kl_floor=1.0),
+        memory=replace(c.memory, hidden_size=256, steps=900, batch=50, sequence=100, learning_rate=2e-3, learning_rate_decay=1.0,
+                       final_anneal=0.4, cell_feature=False, done_weight=30.0, done_positive_weight=1.0, death="sampled"),
         controller=replace(c.controller, generations=40, episodes=8, eval_every=5, eval_episodes=256))
 
 
@@ -101,9 +101,8 @@ def laptop_take_cover() -> Config:
     return replace(
         c, preset="laptop",
         collect=replace(c.collect, episodes=2500),
-        vision=replace(c.vision, steps=10_000),
-        memory=replace(c.memory, hidden_size=512, steps=3000),
-        dream=replace(c.dream, temperature=1.15),
+        vision=replace(c.vision, steps=25_000, channels=32, z_size=64, kl_floor=0.5),
+        memory=replace(c.memory, hidden_size=512, cell_feature=True, steps=3000),
         controller=replace(c.controller, generations=150, episodes=16, eval_every=10, eval_episodes=1024),
         evaluate=replace(c.evaluate, episodes=1000))
 

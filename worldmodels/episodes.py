@@ -34,7 +34,8 @@ def episode_path(folder: Path, seed: int) -> Path:
 
 def write(path: Path, episode: Episode, info: dict):
     """Writes an episode atomically; `info` (seed, policy, ...) must be JSON-able."""
-    data = safetensors.numpy.save(episode._asdict(), {"info": json.dumps(info)})
+    arrays = {name: np.ascontiguousarray(value) for name, value in episode._asdict().items()}   # strides are not stored
+    data = safetensors.numpy.save(arrays, {"info": json.dumps(info)})
     write_atomic(path, lz4.frame.compress(data, content_checksum=True, store_size=True))
 
 

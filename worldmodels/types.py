@@ -78,6 +78,8 @@ Policy = Callable[[State], Tensor]      # -> action [B, A]
 class World(Protocol):
     """Where a policy lives. Rollouts advance together; finished ones are dropped with `keep`."""
 
+    slack: float                        # the share of finished rollouts that may be stepped on before they are dropped
+
     def reset(self, seeds: Sequence[int]) -> State:
         """Starts one rollout for each seed."""
 

@@ -37,6 +37,6 @@ TASKS = {task.name: task for task in (
     Task("car_racing", "CarRacing-v3", CarRacing, 3, squash_car, 1000,
          {"smooth": policies.smooth_driver, "paper": policies.random_controller}),
     Task("take_cover", "VizdoomTakeCover (stock take_cover.cfg)", TakeCover, 1, torch.tanh, 2100,
-         {"held": policies.held_uniform, "fresh": policies.fresh_uniform}, ("skill",)),
+         {"held": policies.held_uniform, "fresh": policies.fresh_uniform, "varied": policies.varied_holds}, ("skill",)),
     Task("toy", "Toy", Toy, 1, torch.tanh, 40, {"fresh": policies.fresh_uniform}),
 )}

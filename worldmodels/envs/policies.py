@@ -23,6 +23,19 @@ def held_uniform(rng: np.random.Generator) -> Iterator[np.ndarray]:
             yield action
 
 
+def varied_holds(rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """TakeCover: uniform actions held for a time whose mean, 2 to 64 steps, is drawn anew for each episode.
+
+    The released code's short holds never lean against a wall or stand still for long, so M cannot know that this kills, and
+    a controller evolved in its dream does just that.
+    """
+    mean = 2 ** rng.uniform(1, 6)
+    while True:
+        action = rng.uniform(-1, 1, 1).astype(np.float32)
+        for _ in range(1 + rng.geometric(1 / mean)):
+            yield action
+
+
 def random_controller(rng: np.random.Generator) -> Iterator[np.ndarray]:
     """CarRacing, as the released code collects: a fresh linear controller whose weights are Cauchy × U(0, 0.01).
 

@@ -23,6 +23,8 @@ class DreamConfig:
 class DreamWorld:
     """Memory as a world. The same seeds give the same starts, and the same dream for the same policies."""
 
+    slack = 0.05            # dropping rollouts copies the rest: cheaper once for many than at every death
+
     def __init__(self, memory: Memory, latents: Latents, config: DreamConfig):
         self.memory, self.latents, self.config = memory, latents, config
         self.device = next(memory.parameters()).device

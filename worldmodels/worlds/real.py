@@ -17,6 +17,8 @@ class RealWorld:
     `make_env` makes one environment; they are kept and reused. z is sampled with a generator of the episode's own seed.
     """
 
+    slack = 0.0             # a finished game cannot be stepped
+
     def __init__(self, make_env: Callable[[], gymnasium.Env], vision: VAE, memory: Memory):
         self.make_env, self.vision, self.memory = make_env, vision, memory
         self.pool: list[gymnasium.Env] = []

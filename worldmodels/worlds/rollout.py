@@ -15,7 +15,8 @@ class Rollouts(NamedTuple):
 
 @torch.inference_mode()
 def rollout(world: World, policy, seeds: Sequence[int], watch: Callable[[Tensor, Step], None] | None = None) -> Rollouts:
-    """Plays one episode for each seed, all advancing together; finished ones are dropped from the batch.
+    """Plays one episode for each seed, all advancing together; finished ones are dropped from the batch
+    as soon as they are more than the share `world.slack` of it.
 
     `policy` maps a State to actions and has `rows(index)`, itself for some of the rollouts. `watch(action, step)`, if given,
     sees every step.
@@ -23,16 +24,18 @@ def rollout(world: World, policy, seeds: Sequence[int], watch: Callable[[Tensor,
     state = world.reset(seeds)
     returns = torch.zeros(len(seeds), device=state.features.device)
     lengths = torch.zeros_like(returns, dtype=torch.int64)
-    row = torch.arange(len(seeds), device=returns.device)       # the rollouts still alive
+    row = torch.arange(len(seeds), device=returns.device)       # the rollouts still in the batch
+    alive = torch.ones_like(row, dtype=torch.bool)              # which of them are not finished
     while len(row):
         action = policy(state)
         step = world.step(action)
-        returns[row] += step.reward
-        lengths[row] += 1
+        returns[row] += step.reward * alive
+        lengths[row] += alive
         if watch is not None:
             watch(action, step)
         state = step.state
-        if step.done.any():
-            alive = (~step.done).nonzero().squeeze(1)
-            row, policy, state = row[alive], policy.rows(alive), world.keep(alive)
+        alive &= ~step.done
+        if len(row) - int(alive.sum()) > world.slack * len(row) or not alive.any():
+            index = alive.nonzero().squeeze(1)
+            row, alive, policy, state = row[index], alive[index], policy.rows(index), world.keep(index)
     return Rollouts(returns, lengths)

@@ -1,0 +1,179 @@
+"""CMA-ES finds known optima, and a resumed search is the uninterrupted one, bit for bit."""
+
+import numpy as np
+import pytest
+import torch
+
+from worldmodels.controller import CMAES, ControllerConfig, evolve
+from worldmodels.controller.evolution import generation_seeds
+from worldmodels.runs import Run, read_metrics
+from worldmodels.types import UserError
+
+OPTIMUM = np.array([0.5, -0.3, 0.2, 0.0, 1.0])
+
+
+def sphere(x):
+    return 7 - ((x - OPTIMUM) ** 2).sum(-1)
+
+
+def ellipsoid(x):
+    """Ill-conditioned: axes from 1 to 1,000, rotated."""
+    rotation = np.linalg.qr(np.random.default_rng(3).normal(size=(5, 5)))[0]
+    return 7 - (((x - OPTIMUM) @ rotation) ** 2 * np.logspace(0, 6, 5)).sum(-1)
+
+
+@pytest.mark.parametrize("function, generations", ((sphere, 60), (ellipsoid, 250)))
+def test_it_maximises_a_known_function(function, generations):
+    search = CMAES(5, 16, 0.1, seed=0)
+    for _ in range(generations):
+        search.tell(function(search.ask()))
+    np.testing.assert_allclose(search.mean, OPTIMUM, atol=1e-3)
+    assert search.sigma < 0.05
+
+
+def test_it_starts_at_zero_with_the_given_step_size():
+    search = CMAES(200, 64, 0.1, seed=0)
+    assert not search.mean.any() and search.sigma == 0.1
+    population = search.ask()
+    assert population.shape == (64, 200)
+    assert population.std() == pytest.approx(0.1, rel=0.05) and population.mean() == pytest.approx(0, abs=0.005)
+
+
+def test_a_search_restored_from_its_history_asks_bit_equal_populations():
+    search = CMAES(5, 8, 0.1, seed=4)
+    for _ in range(12):
+        search.tell(ellipsoid(search.ask()))
+    restored = CMAES(5, 8, 0.1, seed=4, history=np.stack(search.history))
+    for _ in range(5):
+        assert np.array_equal(search.mean, restored.mean) and search.sigma == restored.sigma
+        a, b = search.ask(), restored.ask()
+        assert np.array_equal(a, b)
+        search.tell(sphere(a))
+        restored.tell(sphere(b))
+    assert not np.array_equal(CMAES(5, 8, 0.1, seed=5).ask(), CMAES(5, 8, 0.1, seed=4).ask())
+
+
+def test_the_search_leaves_numpys_global_randomness_alone():
+    np.random.seed(0)
+    expected = np.random.random(3)
+    np.random.seed(0)
+    search = CMAES(5, 8, 0.1, seed=4)
+    first = search.ask()
+    assert np.array_equal(np.random.random(3), expected)
+    np.random.seed(1)
+    assert np.array_equal(CMAES(5, 8, 0.1, seed=4).ask(), first)
+
+
+@pytest.mark.parametrize("bad", (np.nan, -np.inf, np.inf))
+def test_a_fitness_that_is_not_finite_counts_as_the_worst(bad):
+    broken, told = CMAES(5, 8, 0.1, seed=4), CMAES(5, 8, 0.1, seed=4)
+    fitness = sphere(broken.ask())
+    told.ask()
+    with_bad, with_worst = fitness.copy(), fitness.copy()
+    best = fitness.argmax()
+    with_bad[best] = bad
+    with_worst[best] = np.delete(fitness, best).min()
+    broken.tell(with_bad)
+    told.tell(with_worst)
+    assert np.array_equal(broken.mean, told.mean) and np.array_equal(broken.ask(), told.ask())
+
+
+def test_a_generation_without_any_finite_fitness_is_a_user_error():
+    search = CMAES(5, 8, 0.1, seed=4)
+    search.ask()
+    with pytest.raises(UserError, match="generation 1"):
+        search.tell(np.full(8, np.nan))
+
+
+def test_a_flat_fitness_does_not_end_the_search():
+    search = CMAES(5, 8, 0.1, seed=4)
+    for _ in range(40):
+        search.tell(np.full(len(search.ask()), 3.0))
+    assert np.isfinite(search.ask()).all()
+
+
+def test_every_generation_has_seeds_of_its_own():
+    seeds = [seed for generation in range(1, 50) for evaluation in (False, True)
+             for seed in generation_seeds(0, generation, 16, evaluation)]
+    assert len(set(seeds)) == len(seeds) and 0 <= min(seeds) and max(seeds) < 2**31
+    assert generation_seeds(0, 3, 16) == generation_seeds(0, 3, 16) != generation_seeds(1, 3, 16)
+
+
+CONFIG = ControllerConfig(generations=11, population=8, episodes=3, sigma=0.3, eval_every=4, eval_episodes=5)
+
+
+def noisy(parameters, seeds):
+    """Returns [P, E]: the sphere, with noise of the episode's seed."""
+    noise = np.array([np.random.default_rng(seed).normal() for seed in seeds])
+    return sphere(parameters)[:, None] + 0.1 * noise
+
+
+def test_evolve_stores_the_best_mean_that_it_scored(run):
+    means = []
+
+    def fitness(parameters, seeds):
+        if len(parameters) == 1:
+            assert len(seeds) == 5
+            means.append((noisy(parameters, seeds).mean(), parameters[0]))
+        else:
+            assert parameters.shape == (8, 5) and len(seeds) == 3
+        return noisy(parameters, seeds)
+
+    best = evolve(CONFIG, 5, fitness, run, {"seed": 0}, 0)
+    assert len(means) == 3                                      # generations 4, 8 and the last
+    assert np.array_equal(best, max(means, key=lambda m: m[0])[1])
+    assert sphere(best) > sphere(np.zeros(5))
+    tensors, _ = run.load("controller", "train_controller")
+    assert torch.equal(tensors["parameters"], torch.from_numpy(best))
+    rows = read_metrics(run.folder, "controller")
+    assert [row["step"] for row in rows] == list(range(1, 12))
+    assert [row["step"] for row in rows if "mean_controller" in row] == [4, 8, 11]
+    assert not run.progress_path("controller").exists()
+
+
+def test_a_mean_that_gets_worse_is_not_kept(run):
+    scores = iter((3.0, 9.0, 1.0))
+    means = []
+
+    def fitness(parameters, seeds):
+        if len(parameters) > 1:
+            return noisy(parameters, seeds)
+        means.append(parameters[0])
+        return np.full((1, len(seeds)), next(scores))
+
+    assert np.array_equal(evolve(CONFIG, 5, fitness, run, {}, 0), means[1])
+
+
+@pytest.mark.parametrize("calls", (1, 5, 6, 9))
+def test_an_interrupted_evolution_goes_on_bit_for_bit(run, tmp_path, calls):
+    """Interrupted while scoring a generation or a mean, it asks for the same and ends at the same."""
+    whole, parts = [], []
+
+    def recorded(record, limit=None):
+        def fitness(parameters, seeds):
+            if limit is not None and len(record) == limit:
+                raise KeyboardInterrupt
+            record.append((parameters.tobytes(), tuple(seeds)))
+            return noisy(parameters, seeds)
+        return fitness
+
+    expected = evolve(CONFIG, 5, recorded(whole), Run(tmp_path / "whole"), {"seed": 0}, 0)
+    with pytest.raises(KeyboardInterrupt):
+        evolve(CONFIG, 5, recorded(parts, calls), run, {"seed": 0}, 0)
+    resumed = []
+    best = evolve(CONFIG, 5, recorded(resumed), run, {"seed": 0}, 0)
+    assert np.array_equal(best, expected)
+    assert resumed == whole[-len(resumed):] and len(resumed) < len(whole)
+    assert read_metrics(run.folder) == read_metrics(tmp_path / "whole")
+
+
+def test_an_evolution_under_other_settings_is_refused(run):
+    def fitness(parameters, seeds):
+        if len(parameters) == 1:
+            raise KeyboardInterrupt
+        return noisy(parameters, seeds)
+
+    with pytest.raises(KeyboardInterrupt):
+        evolve(CONFIG, 5, fitness, run, {"seed": 0}, 0)
+    with pytest.raises(UserError, match=r"seed=0 \(now 1\)"):
+        evolve(CONFIG, 5, fitness, run, {"seed": 1}, 1)

@@ -1,0 +1,82 @@
+"""CarRacing: Gymnasium's own game, cropped and resized."""
+
+import warnings
+
+import cv2
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from gymnasium.wrappers import PassiveEnvChecker
+
+from worldmodels.envs.car_racing import CarRacing
+
+
+@pytest.fixture(scope="module")
+def env():
+    env = CarRacing()
+    yield env
+    env.close()
+
+
+def play(env, seed, steps=12):
+    """Observations and rewards of random actions."""
+    rng = np.random.default_rng(seed)
+    frames, rewards = [env.reset(seed=seed)[0]], []
+    for _ in range(steps):
+        frame, reward, *_ = env.step(rng.uniform((-1, 0, 0), (1, 1, 0.3)).astype(np.float32))
+        frames.append(frame)
+        rewards.append(reward)
+    return np.stack(frames), rewards
+
+
+def test_it_is_a_gymnasium_environment(env):
+    check_env(env, skip_render_check=True)
+
+
+def test_every_answer_passes_gymnasiums_own_checks(env):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        play(PassiveEnvChecker(env), 0, 3)
+
+
+def test_observations_are_the_games_own_frames_without_the_dashboard(env):
+    """Rows 0:84 of 96, resized by area; rewards untouched."""
+    official = gymnasium.make("CarRacing-v3")
+    reference, reference_rewards = play(official, 5)
+    official.close()
+    frames, rewards = play(env, 5)
+    assert env.observation_space.contains(frames[0]) and frames.shape[1:] == (64, 64, 3)
+    np.testing.assert_array_equal(
+        frames, [cv2.resize(frame[:84], (64, 64), interpolation=cv2.INTER_AREA) for frame in reference])
+    assert rewards == reference_rewards
+    # resizing by area keeps the mean brightness of what is kept
+    np.testing.assert_allclose(frames.mean((1, 2, 3)), reference[:, :84].mean((1, 2, 3)), atol=0.6)
+
+
+def test_an_episode_is_a_function_of_seed_and_actions(env):
+    frames, rewards = play(env, 7)
+    play(env, 8, 30)
+    again, rewards_again = play(env, 7)
+    np.testing.assert_array_equal(frames, again)
+    assert rewards == rewards_again
+    assert (frames != play(env, 8)[0]).any()
+
+
+def test_the_action_is_steering_gas_and_brake(env):
+    assert env.action_space.low.tolist() == [-1, 0, 0] and env.action_space.high.tolist() == [1, 1, 1]
+
+
+def test_the_clock_truncates():
+    env = CarRacing(max_steps=4)
+    env.reset(seed=0)
+    ends = [env.step(np.zeros(3, np.float32))[2:4] for _ in range(4)]
+    assert ends == [(False, False)] * 3 + [(False, True)]
+    env.close()
+
+
+def test_leaving_the_playfield_terminates(env):
+    env.reset(seed=0)
+    env.unwrapped.car.hull.position = (400.0, 0.0)
+    _, reward, terminated, truncated, _ = env.step(np.zeros(3, np.float32))
+    assert terminated and not truncated and reward == -100

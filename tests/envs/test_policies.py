@@ -1,0 +1,57 @@
+"""Random policies: in range, a function of their generator, and as the paper's."""
+
+from itertools import groupby, islice
+
+import numpy as np
+import pytest
+
+from worldmodels.envs import TASKS
+from worldmodels.envs.policies import fresh_uniform, held_uniform, random_controller, smooth_driver
+
+POLICIES = [(task, name) for task in TASKS for name in TASKS[task].policies]
+
+
+def actions(policy, seed, count=500):
+    return np.array(list(islice(policy(np.random.default_rng(seed)), count)))
+
+
+@pytest.mark.parametrize("task, name", POLICIES)
+def test_actions_are_in_range_and_follow_the_seed(task, name):
+    policy, size = TASKS[task].policies[name], TASKS[task].action_size
+    low = [-1, 0, 0] if task == "car_racing" else [-1]
+    for seed in range(20):
+        played = actions(policy, seed)
+        assert played.shape == (500, size) and played.dtype == np.float32
+        assert (played >= low).all() and (played <= 1).all()
+        np.testing.assert_array_equal(played, actions(policy, seed))
+    assert (actions(policy, 0) != actions(policy, 1)).any()
+
+
+def test_fresh_actions_are_uniform_and_new_each_step():
+    x = actions(fresh_uniform, 0, 20_000)[:, 0]
+    assert len(set(x.tolist())) > 19_900
+    np.testing.assert_allclose(np.histogram(x, 10, (-1, 1))[0], 2000, atol=200)
+
+
+def test_held_actions_are_held_for_1_to_10_steps():
+    x = actions(held_uniform, 0, 30_000)[:, 0]
+    held = [len(list(group)) for _, group in groupby(x.tolist())][:-1]
+    assert min(held) == 1 and max(held) == 10
+    np.testing.assert_allclose(np.bincount(held)[1:] / len(held), 0.1, atol=0.02)
+    starts = np.array([value for value, _ in groupby(x.tolist())])
+    np.testing.assert_allclose(np.histogram(starts, 4, (-1, 1))[0] / len(starts), 0.25, atol=0.03)
+
+
+def test_random_controllers_differ_in_scale_between_episodes():
+    """Cauchy weights × U(0, 0.01): most controllers hardly steer, a few steer hard."""
+    spread = np.array([actions(random_controller, seed, 100)[:, 0].std() for seed in range(200)])
+    assert np.median(spread) < 0.25 and spread.max() > 0.6
+
+
+def test_smooth_drivers_steer_smoothly_and_hold_the_throttle():
+    for seed in range(10):
+        x = actions(smooth_driver, seed, 2000)
+        steer = x[:, 0].astype(float)
+        assert np.corrcoef(steer[:-1], steer[1:])[0, 1] > 0.7
+        held = [len(list(group)) for _, group in groupby(x[:, 1:].tolist())][:-1]
+        assert min(held) >= 10

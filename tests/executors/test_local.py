@@ -1,0 +1,199 @@
+"""Worker processes: order, determinism, and what happens when one of them dies, hangs or raises."""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+
+import multiprocess
+import numpy as np
+import pytest
+from tqdm import tqdm
+
+from worldmodels.executors import LocalExecutor
+from worldmodels.executors.local import ATTEMPTS, WorkerDied
+from worldmodels.types import UserError
+from worldmodels.worlds.agent import RealFitness, load_agent
+
+
+class Square:
+    """A job: its number squared, drawn in a way that a wrong order would show."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __call__(self):
+        return self.number**2
+
+
+class Once:
+    """A job that misbehaves until its marker file exists, and returns the number of its worker process after that."""
+
+    def __init__(self, marker, misbehave):
+        self.marker, self.misbehave = marker, misbehave
+
+    def __call__(self):
+        if not self.marker.exists():
+            self.marker.touch()
+            self.misbehave()
+        return os.getpid()
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hang():
+    time.sleep(1000)
+
+
+class TwoArguments(Exception):
+    """An exception that cannot be unpickled: its arguments are not those of its constructor."""
+
+    def __init__(self, name, reason):
+        super().__init__(f"{name}: {reason}")
+
+
+def fail(error):
+    raise error
+
+
+@pytest.fixture(scope="module")
+def executor():
+    with LocalExecutor(1) as executor:
+        yield executor
+
+
+@pytest.mark.parametrize("workers", (1, 2, 3))
+def test_results_come_in_order_and_real_fitness_is_bit_equal(workers, toy_run):
+    """Whatever the number of workers; the reference is played in this process."""
+    parameters = np.random.default_rng(0).normal(size=(5, 13)) * 3
+    _, digest = load_agent(toy_run)
+
+    class Here:
+        def run(self, jobs, progress, weight):
+            return [job() for job in jobs]
+
+    seeds = [1, 2, 3, 4]
+    expected = RealFitness(Here(), toy_run, digest, 40, ())(parameters, seeds)
+    with LocalExecutor(workers) as executor, tqdm(total=20, disable=None) as progress:
+        assert executor.run([Square(n) for n in range(20)]) == [n**2 for n in range(20)]
+        returns = RealFitness(executor, toy_run, digest, 40, ())(parameters, seeds, progress)
+        assert progress.n == 20
+    assert np.array_equal(returns, expected) and returns.shape == (5, 4)
+    assert len(np.unique(returns)) > 5
+
+
+def test_real_fitness_is_members_by_episodes(executor, toy_run):
+    parameters = np.random.default_rng(0).normal(size=(3, 13)) * 3
+    fitness = RealFitness(executor, toy_run, load_agent(toy_run)[1], 40, ())
+    returns = fitness(parameters, [1, 2, 3, 4])
+    for member, p in zip(returns, parameters):
+        for got, seed in zip(member, (1, 2, 3, 4)):
+            assert fitness(p[None], [seed]).item() == pytest.approx(got, rel=1e-5)
+
+
+def test_a_closure_is_a_job(executor):
+    offset = 5
+    assert executor.run([lambda n=n: n + offset for n in range(3)]) == [5, 6, 7]
+
+
+def test_workers_are_single_threaded(executor):
+    def threads():
+        import torch
+        return torch.get_num_threads(), os.environ["OMP_NUM_THREADS"], os.getpid()
+
+    torch_threads, variable, pid = executor.submit(threads).result()
+    assert (torch_threads, variable) == (1, "1") and pid != os.getpid()
+
+
+@pytest.mark.parametrize("error", (UserError("no such thing"), ValueError(3), KeyError("x")), ids=repr)
+def test_an_exception_reaches_the_caller_with_its_type(executor, error):
+    with pytest.raises(type(error)) as caught:
+        executor.submit(lambda: fail(error)).result()
+    assert caught.value.args == error.args
+    assert executor.run([Square(3)]) == [9] and executor.restarts == 0
+
+
+def test_an_exception_ends_a_run_and_the_executor_goes_on(executor):
+    with pytest.raises(ZeroDivisionError):
+        executor.run([Square(1), lambda: 1 / 0, *[Square(n) for n in range(50)]])
+    assert executor.run([Square(7)]) == [49]
+
+
+@pytest.mark.parametrize("misbehave, deadline", ((die, 600.0), (hang, 10.0)))
+def test_a_job_whose_worker_dies_or_hangs_is_run_again(tmp_path, misbehave, deadline):
+    with LocalExecutor(2, deadline) as executor:
+        jobs = [Square(n) for n in range(6)]
+        results = executor.run([*jobs, Once(tmp_path / "marker", misbehave), *jobs])
+        assert results[:6] == results[7:] == [n**2 for n in range(6)]
+        assert executor.restarts == 1
+        assert results[6] in {worker.process.pid for worker in executor._workers}
+
+
+def test_a_worker_killed_between_jobs_is_replaced(tmp_path):
+    with LocalExecutor(1) as executor:
+        pid = executor.submit(os.getpid).result()
+        os.kill(pid, signal.SIGKILL)
+        assert executor.run([Square(n) for n in range(4)]) == [0, 1, 4, 9]
+        assert executor.submit(os.getpid).result() != pid
+
+
+def test_a_job_that_always_kills_its_worker_is_given_up():
+    with LocalExecutor(1) as executor:
+        with pytest.raises(WorkerDied):
+            executor.submit(die).result()
+        assert executor.restarts == ATTEMPTS
+        assert executor.run([Square(3)]) == [9]
+
+
+# What cannot travel between processes must fail, not hang.
+
+@pytest.mark.timeout(60)
+def test_a_job_that_cannot_be_sent_fails():
+    with LocalExecutor(1) as executor:
+        lock = threading.Lock()
+        job = lambda: next(iter([lock])) and None
+        job.generator = (n for n in range(3))
+        with pytest.raises(Exception):
+            executor.submit(job).result(30)
+        assert executor.submit(Square(3)).result(30) == 9
+
+
+@pytest.mark.timeout(60)
+def test_a_result_that_cannot_be_sent_fails():
+    with LocalExecutor(1) as executor:
+        with pytest.raises(TypeError):
+            executor.submit(lambda: (n for n in range(3))).result(30)
+        assert executor.submit(Square(3)).result(30) == 9
+
+
+@pytest.mark.timeout(60)
+def test_an_exception_that_cannot_be_received_fails():
+    with LocalExecutor(1) as executor:
+        with pytest.raises(Exception) as caught:
+            executor.submit(lambda: fail(TwoArguments("a", "b"))).result(30)
+        assert not isinstance(caught.value, TimeoutError)
+        assert executor.submit(Square(3)).result(30) == 9
+
+
+def test_closing_leaves_no_process_behind(tmp_path):
+    """Neither a worker nor what a worker started: the pipe that its child holds open for writing reaches its end."""
+    os.mkfifo(tmp_path / "pipe")
+
+    def start_a_child():
+        with open(tmp_path / "pipe", "w") as pipe:
+            subprocess.Popen(["sleep", "1000"], stdout=pipe)
+        return os.getpid()
+
+    before = {child.pid for child in multiprocess.active_children()}
+    with LocalExecutor(2) as executor:
+        future = executor.submit(start_a_child)
+        with open(tmp_path / "pipe") as pipe:
+            future.result()
+            executor.close()
+            assert pipe.read() == ""
+    assert {child.pid for child in multiprocess.active_children()} <= before
+    with pytest.raises(ProcessLookupError):
+        os.kill(future.result(), 0)

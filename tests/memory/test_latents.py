@@ -1,0 +1,102 @@
+"""Streams of encoded episodes: what follows what, and where an episode begins."""
+
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import counted_episode, make_latents
+from worldmodels.memory.latents import Latents, write_latents
+from worldmodels.types import UserError
+
+LENGTHS = np.array([3 + 2 * e for e in range(8)])       # of the counted episodes: 80 transitions
+
+
+def named(z):
+    """Latents of counted episodes -> (episode, t), as integers."""
+    return (10 * z).round().long().unbind(-1)
+
+
+def windows(latents, count, skip=0, batch=3, sequence=4, seed=0):
+    return list(islice(latents.windows(batch, sequence, seed, skip), count))
+
+
+def test_latents_lie_beside_the_actions_and_rewards_of_their_steps(counted_latents):
+    for batch in windows(counted_latents, 30):
+        assert batch.z.shape == batch.next_z.shape == (3, 4, 2)
+        assert batch.action.shape == (3, 4, 1) and batch.reward.shape == batch.terminated.shape == batch.restart.shape == (3, 4)
+        episode, t = named(batch.z)
+        assert torch.equal((10 * batch.action[..., 0]).round().long(), t)
+        assert torch.equal(batch.reward, 100.0 * episode + t)
+        assert torch.equal(batch.terminated, (t == torch.from_numpy(LENGTHS)[episode] - 1).float())
+
+
+def test_the_next_latent_is_of_the_next_frame_of_the_same_episode(counted_latents):
+    for batch in windows(counted_latents, 30):
+        (episode, t), (next_episode, next_t) = named(batch.z), named(batch.next_z)
+        assert torch.equal(next_episode, episode) and torch.equal(next_t, t + 1)
+
+
+def test_streams_go_on_from_window_to_window(counted_latents):
+    """80 transitions, six windows of 3 × 4 an epoch: within an epoch each step follows the one before it."""
+    for epoch in range(3):
+        batches = windows(counted_latents, 6, skip=6 * epoch)
+        episode, t = (torch.cat(columns, 1) for columns in zip(*(named(b.z) for b in batches)))
+        follows = (episode[:, 1:] == episode[:, :-1]) & (t[:, 1:] == t[:, :-1] + 1)
+        begins = (t[:, 1:] == 0) & (t[:, :-1] == torch.from_numpy(LENGTHS)[episode[:, :-1]] - 1)
+        assert (follows ^ begins).all()
+        assert len({*zip(episode.flatten().tolist(), t.flatten().tolist())}) == 72     # none twice
+
+
+def test_the_restart_flag_marks_each_first_step(counted_latents):
+    for batch in windows(counted_latents, 30):
+        first = named(batch.z)[1] == 0
+        assert batch.restart[first].all()
+        assert not batch.restart[:, 1:][~first[:, 1:]].any()
+
+
+def test_a_step_that_does_not_follow_the_one_before_is_a_restart(counted_latents):
+    """Also where an epoch ends and its streams begin anew in mid-episode: no memory of another episode leaks in."""
+    batches = windows(counted_latents, 20)
+    episode, t = (torch.cat(columns, 1) for columns in zip(*(named(b.z) for b in batches)))
+    restart = torch.cat([b.restart for b in batches], 1).bool()
+    follows = (episode[:, 1:] == episode[:, :-1]) & (t[:, 1:] == t[:, :-1] + 1)
+    assert (follows | restart[:, 1:]).all()
+
+
+@pytest.mark.parametrize("skip", (0, 1, 5, 6, 7, 13))
+def test_skipping_gives_the_windows_that_would_have_followed(counted_latents, skip):
+    for a, b in zip(windows(counted_latents, 20)[skip:], windows(counted_latents, 20 - skip, skip)):
+        for tensor, expected in zip(a, b):
+            assert torch.equal(tensor, expected)
+
+
+def test_seeds_have_orders_of_their_own(counted_latents):
+    a, b = windows(counted_latents, 1)[0], windows(counted_latents, 1, seed=1)[0]
+    assert not torch.equal(a.reward, b.reward)
+
+
+def test_latents_are_sampled_anew_with_the_stored_variance(tmp_path):
+    mu, episode = counted_episode(0, 4000)
+    log_var = np.stack([np.full(4001, -2.0), np.full(4001, 1.0)], 1).astype(np.float32)
+    write_latents(tmp_path / "e", np.zeros_like(mu), log_var, episode, "v")
+    latents = Latents([tmp_path / "e"], "v")
+    first, second = windows(latents, 2, batch=1, sequence=4000)
+    torch.testing.assert_close(first.z[0].var(0), torch.tensor([-2.0, 1.0]).exp(), atol=0, rtol=0.1)
+    torch.testing.assert_close(first.z[0].mean(0), torch.zeros(2), atol=0.1, rtol=0)
+    assert abs(torch.corrcoef(torch.stack([first.z[0, :, 0], second.z[0, :, 0]]))[0, 1]) < 0.1
+
+
+def test_too_few_transitions_for_one_batch_are_a_user_error(counted_latents):
+    assert windows(counted_latents, 1, batch=8, sequence=10)
+    with pytest.raises(UserError, match="80 transitions"):
+        windows(counted_latents, 1, batch=9, sequence=10)
+
+
+def test_latents_of_another_v_and_missing_ones_are_refused_by_name(tmp_path):
+    make_latents(tmp_path, [counted_episode(0, 5)])
+    with pytest.raises(UserError, match="0.safetensors"):
+        Latents([tmp_path / "0.safetensors"], "another digest")
+    with pytest.raises(UserError, match="1.safetensors"):
+        Latents([tmp_path / "1.safetensors"], "v")

@@ -1,0 +1,94 @@
+"""The MDN-RNN against the paper's numbers, and its loss against its own single steps."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.memory.test_memories import A, B, T, Z, generator, memory, transitions, watched  # noqa: F401
+from worldmodels.memory import MDNRNN, MemoryConfig, mixture
+
+
+@pytest.fixture
+def kind():
+    return "mdn_rnn"
+
+
+def parameters(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_car_racing_has_the_papers_number_of_parameters():
+    """422,368, and the reward and done heads beside them."""
+    assert parameters(MDNRNN(MemoryConfig(hidden_size=256), 32, 3)) - 2 * (256 + 1) == 422_368
+
+
+def test_take_cover_has_the_papers_number_of_parameters():
+    """1,678,785 with the restart flag and the done head, and the reward head beside them."""
+    memory = MDNRNN(MemoryConfig(hidden_size=512, restart_input=True, cell_feature=True), 64, 1)
+    assert parameters(memory) - (512 + 1) == 1_678_785
+    assert memory.feature_size == 64 + 512 + 512
+
+
+@pytest.mark.parametrize("weights", ((1.0, 1.0, 1.0), (0.5, 2.0, 10.0)))
+def test_the_loss_predicts_with_the_transition_that_observes(memory, weights):
+    """Step by step through `initial` and `observe`, with the heads read in between, restarts included."""
+    reward_weight, done_weight, positive = weights
+    object.__setattr__(memory, "config", MemoryConfig(**vars(memory.config) | {
+        "reward_weight": reward_weight, "done_weight": done_weight, "done_positive_weight": positive}))
+    batch = transitions([(0, 0), (0, 7), (1, 0), (2, 0), (2, 3)])
+    nll, error, done = [], [], []
+    for b in range(B):
+        for t in range(T):
+            if batch.restart[b, t]:
+                state = memory.initial(batch.z[b, t][None])
+            state = memory.observe(state, batch.action[b, t][None], batch.next_z[b, t][None])
+            out = memory.head(state.inner[1])[0]
+            nll.append(-mixture.log_prob(out[:-2], batch.next_z[b, t]).mean())
+            error.append((out[-2] - batch.reward[b, t]) ** 2)
+            end = batch.terminated[b, t]
+            done.append(-(positive * end * F.logsigmoid(out[-1]) + (1 - end) * F.logsigmoid(-out[-1])))
+    loss, metrics, _ = memory.loss(batch, None)
+    for name, values in (("nll", nll), ("reward_error", error), ("done", done)):
+        torch.testing.assert_close(metrics[name], torch.stack(values).mean())
+    torch.testing.assert_close(loss, metrics["nll"] + reward_weight * metrics["reward_error"] + done_weight * metrics["done"])
+
+
+def test_imagination_draws_from_the_head_after_the_transition(memory):
+    """The latent is a sample of the mixture that follows the action, at the given temperature."""
+    state, action = watched(memory), torch.randn(B, A).double()
+    head = memory.head(memory.observe(state, action, torch.zeros(B, Z).double()).inner[1])
+    imagined = memory.imagine(state, action, 0.7, generator())
+    assert torch.equal(imagined.state.features[:, :Z], mixture.sample(head[:, :-2], Z, 0.7, generator()))
+    assert torch.equal(imagined.reward, head[:, -2])
+
+
+def test_death_by_threshold_is_a_positive_logit_and_sampled_death_its_probability(memory):
+    state, action = watched(memory), torch.zeros(B, A).double()
+    index = torch.zeros(20_000, dtype=torch.int64)
+    for logit in (-1.0, 0.5):
+        memory.head.weight.data[-1], memory.head.bias.data[-1] = 0, logit
+        share = {}
+        for death in ("threshold", "sampled"):
+            memory.config = MemoryConfig(**vars(memory.config) | {"death": death})
+            share[death] = memory.imagine(state.rows(index), action[index], 1.0, generator()).done.double().mean().item()
+        assert share["threshold"] == float(logit > 0)
+        assert share["sampled"] == pytest.approx(torch.tensor(logit).sigmoid().item(), abs=0.015)
+
+
+def test_the_restart_flag_is_an_input_on_the_first_step_only():
+    memory = MDNRNN(MemoryConfig(hidden_size=6, restart_input=True), Z, A).double()
+    state, action, z = memory.initial(torch.randn(B, Z).double()), torch.randn(B, A).double(), torch.randn(B, Z).double()
+    first = memory.observe(state, action, z)
+    second = memory.observe(first, action, z)
+    memory.lstm.input.weight.data[:, -1] += 1                   # the flag's weights
+    assert not torch.equal(memory.observe(state, action, z).features, first.features)
+    assert torch.equal(memory.observe(first, action, z).features, second.features)
+
+
+def test_features_are_z_c_h_or_z_h():
+    """In the order that the controller's weights of the paper have."""
+    for cell_feature in (False, True):
+        memory = MDNRNN(MemoryConfig(hidden_size=6, cell_feature=cell_feature), Z, A).double()
+        state = watched(memory)
+        z, h, c = state.inner[:3]
+        assert torch.equal(state.features, torch.cat([z, c, h] if cell_feature else [z, h], -1))

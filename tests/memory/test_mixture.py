@@ -1,0 +1,83 @@
+"""The mixture density head against closed forms."""
+
+import pytest
+import torch
+from torch.distributions import Categorical, MixtureSameFamily, Normal
+
+from worldmodels.memory import mixture
+
+
+def raw(logits, mu, log_sigma):
+    """[..., K, Z] each -> the head's output [..., 3*K*Z]."""
+    return torch.stack([logits, mu, log_sigma], -3).flatten(-3)
+
+
+def test_the_density_equals_that_of_torchs_mixture():
+    logits, mu, log_sigma = torch.randn(3, 6, 2, 5, 4, dtype=torch.float64)             # K = 5, Z = 4
+    z = 2 * torch.randn(6, 2, 4, dtype=torch.float64)
+    logits_z, mu_z, sigma_z = (t.transpose(-1, -2) for t in (logits, mu, log_sigma.exp()))
+    reference = MixtureSameFamily(Categorical(logits=logits_z), Normal(mu_z, sigma_z)).log_prob(z)
+    torch.testing.assert_close(mixture.log_prob(raw(logits, mu, log_sigma), z), reference)
+
+
+def test_one_component_is_a_normal_density():
+    mu, log_sigma, z = torch.randn(3, 7, 1, 3)
+    reference = Normal(mu[:, 0], log_sigma[:, 0].exp()).log_prob(z[:, 0])
+    torch.testing.assert_close(mixture.log_prob(raw(torch.randn(7, 1, 3), mu, log_sigma), z[:, 0]), reference)
+
+
+def test_the_density_integrates_to_one():
+    logits, mu, log_sigma = torch.randn(3, 5, 2, dtype=torch.float64)
+    z = torch.linspace(-60, 60, 200_001, dtype=torch.float64)
+    density = mixture.log_prob(raw(logits, mu, log_sigma).expand(len(z), -1), z[:, None].expand(-1, 2)).exp()
+    torch.testing.assert_close(torch.trapezoid(density, z, dim=0), torch.ones(2, dtype=torch.float64))
+
+
+def test_extreme_outputs_give_a_finite_likelihood_and_gradient():
+    out = torch.tensor([[1e4, -1e4, 5.0, -5.0, -1e4, 1e4]], requires_grad=True)         # K = 2, Z = 1
+    value = mixture.log_prob(out, torch.tensor([[3.0]]))
+    value.sum().backward()
+    assert value.isfinite().all() and out.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("tau", (0.25, 1.0, 1.5))
+def test_temperature_scales_the_variance_of_one_component(tau):
+    mu, log_sigma = torch.tensor([[1.0, -2.0]]), torch.tensor([[0.3, -1.0]])
+    out = raw(torch.zeros(1, 2), mu, log_sigma).expand(60_000, -1)
+    z = mixture.sample(out, 2, tau, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(z.mean(0), mu[0], atol=0.03, rtol=0)
+    torch.testing.assert_close(z.var(0), tau * (2 * log_sigma[0]).exp(), atol=0, rtol=0.03)
+
+
+@pytest.mark.parametrize("tau", (0.25, 1.0, 1.5))
+def test_components_are_drawn_as_pi_to_the_power_of_one_over_tau(tau):
+    """Three components far apart, other weights in each of two dimensions."""
+    pi = torch.tensor([[0.6, 0.1], [0.3, 0.1], [0.1, 0.8]])                             # [K, Z]
+    mu = torch.tensor([[-10.0], [0.0], [10.0]]).expand(3, 2)
+    out = raw(pi.log() + 3, mu, torch.full((3, 2), -3.0)).expand(60_000, -1)
+    z = mixture.sample(out, 2, tau, torch.Generator().manual_seed(0))
+    frequency = torch.stack([((z - mu[k]).abs() < 3).float().mean(0) for k in range(3)])
+    expected = pi ** (1 / tau) / (pi ** (1 / tau)).sum(0)
+    torch.testing.assert_close(frequency, expected, atol=0.01, rtol=0)
+
+
+def test_dimensions_are_drawn_independently():
+    out = raw(torch.zeros(2, 2), torch.tensor([[-5.0, -5.0], [5.0, 5.0]]), torch.full((2, 2), -3.0)).expand(40_000, -1)
+    z = mixture.sample(out, 2, 1.0, torch.Generator().manual_seed(0))
+    assert abs(torch.corrcoef(z.T)[0, 1]) < 0.02
+
+
+def test_samples_follow_their_generator():
+    out = torch.randn(50, 3 * 5 * 4)
+    first, second, other = (mixture.sample(out, 4, 1.0, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, second) and not torch.equal(first, other)
+
+
+def test_the_mean_log_density_of_samples_is_minus_the_entropy():
+    """Sampling and density speak of the same mixture (Monte Carlo against the integral)."""
+    out = torch.randn(3 * 5 * 1, dtype=torch.float64)
+    grid = torch.linspace(-60, 60, 100_001, dtype=torch.float64)
+    log_p = mixture.log_prob(out.expand(len(grid), -1), grid[:, None])[:, 0]
+    entropy = -torch.trapezoid(log_p.exp() * log_p, grid)
+    z = mixture.sample(out.expand(100_000, -1), 1, 1.0, torch.Generator().manual_seed(0)).double()
+    assert -mixture.log_prob(out.expand(100_000, -1), z).mean().item() == pytest.approx(entropy.item(), abs=0.02)

@@ -1,0 +1,63 @@
+"""What the tests of the stage scripts share: stages in processes of their own, and a finished smoke run of each task."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import pipeline
+
+ROOT = Path(pipeline.__file__).resolve().parents[1]
+LONGEST = 540           # seconds that a process of a test may take; only a hang does
+
+
+def start(*arguments, cwd: Path) -> subprocess.Popen:
+    """python with these arguments, single-threaded, in a session of its own."""
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, *map(str, arguments)], cwd=cwd, env=env, start_new_session=True, text=True,
+                            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str, str]:
+    """Its exit code, stdout and stderr."""
+    try:
+        out, err = process.communicate(timeout=LONGEST)
+    except subprocess.TimeoutExpired:
+        end(process)
+        out, err = process.communicate()
+    return process.returncode, out, err
+
+
+def end(process: subprocess.Popen):
+    """Kills it if it still lives; its workers end with it."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def lines(err: str) -> list[str]:
+    """What stderr says, without the progress bars."""
+    return [line for line in re.split(r"[\r\n]+", err) if line.strip() and "%|" not in line]
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """finished(task): the folder of a smoke run that `python -m pipeline` took through all stages; no test changes it."""
+    @cache
+    def run(task: str) -> tuple[Path, int, str]:
+        cwd = tmp_path_factory.mktemp(task)
+        arguments = ["--task", task, "--preset", "smoke", "--data", "runs", "--device", "cpu", "--workers", "2"]
+        code, _, err = finish(start("-m", "pipeline", *arguments, cwd=cwd))
+        return cwd / "runs" / task / "smoke", code, err
+
+    def folder(task: str) -> Path:
+        folder, code, err = run(task)
+        assert code == 0, err
+        return folder
+
+    return folder

@@ -1,0 +1,330 @@
+"""A user's mistake ends in exit code 2 and one line that names the cause and the mend."""
+
+import json
+import re
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline import __main__ as stages
+from pipeline.command import leaves, main
+from pipeline.presets import Config
+from tests.pipeline.conftest import end, finish, lines, start
+from worldmodels import episodes
+
+TOY = ["--task", "toy", "--preset", "smoke", "--workers", "1"]
+ALL = [*stages.STAGES, stages.pipeline]
+
+
+def nothing(config, run):
+    """A stage that does nothing."""
+
+
+@pytest.fixture
+def fails(capsys):
+    """fails(stage, *arguments): the one line of a command that must fail."""
+    def fails(stage, *arguments) -> str:
+        capsys.readouterr()
+        code = None
+        try:
+            main(stage, [str(a) for a in arguments])
+        except SystemExit as stop:
+            code = stop.code
+        said = lines(capsys.readouterr().err)
+        assert code == 2
+        assert len(said) == 1, said
+        assert said[0].startswith("error: ") and "Traceback" not in said[0]
+        return said[0]
+    return fails
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of a finished toy run, and the arguments that name it."""
+    folder = tmp_path / "toy" / "smoke"
+    shutil.copytree(finished("toy"), folder)
+    return folder, [*TOY, "--data", str(tmp_path)]
+
+
+def settings(*arguments) -> Config:
+    """What a stage is given."""
+    given = []
+
+    def stage(config, run):
+        """A stage that looks at its settings."""
+        given.append(config)
+
+    main(stage, [str(a) for a in arguments])
+    return given[0]
+
+
+# wrong values: the flag is named, and so is what it may be
+
+@pytest.mark.parametrize("flag, value, mend", [
+    ("--no-such-flag", "1", "--help"),
+    ("--vision.no-such-flag", "1", "--help"),
+    ("--task", "chess", "car_racing"),
+    ("--preset", "huge", "laptop"),
+    ("--preset", "paper", "smoke, quick"),          # toy has none
+    ("--collect.episodes", "many", "int"),
+    ("--collect.episodes", "1.5", "int"),
+    ("--vision.learning-rate", "fast", "float"),
+    ("--memory.restart-input", "maybe", "True"),
+    ("--collect.episodes", "0", "at least 1"),
+    ("--collect.episodes", "-3", "at least 1"),
+    ("--collect.max-steps", "0", "at least 1"),
+    ("--collect.min-steps", "-1", "at least 0"),
+    ("--collect.skill", "6", "1 to 5"),
+    ("--collect.skill", "0", "1"),
+    ("--vision.steps", "0", "at least 1"),
+    ("--vision.z-size", "-1", "at least 1"),
+    ("--vision.learning-rate", "0", "at least"),
+    ("--vision.learning-rate", "nan", "at least"),
+    ("--vision.learning-rate", "inf", "finite"),
+    ("--vision.kl-floor", "nan", "at least 0"),
+    ("--memory.batch", "0", "at least 1"),
+    ("--memory.hidden-size", "0", "at least 1"),
+    ("--memory.clip-value", "-1", "at least 0"),
+    ("--memory.done-weight", "nan", "at least 0"),
+    ("--dream.temperature", "0", "at least"),
+    ("--dream.temperature", "-1", "at least"),
+    ("--dream.temperature", "nan", "at least"),
+    ("--dream.temperature", "inf", "finite"),
+    ("--dream.warmup", "-1", "at least 0"),
+    ("--controller.population", "1", "at least"),
+    ("--controller.sigma", "0", "at least"),
+    ("--controller.sigma", "inf", "finite"),
+    ("--controller.eval-every", "0", "at least 1"),
+    ("--evaluate.episodes", "0", "at least 1"),
+    ("--seed", "-1", "at least 0"),
+    ("--workers", "-2", "at least 0"),
+    ("--collect.policy", "held", "fresh"),          # a policy of TakeCover
+    ("--memory.kind", "gpt", "mdn_rnn"),
+    ("--memory.death", "never", "sampled"),
+    ("--dream.start", "middle", "anywhere"),
+    ("--world", "moon", "dream"),
+    ("--device", "abacus", "cuda"),
+])
+def test_a_wrong_value_is_named_with_what_it_may_be(flag, value, mend, fails, tmp_path):
+    said = fails(nothing, *TOY, "--data", tmp_path, flag, value)
+    assert flag in said and mend in said
+    assert not list(tmp_path.iterdir())             # nothing is begun with settings that no stage could use
+
+
+def test_a_flag_without_its_value(fails, tmp_path):
+    assert "--seed" in fails(nothing, *TOY, "--data", tmp_path, "--seed")
+
+
+@pytest.mark.parametrize("arguments", [["--no-such-flag", "1"], ["--task", "chess"], ["--seed", "one"], ["--seed"]])
+def test_the_line_keeps_nothing_of_the_parsers_box(arguments, fails, tmp_path):
+    assert not re.search(r"[-─│|+╭╰]{3}", fails(nothing, "--data", tmp_path, *arguments))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_cuda_without_a_gpu(fails, tmp_path):
+    said = fails(nothing, *TOY, "--data", tmp_path, "--device", "cuda")
+    assert "GPU" in said and "--device cpu" in said
+
+
+# a stage before the one that it needs
+
+@pytest.mark.parametrize("stage, without, mend", [
+    (stages.train_vision, ["episodes", "checkpoints", "latents"], "collect"),
+    (stages.encode, ["checkpoints", "latents"], "train_vision"),
+    (stages.train_memory, ["checkpoints", "latents"], "train_vision"),
+    (stages.train_memory, ["checkpoints/memory.safetensors", "checkpoints/controller.safetensors", "latents"], "encode"),
+    (stages.train_controller, ["checkpoints"], "train_vision"),
+    (stages.train_controller, ["checkpoints/memory.safetensors", "checkpoints/controller.safetensors"], "train_memory"),
+    (stages.train_controller, ["checkpoints/controller.safetensors", "latents"], "encode"),
+    (stages.evaluate, ["checkpoints/memory.safetensors", "checkpoints/controller.safetensors"], "train_memory"),
+    (stages.evaluate, ["checkpoints/controller.safetensors"], "train_controller"),
+], ids=lambda value: getattr(value, "__name__", None))
+def test_a_missing_stage_is_named(stage, without, mend, fails, copied):
+    folder, arguments = copied
+    for name in without:
+        shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
+    assert f"python -m pipeline.{mend}`" in fails(stage, *arguments)
+
+
+# where the run is kept
+
+def test_data_is_a_file(fails, tmp_path):
+    (tmp_path / "file").write_text("")
+    said = fails(nothing, *TOY, "--data", tmp_path / "file")
+    assert str(tmp_path / "file") in said and "--data" in said
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which root cannot write either")
+def test_data_cannot_be_written(fails):
+    said = fails(nothing, *TOY, "--data", "/proc/self/runs")
+    assert "/proc/self/runs" in said and "--data" in said
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "a/b", "/elsewhere"])
+def test_a_run_is_a_name_and_not_a_path(name, fails, tmp_path, monkeypatch):
+    monkeypatch.setattr("worldmodels.runs.Run.lock", lambda self: None)     # so that nothing is made outside tmp_path
+    monkeypatch.setattr("pipeline.command.write_json", lambda *_: None)
+    assert "--run" in fails(nothing, *TOY, "--data", tmp_path, "--run", name)
+
+
+def test_a_run_that_another_process_works_on(fails, tmp_path):
+    folder = tmp_path / "toy" / "smoke"
+    folder.mkdir(parents=True)
+    code = "import fcntl, time; f = open('.lock', 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); time.sleep(600)"
+    other = start("-c", code, cwd=folder)
+    try:
+        other.stdout.readline()
+        said = fails(nothing, *TOY, "--data", tmp_path)
+        assert "another process" in said and str(folder) in said and "--run" in said
+    finally:
+        end(other)
+    assert settings(*TOY, "--data", tmp_path).preset == "smoke"             # free again, although the file is still there
+
+
+# settings that a run remembers
+
+def test_a_run_named_without_a_preset_goes_on_with_its_settings(tmp_path):
+    begun = settings("--task", "toy", "--preset", "smoke", "--run", "mine", "--data", tmp_path, "--memory.hidden-size", "24",
+                     "--seed", "7")
+    assert (begun.memory.hidden_size, begun.seed) == (24, 7)
+    assert settings("--task", "toy", "--run", "mine", "--data", tmp_path) == begun
+    changed = settings("--task", "toy", "--run=mine", f"--data={tmp_path}", "--evaluate.episodes", "3")
+    assert (changed.evaluate.episodes, changed.memory, changed.seed) == (3, begun.memory, 7)
+
+
+def test_a_run_is_named_after_its_preset(tmp_path):
+    assert settings(*TOY, "--data", tmp_path).run == "smoke"
+    stored = json.loads((tmp_path / "toy" / "smoke" / "config.json").read_text())
+    assert {"config", "python", "packages", "git_commit"} <= stored.keys()
+    assert stored["config"]["vision"]["steps"] == 20 and stored["config"]["seed"] == 0
+
+
+@pytest.mark.parametrize("text", ["", "{", "\0\0\0", "[]", "{}", '{"config": 3}', '{"config": {"vision": 3}}',
+                                  '{"config": {"task": "toy", "preset": "smoke", "collect": {"policy": "fresh"}, "seed": "one"}}'])
+def test_a_damaged_config_is_named(text, fails, tmp_path):
+    settings(*TOY, "--data", tmp_path, "--run", "mine")
+    path = tmp_path / "toy" / "mine" / "config.json"
+    path.write_text(text)
+    said = fails(nothing, "--task", "toy", "--data", tmp_path, "--run", "mine")
+    assert str(path) in said and "delete" in said
+    path.unlink()                                                           # the mend
+    assert settings(*TOY, "--data", tmp_path, "--run", "mine").run == "mine"
+
+
+# weights and files that are damaged, or do not fit
+
+DAMAGES = {
+    "empty": lambda whole: b"",
+    "cut short": lambda whole: whole[:-1],
+    "cut in its header": lambda whole: whole[:50],
+    "one bit flipped": lambda whole: whole[:-1000] + bytes([whole[-1000] ^ 1]) + whole[-999:],
+    "something else": lambda whole: b"\x80\x04no weights at all",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_checkpoint_is_named_by_every_stage(damage, fails, copied):
+    folder, arguments = copied
+    path = folder / "checkpoints" / "vision.safetensors"
+    path.write_bytes(damage(path.read_bytes()))
+    for stage in (stages.train_vision, stages.encode, stages.train_memory, stages.train_controller, stages.evaluate):
+        said = fails(stage, *arguments)
+        assert str(path) in said and "damaged" in said and "delete it" in said
+
+
+def test_damaged_progress_is_named(fails, copied):
+    folder, arguments = copied
+    (folder / "checkpoints" / "vision.safetensors").unlink()
+    path = folder / "checkpoints" / "vision.progress.safetensors"
+    path.write_bytes(b"half a check")
+    assert str(path) in fails(stages.train_vision, *arguments)
+
+
+@pytest.mark.parametrize("stage, flag, value, name", [
+    (stages.train_memory, "--memory.hidden-size", 32, "memory"),
+    (stages.train_controller, "--memory.hidden-size", 32, "memory"),
+    (stages.evaluate, "--memory.hidden-size", 32, "memory"),
+    (stages.encode, "--vision.z-size", 8, "vision"),
+    (stages.evaluate, "--controller.sigma", 0.5, "controller"),
+], ids=lambda value: getattr(value, "__name__", None))
+def test_weights_made_with_other_settings(stage, flag, value, name, fails, copied):
+    folder, arguments = copied
+    said = fails(stage, *arguments, flag, value)
+    assert flag[2:].replace("-", "_") in said and str(value) in said        # what differs,
+    assert "--run" in said and f"{folder}/checkpoints/{name}" in said       # and both mends
+
+
+def test_a_command_that_does_not_fit_leaves_the_stored_settings_alone(fails, copied, tmp_path):
+    fails(stages.train_memory, *copied[1], "--memory.hidden-size", 32)
+    assert settings("--task", "toy", "--run", "smoke", "--data", tmp_path).memory.hidden_size == 16
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_episode_is_named(damage, fails, copied):
+    folder, arguments = copied
+    path = episodes.episode_path(folder / "episodes", 1)
+    path.write_bytes(damage(path.read_bytes()))
+    shutil.rmtree(folder / "latents")
+    said = fails(stages.encode, *arguments)
+    assert str(path) in said and "delete it" in said and "pipeline.collect" in said
+
+
+def test_a_deleted_episode_is_collected_again(copied):
+    folder, arguments = copied
+    path = episodes.episode_path(folder / "episodes", 1)
+    whole = path.read_bytes()
+    path.unlink()
+    main(stages.collect, arguments)
+    assert path.read_bytes() == whole
+
+
+def test_damaged_latents_are_named_and_made_again(fails, copied):
+    folder, arguments = copied
+    path = folder / "latents" / "000000001.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    (folder / "checkpoints" / "memory.safetensors").unlink()
+    assert str(path) in fails(stages.train_memory, *arguments)
+    main(stages.encode, arguments)
+    assert path.read_bytes() == whole
+
+
+def test_too_few_episodes_for_a_batch(fails, copied):
+    folder, arguments = copied
+    (folder / "checkpoints" / "memory.safetensors").unlink()
+    assert "--memory.batch" in fails(stages.train_memory, *arguments, "--memory.batch", 1000)
+
+
+# help
+
+@pytest.mark.parametrize("stage", ALL, ids=lambda stage: stage.__name__)
+def test_help_shows_every_setting(stage, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(stage, ["--help"])
+    assert not stopped.value.code
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert stage.__doc__.split(":")[0] in shown
+    flags = {f"--{name.replace('_', '-')}" for name, _ in leaves(asdict(Config()))}
+    assert {"--task", "--preset", "--run", "--data", "--seed", "--device", "--workers", "--memory.hidden-size"} <= flags
+    assert flags <= set(re.findall(r"--[\w.-]+", shown))
+
+
+# the same from a shell
+
+@pytest.mark.parametrize("arguments, expected", [
+    (["-m", "pipeline", "--task", "toy", "--preset", "paper"], "--preset paper"),
+    (["-m", "pipeline.train_vision", *TOY], "python -m pipeline.collect"),
+], ids=["pipeline", "train_vision"])
+def test_a_mistake_in_the_shell(arguments, expected, tmp_path):
+    code, out, err = finish(start(*arguments, cwd=tmp_path))
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ") and err.count("\n") == 1 and expected in err
+
+
+def test_help_in_the_shell(tmp_path):
+    code, out, err = finish(start("-m", "pipeline.train_memory", "--help", cwd=tmp_path))
+    assert (code, err) == (0, "") and "--memory.hidden-size" in out
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,250 @@
+"""A stage that is killed or interrupted, and called again, ends where an uninterrupted one does, bit for bit."""
+
+import os
+import re
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.pipeline.conftest import end, finish, lines, start
+from worldmodels import episodes
+from worldmodels.runs import read_metrics
+
+# Stages, given by name, one after the other in one process, with a checkpoint at every line of the log instead of by time.
+RUNNER = """
+import sys
+from pipeline import __main__ as stages
+from pipeline.command import main
+from worldmodels import training
+
+def several(config, run):
+    "Some stages: in a test."
+    for name in sys.argv[1].split(","):
+        getattr(stages, name)(config, run)
+
+if __name__ == "__main__":
+    training.CHECKPOINT_EVERY = 0
+    main(several, sys.argv[2:])
+"""
+SETTINGS = ["--task", "toy", "--preset", "smoke", "--device", "cpu", "--workers", "2", "--data", "runs",
+            "--collect.episodes", "60", "--vision.steps", "100", "--vision.batch", "32",
+            "--memory.steps", "200", "--memory.hidden-size", "128", "--memory.batch", "16", "--memory.sequence", "20",
+            "--controller.generations", "60", "--controller.episodes", "8", "--controller.population", "8"]
+COLLECT = [*SETTINGS, "--collect.episodes", "400", "--collect.max-steps", "300"]
+REAL = [*SETTINGS, "--world", "real", "--controller.generations", "4", "--controller.episodes", "16"]
+
+PRODUCTS = {"train_vision": ("vision", 100), "train_memory": ("memory", 200), "train_controller": ("controller", 60)}
+STAGES = ["collect", "train_vision", "encode", "train_memory", "train_controller"]
+
+
+def stage(name: str, cwd: Path, settings=SETTINGS):
+    return start("-c", RUNNER, name, *settings, cwd=cwd)
+
+
+def folder(cwd: Path) -> Path:
+    return cwd / "runs" / "toy" / "smoke"
+
+
+def wait_for(condition, process=None, tries: int = 20_000):
+    """Until it holds; fails when the process ends before."""
+    for _ in range(tries):
+        if condition():
+            return
+        if process is not None and process.poll() is not None:
+            pytest.fail(f"ended too early: {process.communicate()[1]}")
+        time.sleep(0.02)
+    pytest.fail("waited too long")
+
+
+def progress(name: str, cwd: Path) -> bool:
+    """Whether a stage has something on disk that it can go on from."""
+    if name in ("collect", "encode"):
+        return len(products(name, cwd)) >= 3
+    return (folder(cwd) / "checkpoints" / f"{PRODUCTS[name][0]}.progress.safetensors").exists()
+
+
+def products(name: str, cwd: Path) -> dict[str, Path]:
+    kind, pattern = {"collect": ("episodes", f"[!.]*{episodes.SUFFIX}"), "encode": ("latents", "[!.]*.safetensors")}.get(
+        name, ("checkpoints", f"{PRODUCTS.get(name, ('',))[0]}.*"))
+    return {path.name: path for path in (folder(cwd) / kind).glob(pattern)}
+
+
+def done(name: str, cwd: Path, total: int = 60) -> bool:
+    """Whether nothing of the stage is left to do."""
+    found = products(name, cwd)
+    return len(found) == total if name in ("collect", "encode") else f"{PRODUCTS[name][0]}.safetensors" in found
+
+
+def assert_same(name: str, cwd: Path, reference: Path):
+    """The same files with the same bytes, and the same training curves."""
+    found, wanted = products(name, cwd), products(name, reference)
+    assert found.keys() == wanted.keys()
+    assert [key for key in wanted if found[key].read_bytes() != wanted[key].read_bytes()] == []
+    if name in PRODUCTS:
+        rows = read_metrics(folder(cwd), PRODUCTS[name][0])
+        assert rows and rows == read_metrics(folder(reference), PRODUCTS[name][0])
+
+
+def resumed(name: str, err: str) -> bool:
+    """Whether a stage's progress bar began where the stage was left, and not at zero."""
+    bar = {"encode": "encoding", "collect": "collecting"}.get(name) or f"(training|evolving) {PRODUCTS[name][0]}"
+    first = re.search(rf"{bar}:.*?\| (\d+)/", err)
+    return int(first.group(1)) > 0
+
+
+def children(pid: int) -> list[int]:
+    """Processes that this one started and that live, on Linux."""
+    return [int(stat.parent.name) for stat in Path("/proc").glob("[0-9]*/stat") if fields(stat)[1:2] == [str(pid)]]
+
+
+def lives(pid: int) -> bool:
+    return fields(Path(f"/proc/{pid}/stat"))[:1] not in ([], ["Z"], ["X"])
+
+
+def fields(stat: Path) -> list[str]:
+    """A process's state, parent, ... from its stat file; none if it is gone."""
+    try:
+        return stat.read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def workers(pid: int) -> list[int]:
+    """The worker processes among its children: each leads a process group of its own."""
+    return [child for child in children(pid) if fields(Path(f"/proc/{child}/stat"))[2:3] == [str(child)]]
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes in /proc")
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """A run in which stages 1 to 5 were never disturbed."""
+    cwd = tmp_path_factory.mktemp("reference")
+    code, _, err = finish(stage(",".join(STAGES), cwd))
+    assert code == 0, err
+    return cwd
+
+
+@pytest.fixture
+def begun(reference, tmp_path):
+    """begun(stage): a copy of that run as it was before the stage."""
+    def copy(name: str) -> Path:
+        shutil.copytree(reference / "runs", tmp_path / "runs")
+        for later in STAGES[STAGES.index(name):]:
+            for path in products(later, tmp_path).values():
+                path.unlink()
+        (folder(tmp_path) / "metrics.jsonl").unlink()
+        return tmp_path
+    return copy
+
+
+@pytest.mark.parametrize("name", STAGES[1:])
+def test_a_killed_stage_ends_the_same(name, begun, reference):
+    cwd = begun(name)
+    process = stage(name, cwd)
+    try:
+        wait_for(lambda: progress(name, cwd), process)
+        process.kill()
+        process.wait()
+        assert not done(name, cwd), "killed too late to tell anything"
+    finally:
+        end(process)
+    code, _, err = finish(stage(name, cwd))
+    assert code == 0, err
+    assert resumed(name, err)
+    assert_same(name, cwd, reference)
+
+
+@needs_proc
+def test_killed_collecting_leaves_no_worker_and_ends_the_same(tmp_path):
+    process = stage("collect", tmp_path, COLLECT)
+    try:
+        wait_for(lambda: progress("collect", tmp_path), process)
+        started = children(process.pid)
+        assert len(workers(process.pid)) == 2
+        process.kill()
+        process.wait()
+        assert not done("collect", tmp_path, 400), "killed too late to tell anything"
+        wait_for(lambda: not any(map(lives, started)))
+    finally:
+        end(process)
+    kept = {name: path.stat().st_mtime_ns for name, path in products("collect", tmp_path).items()}
+    assert all(len(episodes.read(path).frames) > 1 for path in products("collect", tmp_path).values())  # whole ones only
+    code, _, err = finish(stage("collect", tmp_path, COLLECT))
+    assert code == 0, err
+    assert resumed("collect", err)
+    found = products("collect", tmp_path)
+    assert kept.items() <= {name: path.stat().st_mtime_ns for name, path in found.items()}.items()      # not played again
+    assert not list((folder(tmp_path) / "episodes").glob(".*"))                                         # no half-written ones
+
+    undisturbed = tmp_path / "undisturbed"
+    undisturbed.mkdir()
+    code, _, err = finish(stage("collect", undisturbed, [*COLLECT, "--workers", "1"]))
+    assert code == 0, err
+    wanted = products("collect", undisturbed)
+    assert found.keys() == wanted.keys() and len(found) == 400
+    for name in wanted:
+        for a, b in zip(episodes.read(found[name]), episodes.read(wanted[name]), strict=True):
+            assert np.array_equal(a, b)
+
+
+def test_ctrl_c_in_training_is_one_line_and_resumes(begun, reference):
+    cwd = begun("train_vision")
+    process = stage("train_vision", cwd)
+    try:
+        wait_for(lambda: progress("train_vision", cwd), process)
+        os.killpg(process.pid, signal.SIGINT)
+        code, _, err = finish(process)
+    finally:
+        end(process)
+    assert code == 130
+    said = lines(err)
+    assert len(said) == 1 and "interrupted" in said[0], said
+    code, _, err = finish(stage("train_vision", cwd))
+    assert code == 0, err
+    assert resumed("train_vision", err)
+    assert_same("train_vision", cwd, reference)
+
+
+@needs_proc
+@pytest.mark.parametrize("moment", ["while its workers start", "while they play"])
+def test_ctrl_c_in_collecting_is_one_line_and_ends_its_workers(moment, tmp_path):
+    """As a terminal does it: every process of the foreground group gets the signal."""
+    process = stage("collect", tmp_path, COLLECT)
+    moments = {"while its workers start": lambda: len(children(process.pid)) == 3,      # two, and multiprocess's tracker
+               "while they play": lambda: progress("collect", tmp_path)}
+    try:
+        wait_for(moments[moment], process)
+        started = children(process.pid)
+        os.killpg(process.pid, signal.SIGINT)
+        code, _, err = finish(process)
+        wait_for(lambda: not any(map(lives, started)))
+    finally:
+        end(process)
+    assert code == 130
+    said = lines(err)
+    assert len(said) == 1 and "interrupted" in said[0], said
+
+
+@needs_proc
+def test_a_killed_worker_changes_nothing(begun, tmp_path_factory):
+    """One of the worker processes that play the real game dies in mid-generation."""
+    cwd, undisturbed = begun("train_controller"), tmp_path_factory.mktemp("undisturbed")
+    shutil.copytree(cwd / "runs", undisturbed / "runs")
+    process = stage("train_controller", cwd, REAL)
+    try:
+        wait_for(lambda: progress("train_controller", cwd), process)
+        os.kill(workers(process.pid)[0], signal.SIGKILL)
+        assert not done("train_controller", cwd), "killed too late to tell anything"
+        code, _, err = finish(process)
+    finally:
+        end(process)
+    assert code == 0, err
+    code, _, err = finish(stage("train_controller", undisturbed, REAL))
+    assert code == 0, err
+    assert_same("train_controller", cwd, undisturbed)

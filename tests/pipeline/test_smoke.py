@@ -1,0 +1,123 @@
+"""Every task through all six stages, in the smallest preset, as a user calls it."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image, ImageSequence
+
+from pipeline import __main__ as stages
+from pipeline.command import main
+from worldmodels import episodes
+from worldmodels.envs import TASKS
+from worldmodels.files import load_arrays
+from worldmodels.runs import read_metrics
+
+FIELDS = {"task", "env_id", "world", "temperature", "controller", "episodes", "first_seed", "mean", "std", "ci95", "returns",
+          "wall_s", "workers", "device", "git_commit"}
+PICTURES = {"returns.png", "dream_vs_real.png", "curves.png", "film_strip.png", "real.gif", "dream.gif"}
+CAPTION = 28            # rows of black with white letters above each frame of a video
+
+every_task = pytest.mark.parametrize("task", TASKS)
+
+
+def scores(folder) -> list[dict]:
+    return json.loads((folder / "report" / "scores.json").read_text())
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of the finished toy run, and the arguments that name it."""
+    folder = tmp_path / "toy" / "smoke"
+    shutil.copytree(finished("toy"), folder)
+    return folder, ["--task", "toy", "--preset", "smoke", "--data", str(tmp_path), "--device", "cpu", "--workers", "1"]
+
+
+@every_task
+def test_a_run_leaves_its_files(task, finished):
+    folder = finished(task)
+    stored = json.loads((folder / "config.json").read_text())
+    assert stored["config"]["task"] == task and {"python", "packages", "git_commit"} <= stored.keys()
+    for name in ("vision", "memory", "controller"):
+        tensors, info = load_arrays(folder / "checkpoints" / f"{name}.safetensors")
+        assert info["task"] == task and all(np.isfinite(tensor).all() for tensor in tensors.values())
+        assert json.loads((folder / "checkpoints" / f"{name}.json").read_text()).items() >= info.items()
+        assert list((folder / "tensorboard" / name).iterdir())
+    assert [row["step"] for row in read_metrics(folder, "controller")] == [1, 2]
+    assert {row["stage"] for row in read_metrics(folder)} == {"vision", "memory", "controller"}
+    assert not [path for path in folder.rglob(".*") if path.name != ".lock"]    # nothing half-written,
+    assert not list(folder.rglob("*.progress.*"))                               # nothing unfinished
+
+
+@every_task
+def test_each_episode_has_its_latents(task, finished):
+    folder = finished(task)
+    paths = sorted((folder / "episodes").glob(f"*{episodes.SUFFIX}"))
+    assert [path.name for path in paths] == [episodes.episode_path(folder, seed).name for seed in range(4)]
+    for path in paths:
+        episode = episodes.read(path)
+        latents, _ = load_arrays(folder / "latents" / path.name.replace(episodes.SUFFIX, ".safetensors"))
+        assert len(latents["mu"]) == len(latents["log_var"]) == len(episode.frames) == len(episode.action) + 1
+        assert np.array_equal(latents["action"], episode.action) and np.array_equal(latents["reward"], episode.reward)
+
+
+@every_task
+def test_scores(task, finished):
+    entries = scores(finished(task))
+    controller = "controller from the dream"
+    random = [f"random ({policy})" for policy in TASKS[task].policies]
+    assert [(s["world"], s["controller"]) for s in entries] == [*(("real", name) for name in (*random, controller)),
+                                                                ("dream", random[0]), ("dream", controller)]
+    for s in entries:
+        assert s.keys() == FIELDS
+        assert (s["task"], s["env_id"]) == (task, TASKS[task].env_id)
+        assert s["episodes"] == len(s["returns"]) == {"real": 2, "dream": 8}[s["world"]]
+        assert np.isfinite(s["returns"]).all()
+        assert s["mean"] == pytest.approx(np.mean(s["returns"]), abs=1e-3)
+        assert s["std"] == pytest.approx(np.std(s["returns"], ddof=1), abs=1e-3)
+        low, high = s["ci95"]
+        assert (low + high) / 2 == pytest.approx(s["mean"]) and low <= s["mean"] <= high
+        assert (s["temperature"] is None) == (s["world"] == "real")
+        assert s["first_seed"] >= 1_000_000_000         # far from any that was trained on
+        assert s["wall_s"] >= 0 and s["workers"] >= 1 and s["device"] == "cpu"
+        assert s["git_commit"] is None or len(s["git_commit"]) >= 7
+
+
+@every_task
+def test_pictures_open_and_show_something(task, finished):
+    report = finished(task) / "report"
+    assert {path.name for path in report.iterdir()} == PICTURES | {"scores.json"}
+    for path in report.glob("*.png"):
+        picture = np.asarray(Image.open(path).convert("L"), float)
+        assert min(picture.shape) > 200 and picture.std() > 5, path
+    for path in report.glob("*.gif"):
+        frames = [np.asarray(frame.convert("L"), float)[CAPTION:] for frame in ImageSequence.Iterator(Image.open(path))]
+        assert min(frames[0].shape) >= 200 and all(frame.std() > 1 for frame in frames), path
+    moving = [np.asarray(frame.convert("L"), float)[CAPTION:] for frame in ImageSequence.Iterator(Image.open(report / "real.gif"))]
+    assert len(moving) >= 10 and not np.array_equal(moving[0], moving[-1])
+
+
+def test_a_second_call_skips_what_is_finished(copied, capsys):
+    folder, arguments = copied
+    kept = [path for kind in ("checkpoints", "episodes", "latents") for path in sorted((folder / kind).rglob("*"))
+            if path.name != "settings.json"]
+    before = [(path.read_bytes(), path.stat().st_mtime_ns) for path in kept]
+    returns = [s["returns"] for s in scores(folder)]
+    main(stages.pipeline, arguments)
+    assert [(path.read_bytes(), path.stat().st_mtime_ns) for path in kept] == before
+    assert [s["returns"] for s in scores(folder)] == returns        # with one worker what two workers measured
+    err = capsys.readouterr().err
+    assert "training" not in err and "evolving" not in err and "encoding" not in err
+
+
+def test_the_controller_evolves_in_the_real_game_too(copied):
+    folder, arguments = copied
+    for path in (folder / "checkpoints").glob("controller.*"):
+        path.unlink()
+    main(stages.train_controller, [*arguments, "--world", "real"])
+    tensors, info = load_arrays(folder / "checkpoints" / "controller.safetensors")
+    assert info["world"] == "real" and np.isfinite(tensors["parameters"]).all()
+    rows = read_metrics(folder, "controller")
+    assert [row["step"] for row in rows] == [1, 2]
+    assert all(0 <= row["worst"] <= row["mean"] <= row["best"] for row in rows)     # the toy rewards with its position

@@ -1,0 +1,108 @@
+"""The training loop: a resumed training ends where an uninterrupted one does, and a diverged one says so."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from worldmodels import training
+from worldmodels.runs import Run, read_metrics
+from worldmodels.training import TrainConfig, step_seed, train
+from worldmodels.types import UserError
+
+CONFIG = TrainConfig(steps=90, learning_rate=1e-2, learning_rate_decay=0.999, final_anneal=0.3, clip_value=1.0)
+INFO = {"seed": 7}
+
+
+def fit(run, config=CONFIG, stop=None, spoil=None, seed=7):
+    """Trains a tiny recurrent model, with noise and a carry; raises KeyboardInterrupt at batch `stop`, NaN at `spoil`."""
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"cell": nn.GRUCell(3, 4), "head": nn.Linear(4, 1)})
+
+    def batches(skip):
+        for step in itertools.count(skip):
+            if step == stop:
+                raise KeyboardInterrupt
+            x = torch.randn(5, 3, generator=torch.Generator().manual_seed(step))
+            yield x * torch.nan if step == spoil else x
+
+    def loss(x, carry, generator):
+        h, = carry or (torch.zeros(5, 4),)
+        h = model["cell"](x + 0.1 * torch.randn(x.shape, generator=generator), h)
+        value = (model["head"](h)[:, 0] - x.sum(1)).square().mean()
+        return value, {"loss": value}, (h.detach(),)
+
+    train("memory", model, config, batches, loss, run, INFO, seed)
+    return model.state_dict()
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("stops", ((50,), (19,), (25, 70), (89,)), ids=str)
+def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(tmp_path, monkeypatch, stops):
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 0.0)
+    expected = fit(Run(tmp_path / "whole"))
+    run = Run(tmp_path / "parts")
+    for stop in stops:
+        with pytest.raises(KeyboardInterrupt):
+            fit(run, stop=stop)
+        assert not run.finished("memory", INFO)
+        assert run.progress_path("memory").exists() == (stop >= 20)
+    resumed = fit(run)
+    assert equal(resumed, expected)
+    assert equal(run.load("memory", "train_memory")[0], expected)
+    assert read_metrics(run.folder) == read_metrics(tmp_path / "whole")
+    assert not run.progress_path("memory").exists()
+
+
+def test_a_resumed_training_goes_on_from_its_checkpoint(run, monkeypatch):
+    """It does not begin anew: batches before the checkpoint are not asked for again."""
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        fit(run, stop=70)
+    assert run.load_progress("memory", INFO)[1] == 60
+    fit(run, stop=59)
+
+
+def test_training_lowers_the_loss_and_follows_its_seed(tmp_path):
+    first, second, other = (fit(Run(tmp_path / name), seed=seed) for name, seed in (("a", 7), ("b", 7), ("c", 8)))
+    assert equal(first, second) and not equal(first, other)
+    losses = [row["loss"] for row in read_metrics(tmp_path / "a")]
+    assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.parametrize("spoil", (30, 89))
+def test_a_loss_that_is_not_finite_is_a_user_error_that_names_the_stage(run, monkeypatch, spoil):
+    """No checkpoint is finished, and what is kept of the progress is good."""
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 0.0)
+    with pytest.raises(UserError, match="memory"):
+        fit(run, spoil=spoil)
+    assert not run.finished("memory", INFO)
+    tensors, step = run.load_progress("memory", INFO)
+    assert step <= spoil and all(tensor.isfinite().all() for tensor in tensors.values())
+
+
+def test_the_rate_decays_and_is_annealed_to_zero():
+    config = TrainConfig(steps=100, learning_rate=2.0, learning_rate_decay=0.99, final_anneal=0.2)
+    assert config.rate(0) == 2.0
+    assert config.rate(50) == pytest.approx(2 * 0.99**50)
+    assert config.rate(80) == pytest.approx(2 * 0.99**80)
+    assert config.rate(90) == pytest.approx(2 * 0.99**90 * 0.5)
+    assert config.rate(100) == 0
+    assert TrainConfig(steps=100, learning_rate=2.0).rate(99) == 2.0
+
+
+def test_the_rate_reaches_the_optimiser(tmp_path):
+    a, b = (fit(Run(tmp_path / str(rate)), TrainConfig(steps=1, learning_rate=rate)) for rate in (1e-9, 1e-2))
+    start = fit(Run(tmp_path / "none"), TrainConfig(steps=1, learning_rate=0.0))
+    for name in ("head.weight", "head.bias", "cell.bias_ih"):       # Adam's first step is the rate, in every weight
+        assert (a[name] - start[name]).abs().max() < 1e-7
+        assert (b[name] - start[name]).abs().max() == pytest.approx(1e-2, rel=1e-2)
+
+
+def test_step_seeds_differ():
+    seeds = {step_seed(seed, step) for seed in range(30) for step in range(300)}
+    assert len(seeds) == 9000 and all(0 <= seed < 2**63 for seed in seeds)

@@ -1,0 +1,93 @@
+"""V against the paper's numbers and its loss against the formula."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from worldmodels.vision import VAE, VisionConfig, sample
+from worldmodels.vision.train import encode
+
+
+@pytest.fixture
+def frames():
+    return torch.randint(256, (5, 64, 64, 3), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("z_size, parameters", ((32, 4_348_547), (64, 4_446_915)))
+def test_it_has_the_papers_number_of_parameters(z_size, parameters):
+    assert sum(p.numel() for p in VAE(VisionConfig(z_size=z_size)).parameters()) == parameters
+
+
+def test_shapes(frames):
+    vision = VAE(VisionConfig(z_size=7))
+    mu, log_var = vision.encode(frames)
+    assert mu.shape == log_var.shape == (5, 7) and mu.dtype == torch.float32
+    picture = vision.decode(mu)
+    assert picture.shape == frames.shape and picture.dtype == torch.uint8
+
+
+def test_a_frame_is_encoded_on_its_own(frames):
+    vision = VAE(VisionConfig(z_size=7))
+    whole, alone = vision.encode(frames), vision.encode(frames[2:3])
+    for a, b in zip(whole, alone):
+        torch.testing.assert_close(a[2:3], b, atol=1e-5, rtol=1e-4)
+    assert (whole[0][0] - whole[0][1]).abs().max() > 1e-4
+
+
+def test_the_loss_is_squared_errors_plus_the_kl_above_its_floor(frames):
+    """By hand, image by image, with a floor that lies between the KLs of the images."""
+    vision = VAE(VisionConfig(z_size=4))
+    vision.posterior.weight.data *= 20
+    mu, log_var = vision.encode(frames)
+    z = mu + torch.exp(log_var / 2) * torch.randn(5, 4, generator=torch.Generator().manual_seed(3))
+    pictures = vision.decoder(z).permute(0, 2, 3, 1).detach().double().numpy()
+    errors = [((picture - frame.numpy() / 255) ** 2).sum() for picture, frame in zip(pictures, frames)]
+    kls = [sum(0.5 * (math.exp(v) + m * m - 1 - v) for m, v in zip(*row)) for row in zip(mu.tolist(), log_var.tolist())]
+    floor = sorted(kls)[2] + 1e-3
+
+    vision.config = VisionConfig(z_size=4, kl_floor=floor / 4)
+    loss, metrics = vision.loss(frames, torch.Generator().manual_seed(3))
+    assert loss.item() == pytest.approx(sum(e + max(kl, floor) for e, kl in zip(errors, kls)) / 5, rel=1e-5)
+    assert metrics["squared_error"].item() == pytest.approx(np.mean(errors), rel=1e-5)
+    assert metrics["kl"].item() == pytest.approx(np.mean(kls), rel=1e-4)
+
+
+def test_below_its_floor_the_kl_has_no_gradient(frames):
+    for kl_floor, pulled in ((1e6, False), (0.0, True)):
+        vision = VAE(VisionConfig(z_size=4, kl_floor=kl_floor))
+        vision.decoder[0].weight.data.zero_()                   # the picture says nothing of z
+        vision.loss(frames, torch.Generator().manual_seed(0))[0].backward()
+        assert bool(vision.posterior.weight.grad.abs().sum() > 0) == pulled
+
+
+def test_a_few_steps_of_training_lower_the_loss():
+    frames = torch.zeros(16, 64, 64, 3, dtype=torch.uint8)
+    for i in range(16):
+        frames[i, :, 4 * i:4 * i + 4] = 255
+    vision = VAE(VisionConfig(z_size=4))
+    optimizer = torch.optim.Adam(vision.parameters(), 1e-3)
+    losses = []
+    for step in range(20):
+        loss, _ = vision.loss(frames, torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_sampled_latents_have_the_stated_mean_and_variance():
+    mu, log_var = torch.tensor([2.0, -1.0, 0.0]), torch.tensor([0.0, -2.0, 1.0])
+    z = sample(mu.expand(40_000, 3), log_var.expand(40_000, 3), torch.Generator().manual_seed(0))
+    torch.testing.assert_close(z.mean(0), mu, atol=0.03, rtol=0)
+    torch.testing.assert_close(z.var(0), log_var.exp(), atol=0, rtol=0.04)
+
+
+def test_encoding_in_batches_equals_encoding_at_once(frames):
+    vision = VAE(VisionConfig(z_size=7))
+    mu, log_var = encode(vision, frames.numpy(), batch=2)
+    assert mu.shape == log_var.shape == (5, 7) and mu.dtype == np.float32
+    np.testing.assert_allclose(mu, vision.encode(frames)[0].detach(), atol=1e-5)
+    np.testing.assert_allclose(log_var, vision.encode(frames)[1].detach(), atol=1e-5)

@@ -1,0 +1,117 @@
+"""The dream: where it starts, what its seeds fix, and when it ends."""
+
+import numpy as np
+import pytest
+import torch
+
+from worldmodels.memory import MDNRNN, MemoryConfig
+from worldmodels.worlds.agent import Agent, DreamFitness
+from worldmodels.worlds.dream import STARTS, DreamConfig, DreamWorld
+from worldmodels.worlds.rollout import rollout
+
+NEVER, ALWAYS = -1e4, 1e4
+
+
+def make_world(latents, death=None, **config):
+    """A dream of a random M over the counted episodes; `death` fixes the logit of its done head."""
+    torch.manual_seed(2)
+    memory = MDNRNN(MemoryConfig(hidden_size=6, cell_feature=True), 2, 1)
+    if death is not None:
+        memory.head.weight.data[-1], memory.head.bias.data[-1] = 0, death
+    return DreamWorld(memory.requires_grad_(False), latents, DreamConfig(**config))
+
+
+def policy(world, count):
+    parameters = np.random.default_rng(0).normal(size=(count, world.memory.feature_size + 1))
+    return Agent("toy", None, world.memory).policy(parameters)
+
+
+def named(state):
+    """Which (episode, t) each start is."""
+    return [tuple(row) for row in (10 * state.inner[0]).round().int().tolist()]
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_the_same_seeds_dream_the_same_dream(counted_latents, start):
+    world = make_world(counted_latents, start=start, max_steps=20, warmup=4)
+
+    def dream(seeds):
+        features, rewards = [], []
+        played = rollout(world, policy(world, 5), seeds, lambda a, step: (features.append(step.state.features.sum().item()),
+                                                                         rewards.append(step.reward.sum().item())))
+        return played.returns.tolist(), played.lengths.tolist(), features, rewards
+
+    first = dream([1, 2, 3, 4, 5])
+    other = dream([6, 7, 8, 9, 10])
+    assert dream([1, 2, 3, 4, 5]) == first != other
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_a_start_is_a_function_of_its_seed_alone(counted_latents, start):
+    world = make_world(counted_latents, start=start, warmup=4)
+    state = world.reset([5, 3, 5, 9])
+    assert torch.equal(state.features[0], state.features[2])
+    again = world.reset([9, 4, 5])
+    torch.testing.assert_close(again.features[[0, 2]], state.features[[3, 0]])
+
+
+def test_first_starts_are_first_frames_of_all_episodes_with_an_empty_memory(counted_latents):
+    world = make_world(counted_latents)
+    state = world.reset(range(200))
+    starts = named(state)
+    assert {t for _, t in starts} == {0} and {episode for episode, _ in starts} == set(range(8))
+    assert torch.equal(state.features, world.memory.initial(state.inner[0]).features)
+
+
+def test_starts_anywhere_are_warmed_on_the_frames_before_them(counted_latents):
+    """As if the episode had been observed by hand over the last frames, or all of them where there are fewer."""
+    world = make_world(counted_latents, start="anywhere", warmup=5)
+    state = world.reset(range(300))
+    starts = named(state)
+    for row, (episode, t) in enumerate(starts):
+        first = max(0, t - 5)
+        z = torch.tensor([[[episode / 10, s / 10]] for s in range(first, t + 1)])
+        by_hand = world.memory.initial(z[0])
+        for s in range(first, t):
+            by_hand = world.memory.observe(by_hand, torch.tensor([[s / 10]]), z[s - first + 1])
+        torch.testing.assert_close(state.features[row:row + 1], by_hand.features, atol=2e-3, rtol=0)
+        for mine, theirs in zip(state.inner, by_hand.inner):
+            torch.testing.assert_close(mine[row:row + 1], theirs, atol=2e-3, rtol=0)
+    # every frame that an action follows is a start, the last frame of an episode never
+    assert set(starts) <= {(e, t) for e in range(8) for t in range(3 + 2 * e)} and len(set(starts)) > 70
+
+
+def test_a_dream_is_cut_at_its_cap(counted_latents):
+    world = make_world(counted_latents, NEVER, max_steps=7)
+    assert rollout(world, policy(world, 4), range(4)).lengths.tolist() == [7] * 4
+    assert rollout(world, policy(world, 4), range(4)).lengths.tolist() == [7] * 4     # counted anew after each reset
+
+
+def test_the_dying_step_is_rewarded(counted_latents):
+    world = make_world(counted_latents, ALWAYS)
+    world.memory.head.weight.data[-2], world.memory.head.bias.data[-2] = 0, 1.5
+    played = rollout(world, policy(world, 4), range(4))
+    assert played.lengths.tolist() == [1] * 4 and played.returns.tolist() == [1.5] * 4
+
+
+def test_rollouts_that_go_on_keep_their_state(counted_latents):
+    world = make_world(counted_latents)
+    state = world.reset(range(6))
+    index = torch.tensor([1, 4])
+    assert torch.equal(world.keep(index).features, state.features[index])
+    assert len(world.step(torch.zeros(2, 1)).reward) == 2
+
+
+def test_dream_fitness_is_members_by_episodes(counted_latents):
+    """Each member's episodes start where the seeds say: with death at once, the reward tells the start and the member."""
+    world = make_world(counted_latents, ALWAYS)
+    agent = Agent("toy", None, world.memory)
+    parameters = np.random.default_rng(1).normal(size=(3, world.memory.feature_size + 1))
+    seeds = [11, 12, 13, 14]
+    returns = DreamFitness(agent, world)(parameters, seeds)
+    assert returns.shape == (3, 4)
+    state = world.reset(seeds)
+    for member, p in zip(returns, parameters):
+        action = agent.policy(p[None], len(seeds))(state)
+        expected = world.memory.imagine(state, action, 1.0, torch.Generator()).reward
+        np.testing.assert_allclose(member, expected, atol=1e-6)
