@@ -94,7 +94,7 @@ def check(config: Config):
         if value not in allowed:
             raise UserError(f"{flag} {value}: choose one of {', '.join(allowed)}")
     for path, value in leaves(asdict(config)):
-        least = {"collect.skill": 1, "dream.temperature": 1e-6, "memory.sequence": 1, "controller.population": 4,
+        least = {"collect.skill": 1, "collect.repeat": 1, "dream.temperature": 1e-6, "memory.sequence": 1, "controller.population": 4,
                  "vision.learning_rate": 1e-12, "memory.learning_rate": 1e-12, "controller.sigma": 1e-12}.get(path, 0)
         if path.split(".")[-1] in ("steps", "batch", "episodes", "max_steps", "generations", "z_size", "channels", "hidden_size", "mixtures",
                                    "eval_every", "eval_episodes", "random_episodes", "dream_episodes", "video_steps"):
@@ -159,11 +159,6 @@ def controller_info(config: Config, agent_digest: str) -> dict:
     world = {"dream": {"dream": asdict(config.dream)}, "real": {}}[config.world]
     return {"task": config.task, "seed": config.seed, "world": config.world, "controller": asdict(config.controller),
             "agent_digest": agent_digest} | world
-
-
-def env_settings(config: Config) -> tuple:
-    """The task's own settings (skill), as its environment takes them."""
-    return tuple((name, getattr(config.collect, name)) for name in TASKS[config.task].settings)
 
 
 def say(text: str):

@@ -2,12 +2,13 @@
 
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from pipeline.command import controller_info, device, env_settings, main, say, workers
+from pipeline.command import controller_info, device, main, say, workers
 from pipeline.presets import Config
 from pipeline.train_controller import checked_agent
 from worldmodels import plots
@@ -18,8 +19,8 @@ from worldmodels.files import write_json
 from worldmodels.memory.latents import Latents, open_latents
 from worldmodels.runs import Run, read_metrics
 from worldmodels.types import UserError
-from worldmodels.worlds.agent import Agent, DreamFitness, RealFitness
-from worldmodels.worlds.collect import CollectConfig, CollectJob
+from worldmodels.worlds.agent import Agent, RealFitness
+from worldmodels.worlds.collect import CollectJob, env_settings
 from worldmodels.worlds.dream import DreamConfig, DreamWorld
 from worldmodels.worlds.real import RealWorld
 from worldmodels.worlds.rollout import rollout
@@ -44,43 +45,53 @@ def evaluate(config: Config, run: Run):
 
 
 def score_real(config: Config, run: Run, digest: str, controller: np.ndarray, name: str) -> list[dict]:
-    """Every random policy, then the controller, in the real game."""
+    """The task's random policies, acting at every frame, then the collecting policy as it collected, then the controller."""
     task, e = TASKS[config.task], config.evaluate
     common = {"temperature": None, "first_seed": e.first_seed, "workers": workers(config), "device": "cpu"}
-    random = CollectConfig(max_steps=task.max_steps, skill=config.collect.skill)
+    random = {f"random ({policy})": replace(config.collect, policy=policy, repeat=1) for policy in task.baselines}
+    random[collector(config)] = config.collect
     scores = []
     with LocalExecutor(workers(config)) as executor:
-        for policy in task.policies:
-            jobs = [CollectJob(config.task, replace_policy(random, policy), e.first_seed + i) for i in range(e.random_episodes)]
-            with timed(f"random ({policy}), real game", e.random_episodes) as (bar, wall):
+        for label, settings in random.items():
+            settings = replace(settings, max_steps=task.max_steps)
+            jobs = [CollectJob(config.task, settings, e.first_seed + i) for i in range(e.random_episodes)]
+            with timed(f"{label}, real game", e.random_episodes) as (bar, wall):
                 returns = [total for _, total in executor.run(jobs, bar)]
-            scores.append(score(config.task, "real", f"random ({policy})", returns, wall(), **common))
-        fitness = RealFitness(executor, run, digest, task.max_steps, env_settings(config))
+            scores.append(score(config.task, "real", label, returns, wall(), **common))
+        fitness = RealFitness(executor, run, digest, task.max_steps, env_settings(config.task, config.collect))
         with timed(f"{name}, real game", e.episodes) as (bar, wall):
             returns = fitness(controller[None], range(e.first_seed, e.first_seed + e.episodes), bar)[0]
         scores.append(score(config.task, "real", name, returns, wall(), **common))
     return scores
 
 
+def collector(config: Config) -> str:
+    """The collecting policy's name in the scores."""
+    times = "" if config.collect.repeat == 1 else f" × {config.collect.repeat}"
+    return f"random ({config.collect.policy}{times})"
+
+
+def whole_dream(config: Config, agent: Agent, latents: Latents) -> DreamWorld:
+    """The dream from first frames on, as long as the game."""
+    length = -(-TASKS[config.task].max_steps // config.collect.repeat)
+    return DreamWorld(agent.memory, latents, DreamConfig(config.dream.temperature, max_steps=length))
+
+
 def score_dream(config: Config, agent: Agent, latents: Latents, controller: np.ndarray, name: str) -> list[dict]:
-    """The first random policy and the controller in the dream, from first frames to the game's own length."""
-    task, e = TASKS[config.task], config.evaluate
-    world = DreamWorld(agent.memory, latents, DreamConfig(config.dream.temperature, max_steps=task.max_steps))
+    """The collecting policy and the controller in the dream."""
+    e, world = config.evaluate, whole_dream(config, agent, latents)
     seeds = range(e.first_seed, e.first_seed + e.dream_episodes)
-    policy, stream = next(iter(task.policies.items()))
+    stream = TASKS[config.task].policies[config.collect.policy]
+    policies = {collector(config): RandomPolicy.seeded(stream, seeds, world.device),
+                name: agent.policy(controller[None], len(seeds))}
     common = {"temperature": config.dream.temperature, "first_seed": e.first_seed, "workers": 1, "device": str(world.device)}
-    with timed("dream", 2 * e.dream_episodes) as (bar, wall):
-        returns = rollout(world, RandomPolicy.seeded(stream, seeds, world.device), seeds).returns.cpu().numpy()
-        scores = [score(config.task, "dream", f"random ({policy})", returns, wall(), **common)]
-        bar.update(e.dream_episodes)
-        returns = DreamFitness(agent, world)(controller[None], seeds)[0]
-        scores.append(score(config.task, "dream", name, returns, wall() - scores[0]["wall_s"], **common))
-        bar.update(e.dream_episodes)
+    scores = []
+    for label, policy in policies.items():
+        with timed(f"{label}, dream", len(seeds)) as (bar, wall):
+            returns = rollout(world, policy, seeds).returns.cpu().numpy()
+            bar.update(len(seeds))
+        scores.append(score(config.task, "dream", label, returns, wall(), **common))
     return scores
-
-
-def replace_policy(config: CollectConfig, policy: str) -> CollectConfig:
-    return CollectConfig(**{**vars(config), "policy": policy})
 
 
 @contextmanager
@@ -94,33 +105,36 @@ def timed(description: str, total: int):
 def draw(config: Config, run: Run, agent: Agent, latents: Latents, controller: np.ndarray, scores: list[dict]):
     """All pictures of the report."""
     say("drawing")
-    task, report, tau = TASKS[config.task], run.report, config.dream.temperature
+    task, report, tau, repeat = TASKS[config.task], run.report, config.dream.temperature, config.collect.repeat
     plots.returns(scores, report / "returns.png")
     plots.dream_vs_real(scores, report / "dream_vs_real.png")
     plots.curves(read_metrics(run.folder), report / "curves.png")
 
-    make_env = lambda: task.env(max_steps=task.max_steps, render_mode="rgb_array", **dict(env_settings(config)))
+    make_env = lambda: task.env(max_steps=task.max_steps, render_mode="rgb_array",
+                                **dict(env_settings(config.task, config.collect)))
     real = RealWorld(make_env, agent.vision, agent.memory)
     seed, steps = config.evaluate.first_seed, config.evaluate.video_steps
     played = record(real, agent.policy(controller[None]), seed, lambda: (real.envs[0].render(), real.frames[0]), steps)
-    dream = DreamWorld(agent.memory, latents, DreamConfig(tau, max_steps=task.max_steps))
+    dream = whole_dream(config, agent, latents)
+    z_size = agent.vision.config.z_size
 
     def decode(z) -> np.ndarray:
         with torch.inference_mode():
             return agent.vision.decode(torch.as_tensor(z, device=device(config))).cpu().numpy()
 
     def dreamed_picture():
-        frame = decode(dream.state.inner[0])[0]
+        frame = decode(dream.state.features[:, :z_size])[0]
         return frame, frame
 
     dreamed = record(dream, agent.policy(controller[None]), seed, dreamed_picture, steps)
-    fps = real.pool[0].metadata.get("render_fps", 30)
-    plots.video(played.frames[::2], report / "real.gif", fps / 2, "real game", 2)
-    plots.video(dreamed.frames[::2], report / "dream.gif", fps / 2, f"dream, tau {tau:g}", 2)
+    stride = 2 if repeat == 1 else 1                            # a gif plays 50 pictures a second at most
+    fps = real.pool[0].metadata["render_fps"] / repeat / stride
+    plots.video(played.frames[::stride], report / "real.gif", fps, "real game", stride * repeat)
+    plots.video(dreamed.frames[::stride], report / "dream.gif", fps, f"dream, tau {tau:g}", stride * repeat)
     start = min(len(played.action) // 4, 60)
     along = dream_along(agent, played, tau, seed, start)
     times = np.linspace(start, min(start + 90, len(played.action)), 10).astype(int)
-    rows = {"real": played.seen, "reconstructed by V": decode(played.z), "dreamed by M": decode(along)}
+    rows = {"real": played.seen, "reconstructed by V": decode(played.features[:, :z_size]), "dreamed by M": decode(along)}
     plots.film_strip(rows, times, report / "film_strip.png",
                      f"M sees the real game up to step {start}, then dreams on, given the same actions")
 

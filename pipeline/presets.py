@@ -66,31 +66,32 @@ def quick_car_racing() -> Config:
     c = paper_car_racing()
     return replace(
         c, preset="quick", world="dream",
-        collect=replace(c.collect, episodes=60, max_steps=400, policy="smooth"),
-        vision=replace(c.vision, steps=1000, batch=50, learning_rate=1e-3, final_anneal=0.3),
-        memory=replace(c.memory, steps=600, batch=50, sequence=100, final_anneal=0.3),
+        collect=replace(c.collect, episodes=64, max_steps=1000, policy="smooth", repeat=4),
+        vision=replace(c.vision, steps=2500, batch=32, learning_rate=1e-3, final_anneal=0.3, channels=16, kl_floor=1.0),
+        memory=replace(c.memory, steps=500, batch=50, sequence=100, learning_rate=2e-3, final_anneal=0.4),
         dream=replace(c.dream, start="anywhere", max_steps=200),
-        controller=replace(c.controller, generations=60, population=32, episodes=16, eval_every=5, eval_episodes=256),
-        evaluate=replace(c.evaluate, episodes=16, random_episodes=16, dream_episodes=256))
+        controller=replace(c.controller, generations=40, population=32, episodes=16, eval_every=5, eval_episodes=256),
+        evaluate=replace(c.evaluate, episodes=16, random_episodes=8, dream_episodes=256))
 
 
 def quick_take_cover() -> Config:
     c = paper_take_cover()
     return replace(
         c, preset="quick",
-        collect=replace(c.collect, episodes=700, policy="varied", min_steps=0),
+        collect=replace(c.collect, episodes=1500, policy="varied", repeat=4, min_steps=0),
         vision=replace(c.vision, steps=5000, batch=32, learning_rate=1e-3, final_anneal=0.3, channels=16, z_size=32, kl_floor=1.0),
         memory=replace(c.memory, hidden_size=256, steps=900, batch=50, sequence=100, learning_rate=2e-3, learning_rate_decay=1.0,
                        final_anneal=0.4, cell_feature=False, done_weight=30.0, done_positive_weight=1.0, death="sampled"),
-        controller=replace(c.controller, generations=40, episodes=8, eval_every=5, eval_episodes=256))
+        dream=replace(c.dream, max_steps=525),
+        controller=replace(c.controller, generations=60, episodes=16, eval_every=5, eval_episodes=512))
 
 
 def laptop_car_racing() -> Config:
     c = quick_car_racing()
     return replace(
         c, preset="laptop",
-        collect=replace(c.collect, episodes=400, max_steps=999),
-        vision=replace(c.vision, steps=10_000),
+        collect=replace(c.collect, episodes=600),
+        vision=replace(c.vision, steps=15_000, channels=32, kl_floor=0.5),
         memory=replace(c.memory, steps=3000),
         controller=replace(c.controller, generations=200, population=64),
         evaluate=replace(c.evaluate, episodes=100, random_episodes=50, dream_episodes=1024))
@@ -121,7 +122,7 @@ def smoke(base: Config, steps: int) -> Config:
 
 def toy() -> Config:
     c = quick_take_cover()
-    return replace(c, task="toy", collect=replace(c.collect, policy="fresh", max_steps=40, min_steps=0))
+    return replace(c, task="toy", collect=replace(c.collect, policy="fresh", repeat=1, max_steps=40))
 
 
 PRESETS: dict[tuple[str, str], Callable[[], Config]] = {

@@ -2,7 +2,7 @@
 
 from contextlib import ExitStack
 
-from pipeline.command import controller_info, device, env_settings, main, memory_info, say, workers
+from pipeline.command import controller_info, device, main, memory_info, say, workers
 from pipeline.presets import Config
 from worldmodels.controller import evolve, parameter_count
 from worldmodels.envs import TASKS
@@ -11,6 +11,7 @@ from worldmodels.memory.latents import open_latents
 from worldmodels.runs import Run
 from worldmodels.types import Fitness, UserError
 from worldmodels.worlds.agent import Agent, DreamFitness, RealFitness, load_agent
+from worldmodels.worlds.collect import env_settings
 from worldmodels.worlds.dream import DreamWorld
 
 
@@ -32,7 +33,7 @@ def dream_fitness(config: Config, run: Run, agent: Agent, digest: str, stack: Ex
 
 def real_fitness(config: Config, run: Run, agent: Agent, digest: str, stack: ExitStack) -> Fitness:
     executor = stack.enter_context(LocalExecutor(workers(config)))
-    return RealFitness(executor, run, digest, TASKS[config.task].max_steps, env_settings(config))
+    return RealFitness(executor, run, digest, TASKS[config.task].max_steps, env_settings(config.task, config.collect))
 
 
 FITNESS = {"dream": dream_fitness, "real": real_fitness}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from worldmodels.envs import TASKS
-from worldmodels.types import State, Step, World
+from worldmodels.types import State, World
 from worldmodels.worlds.agent import Agent
 from worldmodels.worlds.rollout import rollout
 
@@ -39,10 +39,9 @@ def table(scores: Sequence[dict]) -> str:
     """The scores as text, a line each."""
     lines = [f"{'world':6} {'controller':28} {'mean':>8} {'± std':>8}   {'95% interval of the mean':>24}   episodes"]
     for s in scores:
-        world = s["world"] if s["temperature"] is None else f"{s['world']}"
         name = s["controller"] if s["temperature"] is None else f"{s['controller']} (tau {s['temperature']:g})"
         low, high = s["ci95"]
-        lines.append(f"{world:6} {name:28} {s['mean']:8.1f} {s['std']:8.1f}   {low:11.1f} to {high:9.1f}   {s['episodes']:8d}")
+        lines.append(f"{s['world']:6} {name:28} {s['mean']:8.1f} {s['std']:8.1f}   {low:11.1f} to {high:9.1f}   {s['episodes']:8d}")
     return "\n".join(lines)
 
 
@@ -77,43 +76,29 @@ class RandomPolicy:
 class Recording:
     """One episode, watched: what was seen, done and got."""
 
-    z: np.ndarray           # [T+1, Z]
-    frames: np.ndarray      # [T+1, h, w, 3] uint8: the game's picture, or the decoded dream
-    seen: np.ndarray        # [T+1, 64, 64, 3] uint8: what V saw (in the dream: the same as `frames`)
+    features: np.ndarray    # [T+1, F], z first
     action: np.ndarray      # [T, A]
     reward: np.ndarray      # [T]
+    frames: np.ndarray      # [T+1, h, w, 3] uint8: the game's picture, or the decoded dream
+    seen: np.ndarray        # [T+1, 64, 64, 3] uint8: what V saw (in the dream: the same as `frames`)
 
 
 @torch.inference_mode()
 def record(world: World, policy, seed: int, picture: Callable[[], tuple[np.ndarray, np.ndarray]], steps: int) -> Recording:
     """Plays one episode of at most `steps` steps; `picture()` -> (frame, what V saw) of the world as it is now."""
-    z, pictures, actions, rewards = [], [], [], []
-
-    class Enough(Exception):
-        pass
-
-    def look():
-        z.append(world.state.inner[0][0].cpu().numpy())
+    state = world.reset([seed])
+    features, pictures, actions, rewards = [state.features[0]], [picture()], [], []
+    for _ in range(steps):
+        action = policy(state)
+        state, reward, done = world.step(action)
+        features.append(state.features[0])
         pictures.append(picture())
-
-    def watch(action: Tensor, step: Step):
-        actions.append(action[0].cpu().numpy())
-        rewards.append(float(step.reward[0]))
-        look()
-        if len(actions) >= steps:
-            raise Enough
-
-    class Watching:
-        """The world, looked at once after its reset."""
-        reset = staticmethod(lambda seeds: (world.reset(seeds), look())[0])
-        step, keep = staticmethod(world.step), staticmethod(world.keep)
-
-    try:
-        rollout(Watching, policy, [seed], watch)
-    except Enough:
-        pass
+        actions.append(action[0])
+        rewards.append(reward[0])
+        if done:
+            break
     frames, seen = (np.stack(column) for column in zip(*pictures))
-    return Recording(np.stack(z), frames, seen, np.stack(actions), np.array(rewards))
+    return Recording(*(torch.stack(column).cpu().numpy() for column in (features, actions, rewards)), frames, seen)
 
 
 @torch.inference_mode()
@@ -121,7 +106,8 @@ def dream_along(agent: Agent, recording: Recording, temperature: float, seed: in
     """What M expects when it gets the recorded actions but, after `start`, no more real frames: latents [T+1, Z]."""
     device = next(agent.memory.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
-    z = torch.from_numpy(recording.z).to(device)
+    z_size = agent.vision.config.z_size
+    z = torch.from_numpy(recording.features[:, :z_size]).to(device)
     action = torch.from_numpy(recording.action).to(device)
     state, dreamed = agent.memory.initial(z[:1]), [z[0]]
     for t in range(len(action)):
@@ -129,5 +115,5 @@ def dream_along(agent: Agent, recording: Recording, temperature: float, seed: in
             state = agent.memory.observe(state, action[t:t + 1], z[t + 1:t + 2])
         else:
             state = agent.memory.imagine(state, action[t:t + 1], temperature, generator).state
-        dreamed.append(state.inner[0][0])
+        dreamed.append(state.features[0, :z_size])
     return torch.stack(dreamed).cpu().numpy()

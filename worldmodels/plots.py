@@ -114,7 +114,7 @@ def video(frames: np.ndarray, path: Path, fps: float, caption: str, stride: int 
     for t, frame in enumerate(frames):
         large = cv2.resize(frame, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)
         large = cv2.copyMakeBorder(large, 28, 0, 0, 0, cv2.BORDER_CONSTANT)
-        cv2.putText(large, f"{caption}  step {t * stride}", (6, 19), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
+        cv2.putText(large, f"{caption}  frame {t * stride}", (6, 19), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
         pictures.append(Image.fromarray(large).convert("P", palette=Image.Palette.ADAPTIVE, colors=64))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")

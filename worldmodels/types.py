@@ -25,7 +25,7 @@ class UserError(Exception):
 class State(NamedTuple):
     """What a world hands to whoever acts in it: `features` to look at, `inner` opaque to all but the memory it is from."""
 
-    features: Tensor                    # [B, F] float32
+    features: Tensor                    # [B, F] float32: z [B, Z] first, then what the memory adds
     inner: tuple[Tensor, ...]           # each [B, ...]
 
     def rows(self, index: Tensor) -> "State":

@@ -29,14 +29,16 @@ class Task:
     action_size: int
     squash: Callable[[Tensor], Tensor]              # the controller's raw outputs [B, A] -> actions [B, A]
     max_steps: int                                  # the game's official length
-    policies: dict[str, Callable]                   # random policies by name; the first one is the baseline
+    policies: dict[str, Callable]                   # random policies by name
+    baselines: tuple[str, ...]                      # those of them that a controller is compared with
     settings: tuple[str, ...] = ()                  # settings of CollectConfig that env() takes beside max_steps
 
 
 TASKS = {task.name: task for task in (
     Task("car_racing", "CarRacing-v3", CarRacing, 3, squash_car, 1000,
-         {"smooth": policies.smooth_driver, "paper": policies.random_controller}),
+         {"smooth": policies.smooth_driver, "paper": policies.random_controller}, ("smooth", "paper"), ("repeat",)),
     Task("take_cover", "VizdoomTakeCover (stock take_cover.cfg)", TakeCover, 1, torch.tanh, 2100,
-         {"held": policies.held_uniform, "fresh": policies.fresh_uniform, "varied": policies.varied_holds}, ("skill",)),
-    Task("toy", "Toy", Toy, 1, torch.tanh, 40, {"fresh": policies.fresh_uniform}),
+         {"held": policies.held_uniform, "fresh": policies.fresh_uniform, "varied": policies.varied_holds},
+         ("held", "fresh"), ("skill", "repeat")),
+    Task("toy", "Toy", Toy, 1, torch.tanh, 40, {"fresh": policies.fresh_uniform}, ("fresh",)),
 )}

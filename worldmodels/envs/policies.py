@@ -24,15 +24,15 @@ def held_uniform(rng: np.random.Generator) -> Iterator[np.ndarray]:
 
 
 def varied_holds(rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """TakeCover: uniform actions held for a time whose mean, 2 to 64 steps, is drawn anew for each episode.
+    """TakeCover: uniform actions held for a time whose mean, 1 to 16 steps, is drawn anew for each episode.
 
     The released code's short holds never lean against a wall or stand still for long, so M cannot know that this kills, and
     a controller evolved in its dream does just that.
     """
-    mean = 2 ** rng.uniform(1, 6)
+    mean = 2 ** rng.uniform(0, 4)
     while True:
         action = rng.uniform(-1, 1, 1).astype(np.float32)
-        for _ in range(1 + rng.geometric(1 / mean)):
+        for _ in range(rng.geometric(1 / mean)):
             yield action
 
 
@@ -49,7 +49,7 @@ def random_controller(rng: np.random.Generator) -> Iterator[np.ndarray]:
 
 def smooth_driver(rng: np.random.Generator) -> Iterator[np.ndarray]:
     """CarRacing: a random driver that gets somewhere. Steering wanders (Ornstein-Uhlenbeck), the throttle is held for
-    0.2 to 1 s, and it brakes now and then; its boldness is drawn anew for each episode."""
+    10 to 50 steps, and it brakes now and then; its boldness is drawn anew for each episode."""
     reach, boldness, steer = rng.uniform(0.1, 0.6), rng.uniform(0.05, 0.6), 0.0
     while True:
         gas = boldness * rng.uniform(0, 1) if rng.random() > 0.15 else 0.0

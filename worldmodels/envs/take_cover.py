@@ -21,18 +21,19 @@ STILL = 1 / 3             # |action| up to here does not move (released code)
 class TakeCover(gymnasium.Env):
     """Observation [64, 64, 3] uint8 RGB, action [1] in [-1, 1]: below -1/3 left, above 1/3 right.
 
-    `skill` is Doom's difficulty, 1 to 5. An episode is truncated after `max_steps` tics. No window is ever shown and no
-    display is needed. The same seed and actions give the same frames, whatever the engine played before.
+    `skill` is Doom's difficulty, 1 to 5. Each action is held for `repeat` tics, whose rewards are summed and of which only the
+    last is drawn. An episode is truncated after `max_steps` tics. No window is ever shown and no display is needed. The same
+    seed and actions give the same frames, whatever the engine played before.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 35}
     observation_space = gymnasium.spaces.Box(0, 255, (FRAME, FRAME, 3), np.uint8)
     action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
 
-    def __init__(self, skill: int = 4, max_steps: int = 2100, render_mode: str | None = None):
+    def __init__(self, skill: int = 4, repeat: int = 1, max_steps: int = 2100, render_mode: str | None = None):
         if not 1 <= skill <= 5:
             raise ValueError(f"skill is Doom's difficulty, 1 to 5, not {skill}")
-        self.max_steps = max_steps
+        self.max_steps, self.repeat = max_steps, repeat
         self.render_mode = render_mode
         self.game = vizdoom.DoomGame()
         self.game.load_config(os.path.join(vizdoom.scenarios_path, "take_cover.cfg"))
@@ -54,14 +55,18 @@ class TakeCover(gymnasium.Env):
 
     def step(self, action):
         x = float(np.asarray(action).reshape(-1)[0])
-        self.game.make_action([x < -STILL, x > STILL])
-        self.steps += 1
-        terminated = self.game.is_episode_finished() or self.game.is_player_dead()
+        self.game.set_action([x < -STILL, x > STILL])
+        for tic in range(1, self.repeat + 1):
+            self.game.advance_action(1, tic == self.repeat)
+            self.steps += 1
+            terminated = self.game.is_episode_finished() or self.game.is_player_dead()
+            truncated = not terminated and self.steps >= self.max_steps
+            if terminated or truncated:
+                break
         state = self.game.get_state()
         if state is not None:                # None at the end: the last frame stands in for the one that is not drawn
             self.screen = state.screen_buffer
-        truncated = not terminated and self.steps >= self.max_steps
-        return self._observation(), 1.0, terminated, truncated, {}
+        return self._observation(), float(tic), terminated, truncated, {}
 
     def render(self):
         """The engine's own picture, [120, 160, 3] uint8."""

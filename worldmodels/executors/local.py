@@ -40,7 +40,8 @@ def work(connection):
             try:
                 connection.send((True, job()))
             except Exception as error:
-                error.add_note(traceback.format_exc()) if hasattr(error, "add_note") else None
+                if hasattr(error, "add_note"):          # Python 3.11
+                    error.add_note(traceback.format_exc())
                 connection.send((False, error))
     except (EOFError, OSError):
         pass
@@ -142,6 +143,9 @@ class LocalExecutor:
                     worker.connection.send(worker.task[0])
                 except OSError:                     # it has just died: the sentinel tells, and the job is run again
                     pass
+                except Exception as error:          # a job that cannot be sent
+                    (_, future, _), worker.task = worker.task, None
+                    future.set_exception(error)
 
     def _receive(self, worker: Worker):
         try:

@@ -13,10 +13,16 @@ from worldmodels.envs import TASKS
 @dataclass(frozen=True)
 class CollectConfig:
     episodes: int = 10_000          # how many are played
-    max_steps: int = 999            # each is cut here, so that it has max_steps + 1 frames
+    max_steps: int = 999            # each is cut here, counted in the game's own frames
+    repeat: int = 1                 # the agent acts every so many frames of the game, here and ever after (paper: 1)
     min_steps: int = 0              # those of no more steps are not trained on (released code: 100 in TakeCover)
     policy: str = "paper"           # a random policy of the task (worldmodels/envs/policies.py)
     skill: int = 4                  # TakeCover: Doom's difficulty
+
+
+def env_settings(task: str, config: CollectConfig) -> tuple:
+    """The settings that a task's environment takes beside max_steps, as (name, value) pairs."""
+    return tuple((name, getattr(config, name)) for name in TASKS[task].settings)
 
 
 @lru_cache(maxsize=4)
@@ -36,7 +42,7 @@ class CollectJob:
 
     def __call__(self) -> tuple[int, float]:
         task = TASKS[self.task]
-        env = make_env(self.task, self.config.max_steps, tuple((k, getattr(self.config, k)) for k in task.settings))
+        env = make_env(self.task, self.config.max_steps, env_settings(self.task, self.config))
         frame, _ = env.reset(seed=self.seed)
         frames, actions, rewards, ends = [frame], [], [], []
         for action in task.policies[self.config.policy](np.random.default_rng([self.seed, 1])):

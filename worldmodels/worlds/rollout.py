@@ -1,11 +1,11 @@
 """The one loop in which a policy lives, in the real game and in the dream."""
 
-from typing import Callable, NamedTuple, Sequence
+from typing import NamedTuple, Sequence
 
 import torch
 from torch import Tensor
 
-from worldmodels.types import Step, World
+from worldmodels.types import World
 
 
 class Rollouts(NamedTuple):
@@ -14,12 +14,11 @@ class Rollouts(NamedTuple):
 
 
 @torch.inference_mode()
-def rollout(world: World, policy, seeds: Sequence[int], watch: Callable[[Tensor, Step], None] | None = None) -> Rollouts:
+def rollout(world: World, policy, seeds: Sequence[int]) -> Rollouts:
     """Plays one episode for each seed, all advancing together; finished ones are dropped from the batch
     as soon as they are more than the share `world.slack` of it.
 
-    `policy` maps a State to actions and has `rows(index)`, itself for some of the rollouts. `watch(action, step)`, if given,
-    sees every step.
+    `policy` maps a State to actions and has `rows(index)`, itself for some of the rollouts.
     """
     state = world.reset(seeds)
     returns = torch.zeros(len(seeds), device=state.features.device)
@@ -31,8 +30,6 @@ def rollout(world: World, policy, seeds: Sequence[int], watch: Callable[[Tensor,
         step = world.step(action)
         returns[row] += step.reward * alive
         lengths[row] += alive
-        if watch is not None:
-            watch(action, step)
         state = step.state
         alive &= ~step.done
         if len(row) - int(alive.sum()) > world.slack * len(row) or not alive.any():
