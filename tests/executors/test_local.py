@@ -1,10 +1,11 @@
 """Worker processes: order, determinism, and what happens when one of them dies, hangs or raises."""
 
+import io
 import os
 import signal
 import subprocess
-import threading
 import time
+from concurrent import futures
 
 import multiprocess
 import numpy as np
@@ -77,7 +78,7 @@ def test_results_come_in_order_and_real_fitness_is_bit_equal(workers, toy_run):
 
     seeds = [1, 2, 3, 4]
     expected = RealFitness(Here(), toy_run, digest, 40, ())(parameters, seeds)
-    with LocalExecutor(workers) as executor, tqdm(total=20, disable=None) as progress:
+    with LocalExecutor(workers) as executor, tqdm(total=20, file=io.StringIO()) as progress:
         assert executor.run([Square(n) for n in range(20)]) == [n**2 for n in range(20)]
         returns = RealFitness(executor, toy_run, digest, 40, ())(parameters, seeds, progress)
         assert progress.n == 20
@@ -122,17 +123,29 @@ def test_an_exception_ends_a_run_and_the_executor_goes_on(executor):
     assert executor.run([Square(7)]) == [49]
 
 
-@pytest.mark.parametrize("misbehave, deadline", ((die, 600.0), (hang, 10.0)))
-def test_a_job_whose_worker_dies_or_hangs_is_run_again(tmp_path, misbehave, deadline):
-    with LocalExecutor(2, deadline) as executor:
+def test_a_job_whose_worker_is_killed_is_run_again(tmp_path):
+    with LocalExecutor(2) as executor:
         jobs = [Square(n) for n in range(6)]
-        results = executor.run([*jobs, Once(tmp_path / "marker", misbehave), *jobs])
+        results = executor.run([*jobs, Once(tmp_path / "marker", die), *jobs])
         assert results[:6] == results[7:] == [n**2 for n in range(6)]
         assert executor.restarts == 1
         assert results[6] in {worker.process.pid for worker in executor._workers}
 
 
-def test_a_worker_killed_between_jobs_is_replaced(tmp_path):
+def test_a_job_past_its_deadline_is_killed_and_run_again(tmp_path):
+    """The deadline is set behind it once it hangs, so that the test need not wait."""
+    with LocalExecutor(1, deadline=600) as executor:
+        future = executor.submit(Once(tmp_path / "marker", hang))
+        while not (tmp_path / "marker").exists():
+            time.sleep(0.01)
+        executor.deadline = 0
+        while not executor.restarts:
+            time.sleep(0.01)
+        executor.deadline = 600
+        assert future.result() == executor.submit(os.getpid).result()
+
+
+def test_a_worker_killed_between_jobs_is_replaced():
     with LocalExecutor(1) as executor:
         pid = executor.submit(os.getpid).result()
         os.kill(pid, signal.SIGKILL)
@@ -150,32 +163,29 @@ def test_a_job_that_always_kills_its_worker_is_given_up():
 
 # What cannot travel between processes must fail, not hang.
 
-@pytest.mark.timeout(60)
+LONG = 100      # seconds, after which a job is taken to hang
+
+
 def test_a_job_that_cannot_be_sent_fails():
     with LocalExecutor(1) as executor:
-        lock = threading.Lock()
-        job = lambda: next(iter([lock])) and None
-        job.generator = (n for n in range(3))
-        with pytest.raises(Exception):
-            executor.submit(job).result(30)
-        assert executor.submit(Square(3)).result(30) == 9
+        with pytest.raises(TypeError):
+            executor.submit(Square(n for n in range(3))).result(LONG)
+        assert executor.submit(Square(3)).result(LONG) == 9
 
 
-@pytest.mark.timeout(60)
 def test_a_result_that_cannot_be_sent_fails():
     with LocalExecutor(1) as executor:
         with pytest.raises(TypeError):
-            executor.submit(lambda: (n for n in range(3))).result(30)
-        assert executor.submit(Square(3)).result(30) == 9
+            executor.submit(lambda: (n for n in range(3))).result(LONG)
+        assert executor.submit(Square(3)).result(LONG) == 9
 
 
-@pytest.mark.timeout(60)
 def test_an_exception_that_cannot_be_received_fails():
     with LocalExecutor(1) as executor:
         with pytest.raises(Exception) as caught:
-            executor.submit(lambda: fail(TwoArguments("a", "b"))).result(30)
-        assert not isinstance(caught.value, TimeoutError)
-        assert executor.submit(Square(3)).result(30) == 9
+            executor.submit(lambda: fail(TwoArguments("a", "b"))).result(LONG)
+        assert not isinstance(caught.value, futures.TimeoutError)
+        assert executor.submit(Square(3)).result(LONG) == 9
 
 
 def test_closing_leaves_no_process_behind(tmp_path):

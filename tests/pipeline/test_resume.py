@@ -166,7 +166,7 @@ def test_killed_collecting_leaves_no_worker_and_ends_the_same(tmp_path):
     try:
         wait_for(lambda: progress("collect", tmp_path), process)
         started = children(process.pid)
-        assert len(workers(process.pid)) == 2
+        assert len(started) >= 3                # two workers, and multiprocess's tracker
         process.kill()
         process.wait()
         assert not done("collect", tmp_path, 400), "killed too late to tell anything"
@@ -216,7 +216,7 @@ def test_ctrl_c_in_training_is_one_line_and_resumes(begun, reference):
 def test_ctrl_c_in_collecting_is_one_line_and_ends_its_workers(moment, tmp_path):
     """As a terminal does it: every process of the foreground group gets the signal."""
     process = stage("collect", tmp_path, COLLECT)
-    moments = {"while its workers start": lambda: len(children(process.pid)) == 3,      # two, and multiprocess's tracker
+    moments = {"while its workers start": lambda: len(children(process.pid)) >= 3,
                "while they play": lambda: progress("collect", tmp_path)}
     try:
         wait_for(moments[moment], process)

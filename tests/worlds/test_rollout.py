@@ -72,11 +72,3 @@ def test_finished_rollouts_are_dropped_once_they_exceed_the_slack():
     world = Scripted(slack=0.4)
     rollout(world, Own(torch.arange(6.0)), LIVES)
     assert world.sizes == [6, 6, 3, 3, 3, 3, 3]         # two of six are within it, three are not; one of three is
-
-
-def test_every_step_is_watched():
-    seen = []
-    rollout(Scripted(), Own(torch.arange(6.0)), LIVES, lambda action, step: seen.append((action, step)))
-    assert [len(action) for action, _ in seen] == [6, 4, 3, 3, 2, 2, 2]
-    assert sum(int(step.done.sum()) for _, step in seen) == 6
-    assert sum(float(step.reward.sum()) for _, step in seen) == rollout(Scripted(), Own(torch.arange(6.0)), LIVES).returns.sum()

@@ -24,12 +24,12 @@ def held_uniform(rng: np.random.Generator) -> Iterator[np.ndarray]:
 
 
 def varied_holds(rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """TakeCover: uniform actions held for a time whose mean, 1 to 16 steps, is drawn anew for each episode.
+    """TakeCover: uniform actions held for a time whose mean, 1 to 8 steps, is drawn anew for each episode.
 
     The released code's short holds never lean against a wall or stand still for long, so M cannot know that this kills, and
     a controller evolved in its dream does just that.
     """
-    mean = 2 ** rng.uniform(0, 4)
+    mean = 2 ** rng.uniform(0, 3)
     while True:
         action = rng.uniform(-1, 1, 1).astype(np.float32)
         for _ in range(rng.geometric(1 / mean)):

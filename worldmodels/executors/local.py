@@ -59,9 +59,11 @@ class Worker:
         self.process = context.Process(target=work, args=(theirs,), daemon=True)
         before = {name: os.environ.get(name) for name in SINGLE_THREADED}
         os.environ.update(SINGLE_THREADED)          # inherited, and so set before the worker imports torch
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})    # inherited too: Ctrl-C is for the parent alone
         try:
             self.process.start()
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             for name, value in before.items():
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
         theirs.close()
@@ -154,6 +156,8 @@ class LocalExecutor:
             good, value = worker.connection.recv()
         except (EOFError, OSError):
             return
+        except Exception as error:                  # a result or an exception that cannot be received
+            good, value = False, error
         (_, future, _), worker.task = worker.task, None
         future.set_result(value) if good else future.set_exception(value)
 
