@@ -79,11 +79,11 @@ def quick_take_cover() -> Config:
     return replace(
         c, preset="quick",
         collect=replace(c.collect, episodes=1500, policy="varied", repeat=4, min_steps=0),
-        vision=replace(c.vision, steps=5000, batch=32, learning_rate=1e-3, final_anneal=0.3, channels=16, z_size=32, kl_floor=1.0),
-        memory=replace(c.memory, hidden_size=256, steps=900, batch=50, sequence=100, learning_rate=2e-3, learning_rate_decay=1.0,
+        vision=replace(c.vision, steps=8000, batch=32, learning_rate=1e-3, final_anneal=0.3, channels=16, z_size=32, kl_floor=1.0),
+        memory=replace(c.memory, hidden_size=256, steps=1300, batch=50, sequence=100, learning_rate=2e-3, learning_rate_decay=1.0,
                        final_anneal=0.4, cell_feature=False, done_weight=30.0, done_positive_weight=1.0, death="sampled"),
         dream=replace(c.dream, max_steps=525),
-        controller=replace(c.controller, generations=60, episodes=16, eval_every=5, eval_episodes=512))
+        controller=replace(c.controller, generations=80, episodes=16, eval_every=5, eval_episodes=512))
 
 
 def laptop_car_racing() -> Config:

@@ -80,3 +80,19 @@ def test_leaving_the_playfield_terminates(env):
     env.unwrapped.car.hull.position = (400.0, 0.0)
     _, reward, terminated, truncated, _ = env.step(np.zeros(3, np.float32))
     assert terminated and not truncated and reward == -100
+
+
+def test_a_repeated_action_equals_the_action_taken_so_many_times(env):
+    """Frames and rewards; the clock counts frames of the game."""
+    repeating = CarRacing(repeat=3, max_steps=20)
+    np.testing.assert_array_equal(repeating.reset(seed=2)[0], env.reset(seed=2)[0])
+    rng = np.random.default_rng(0)
+    for step in range(1, 8):
+        action = rng.uniform((-1, 0, 0), (1, 1, 0.3)).astype(np.float32)
+        frame, reward, terminated, truncated, _ = repeating.step(action)
+        outcomes = [env.step(action) for _ in range(3 if step < 7 else 2)]
+        assert reward == pytest.approx(sum(r for _, r, *_ in outcomes)) and not terminated
+        assert truncated == (step == 7)
+        if not truncated:
+            np.testing.assert_array_equal(frame, outcomes[-1][0])
+    repeating.close()

@@ -99,3 +99,23 @@ def test_the_observation_is_the_upper_five_sixths_resized(env):
 def test_a_skill_that_doom_lacks_is_refused(skill):
     with pytest.raises(ValueError, match=str(skill)):
         TakeCover(skill=skill)
+
+
+def test_a_repeated_action_equals_the_action_taken_so_many_times(env):
+    """Frames, rewards and the tic of death."""
+    repeating = TakeCover(skill=5, repeat=4)
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        np.testing.assert_array_equal(repeating.reset(seed=seed)[0], env.reset(seed=seed)[0])
+        terminated = False
+        while not terminated:
+            action, total = rng.uniform(-1, 1, 1), 0.0
+            frame, reward, terminated, truncated, _ = repeating.step(action)
+            for _ in range(int(reward)):
+                expected, r, dead, _, _ = env.step(action)
+                total += r
+            assert (reward, terminated, truncated) == (total, dead, False)
+            if not terminated:
+                assert reward == 4
+                np.testing.assert_array_equal(frame, expected)
+    repeating.close()

@@ -15,34 +15,47 @@ from worldmodels import episodes
 from worldmodels.runs import read_metrics
 
 # Stages, given by name, one after the other in one process, with a checkpoint at every line of the log instead of by time.
+# With "hold" it stands still when it has stored something to go on from for the second time.
 RUNNER = """
-import sys
+import os, sys, time
+from pathlib import Path
 from pipeline import __main__ as stages
 from pipeline.command import main
 from worldmodels import training
 
 def several(config, run):
     "Some stages: in a test."
-    for name in sys.argv[1].split(","):
+    for name in names.split(","):
         getattr(stages, name)(config, run)
 
+def hold(source, target, replace=os.replace, stored=[]):
+    replace(source, target)
+    if ".progress." in Path(target).name or Path(target).parent.name == "latents":
+        stored.append(target)
+        if len(stored) == 2:
+            print("holding", flush=True)
+            time.sleep(600)
+
 if __name__ == "__main__":
+    names, how, *arguments = sys.argv[1:]
     training.CHECKPOINT_EVERY = 0
-    main(several, sys.argv[2:])
+    if how == "hold":
+        os.replace = hold
+    main(several, arguments)
 """
 SETTINGS = ["--task", "toy", "--preset", "smoke", "--device", "cpu", "--workers", "2", "--data", "runs",
-            "--collect.episodes", "60", "--vision.steps", "100", "--vision.batch", "32",
-            "--memory.steps", "200", "--memory.hidden-size", "128", "--memory.batch", "16", "--memory.sequence", "20",
-            "--controller.generations", "60", "--controller.episodes", "8", "--controller.population", "8"]
+            "--collect.episodes", "20", "--vision.steps", "60", "--vision.batch", "32",
+            "--memory.steps", "70", "--memory.batch", "4", "--memory.sequence", "10", "--controller.generations", "6"]
 COLLECT = [*SETTINGS, "--collect.episodes", "400", "--collect.max-steps", "300"]
-REAL = [*SETTINGS, "--world", "real", "--controller.generations", "4", "--controller.episodes", "16"]
+REAL = [*SETTINGS, "--world", "real", "--controller.population", "8", "--controller.episodes", "16",
+        "--controller.generations", "3"]
 
-PRODUCTS = {"train_vision": ("vision", 100), "train_memory": ("memory", 200), "train_controller": ("controller", 60)}
+CHECKPOINTS = {"train_vision": "vision", "train_memory": "memory", "train_controller": "controller"}
 STAGES = ["collect", "train_vision", "encode", "train_memory", "train_controller"]
 
 
-def stage(name: str, cwd: Path, settings=SETTINGS):
-    return start("-c", RUNNER, name, *settings, cwd=cwd)
+def stage(name: str, cwd: Path, settings=SETTINGS, how: str = "run"):
+    return start("-c", RUNNER, name, how, *settings, cwd=cwd)
 
 
 def folder(cwd: Path) -> Path:
@@ -60,23 +73,15 @@ def wait_for(condition, process=None, tries: int = 20_000):
     pytest.fail("waited too long")
 
 
-def progress(name: str, cwd: Path) -> bool:
-    """Whether a stage has something on disk that it can go on from."""
-    if name in ("collect", "encode"):
-        return len(products(name, cwd)) >= 3
-    return (folder(cwd) / "checkpoints" / f"{PRODUCTS[name][0]}.progress.safetensors").exists()
-
-
 def products(name: str, cwd: Path) -> dict[str, Path]:
+    """A stage's files by name."""
     kind, pattern = {"collect": ("episodes", f"[!.]*{episodes.SUFFIX}"), "encode": ("latents", "[!.]*.safetensors")}.get(
-        name, ("checkpoints", f"{PRODUCTS.get(name, ('',))[0]}.*"))
+        name, ("checkpoints", f"{CHECKPOINTS.get(name)}.*"))
     return {path.name: path for path in (folder(cwd) / kind).glob(pattern)}
 
 
-def done(name: str, cwd: Path, total: int = 60) -> bool:
-    """Whether nothing of the stage is left to do."""
-    found = products(name, cwd)
-    return len(found) == total if name in ("collect", "encode") else f"{PRODUCTS[name][0]}.safetensors" in found
+def progress(name: str, cwd: Path) -> Path:
+    return folder(cwd) / "checkpoints" / f"{CHECKPOINTS[name]}.progress.safetensors"
 
 
 def assert_same(name: str, cwd: Path, reference: Path):
@@ -84,16 +89,15 @@ def assert_same(name: str, cwd: Path, reference: Path):
     found, wanted = products(name, cwd), products(name, reference)
     assert found.keys() == wanted.keys()
     assert [key for key in wanted if found[key].read_bytes() != wanted[key].read_bytes()] == []
-    if name in PRODUCTS:
-        rows = read_metrics(folder(cwd), PRODUCTS[name][0])
-        assert rows and rows == read_metrics(folder(reference), PRODUCTS[name][0])
+    if name in CHECKPOINTS:
+        rows = read_metrics(folder(cwd), CHECKPOINTS[name])
+        assert rows and rows == read_metrics(folder(reference), CHECKPOINTS[name])
 
 
-def resumed(name: str, err: str) -> bool:
-    """Whether a stage's progress bar began where the stage was left, and not at zero."""
-    bar = {"encode": "encoding", "collect": "collecting"}.get(name) or f"(training|evolving) {PRODUCTS[name][0]}"
-    first = re.search(rf"{bar}:.*?\| (\d+)/", err)
-    return int(first.group(1)) > 0
+def resumed_at(name: str, err: str) -> int:
+    """Where a stage's progress bar began."""
+    bar = {"encode": "encoding", "collect": "collecting"}.get(name) or CHECKPOINTS[name]
+    return int(re.search(rf"{bar}:.*?\| (\d+)/", err).group(1))
 
 
 def children(pid: int) -> list[int]:
@@ -143,33 +147,44 @@ def begun(reference, tmp_path):
     return copy
 
 
-@pytest.mark.parametrize("name", STAGES[1:])
-def test_a_killed_stage_ends_the_same(name, begun, reference):
+@pytest.mark.parametrize("name, at", zip(STAGES[1:], [40, 2, 40, 2]))
+def test_a_killed_stage_ends_the_same(name, at, begun, reference):
     cwd = begun(name)
-    process = stage(name, cwd)
+    process = stage(name, cwd, how="hold")
     try:
-        wait_for(lambda: progress(name, cwd), process)
+        assert process.stdout.readline() == "holding\n"
         process.kill()
         process.wait()
-        assert not done(name, cwd), "killed too late to tell anything"
     finally:
         end(process)
+    assert products(name, cwd).keys() != products(name, reference).keys()
     code, _, err = finish(stage(name, cwd))
     assert code == 0, err
-    assert resumed(name, err)
+    assert resumed_at(name, err) == at
     assert_same(name, cwd, reference)
+
+
+def test_half_written_files_are_swept(begun):
+    """What a kill leaves of the file that was just being written."""
+    cwd = begun("encode")
+    left = [folder(cwd) / "latents" / ".000000003.safetensors.12345", folder(cwd) / "checkpoints" / ".vision.safetensors.12345"]
+    for path in left:
+        path.write_bytes(b"half")
+    code, _, err = finish(stage("encode", cwd))
+    assert code == 0, err
+    assert [path for path in left if path.exists()] == []
 
 
 @needs_proc
 def test_killed_collecting_leaves_no_worker_and_ends_the_same(tmp_path):
     process = stage("collect", tmp_path, COLLECT)
     try:
-        wait_for(lambda: progress("collect", tmp_path), process)
+        wait_for(lambda: len(products("collect", tmp_path)) >= 3, process)
         started = children(process.pid)
         assert len(started) >= 3                # two workers, and multiprocess's tracker
         process.kill()
         process.wait()
-        assert not done("collect", tmp_path, 400), "killed too late to tell anything"
+        assert len(products("collect", tmp_path)) < 400, "killed too late to tell anything"
         wait_for(lambda: not any(map(lives, started)))
     finally:
         end(process)
@@ -177,7 +192,7 @@ def test_killed_collecting_leaves_no_worker_and_ends_the_same(tmp_path):
     assert all(len(episodes.read(path).frames) > 1 for path in products("collect", tmp_path).values())  # whole ones only
     code, _, err = finish(stage("collect", tmp_path, COLLECT))
     assert code == 0, err
-    assert resumed("collect", err)
+    assert resumed_at("collect", err) == len(kept)
     found = products("collect", tmp_path)
     assert kept.items() <= {name: path.stat().st_mtime_ns for name, path in found.items()}.items()      # not played again
     assert not list((folder(tmp_path) / "episodes").glob(".*"))                                         # no half-written ones
@@ -195,9 +210,9 @@ def test_killed_collecting_leaves_no_worker_and_ends_the_same(tmp_path):
 
 def test_ctrl_c_in_training_is_one_line_and_resumes(begun, reference):
     cwd = begun("train_vision")
-    process = stage("train_vision", cwd)
+    process = stage("train_vision", cwd, how="hold")
     try:
-        wait_for(lambda: progress("train_vision", cwd), process)
+        assert process.stdout.readline() == "holding\n"
         os.killpg(process.pid, signal.SIGINT)
         code, _, err = finish(process)
     finally:
@@ -207,7 +222,7 @@ def test_ctrl_c_in_training_is_one_line_and_resumes(begun, reference):
     assert len(said) == 1 and "interrupted" in said[0], said
     code, _, err = finish(stage("train_vision", cwd))
     assert code == 0, err
-    assert resumed("train_vision", err)
+    assert resumed_at("train_vision", err) == 40
     assert_same("train_vision", cwd, reference)
 
 
@@ -217,7 +232,7 @@ def test_ctrl_c_in_collecting_is_one_line_and_ends_its_workers(moment, tmp_path)
     """As a terminal does it: every process of the foreground group gets the signal."""
     process = stage("collect", tmp_path, COLLECT)
     moments = {"while its workers start": lambda: len(children(process.pid)) >= 3,
-               "while they play": lambda: progress("collect", tmp_path)}
+               "while they play": lambda: len(products("collect", tmp_path)) >= 3}
     try:
         wait_for(moments[moment], process)
         started = children(process.pid)
@@ -238,9 +253,9 @@ def test_a_killed_worker_changes_nothing(begun, tmp_path_factory):
     shutil.copytree(cwd / "runs", undisturbed / "runs")
     process = stage("train_controller", cwd, REAL)
     try:
-        wait_for(lambda: progress("train_controller", cwd), process)
+        wait_for(progress("train_controller", cwd).exists, process)        # the first generation is over
         os.kill(workers(process.pid)[0], signal.SIGKILL)
-        assert not done("train_controller", cwd), "killed too late to tell anything"
+        assert progress("train_controller", cwd).exists(), "killed too late to tell anything"
         code, _, err = finish(process)
     finally:
         end(process)

@@ -64,11 +64,14 @@ def test_each_episode_has_its_latents(task, finished):
 
 @every_task
 def test_scores(task, finished):
-    entries = scores(finished(task))
+    folder = finished(task)
+    entries = scores(folder)
+    collect = json.loads((folder / "config.json").read_text())["config"]["collect"]
+    collector = f"random ({collect['policy']}" + (f" × {collect['repeat']})" if collect["repeat"] > 1 else ")")
+    random = dict.fromkeys([*(f"random ({policy})" for policy in TASKS[task].baselines), collector])
     controller = "controller from the dream"
-    random = [f"random ({policy})" for policy in TASKS[task].policies]
     assert [(s["world"], s["controller"]) for s in entries] == [*(("real", name) for name in (*random, controller)),
-                                                                ("dream", random[0]), ("dream", controller)]
+                                                                ("dream", collector), ("dream", controller)]
     for s in entries:
         assert s.keys() == FIELDS
         assert (s["task"], s["env_id"]) == (task, TASKS[task].env_id)
@@ -95,7 +98,7 @@ def test_pictures_open_and_show_something(task, finished):
         frames = [np.asarray(frame.convert("L"), float)[CAPTION:] for frame in ImageSequence.Iterator(Image.open(path))]
         assert min(frames[0].shape) >= 200 and all(frame.std() > 1 for frame in frames), path
     moving = [np.asarray(frame.convert("L"), float)[CAPTION:] for frame in ImageSequence.Iterator(Image.open(report / "real.gif"))]
-    assert len(moving) >= 10 and not np.array_equal(moving[0], moving[-1])
+    assert len(moving) > 3 and not np.array_equal(moving[0], moving[-1])
 
 
 def test_a_second_call_skips_what_is_finished(copied, capsys):

@@ -24,14 +24,14 @@ def held_uniform(rng: np.random.Generator) -> Iterator[np.ndarray]:
 
 
 def varied_holds(rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """TakeCover: uniform actions held for a time whose mean, 1 to 8 steps, is drawn anew for each episode.
+    """TakeCover: left, still or right, with probabilities and a mean holding time (1 to 32 steps) drawn for each episode.
 
     The released code's short holds never lean against a wall or stand still for long, so M cannot know that this kills, and
-    a controller evolved in its dream does just that.
+    a controller evolved in its dream does just that (measured: 180 tics in the game, where it dreamt of 650).
     """
-    mean = 2 ** rng.uniform(0, 3)
+    probability, mean = rng.dirichlet([1, 1, 1]), 2 ** rng.uniform(0, 5)
     while True:
-        action = rng.uniform(-1, 1, 1).astype(np.float32)
+        action = np.array([rng.choice(3, p=probability) - 1 + rng.uniform(-0.3, 0.3)], np.float32).clip(-1, 1)
         for _ in range(rng.geometric(1 / mean)):
             yield action
 
