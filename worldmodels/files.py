@@ -40,7 +40,7 @@ def read_json(path: Path):
 
 def pack(arrays: dict[str, np.ndarray], info: dict) -> bytes:
     """Arrays and a JSON-able description as safetensors bytes, with a digest over both."""
-    arrays = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+    arrays = {name: np.asarray(value, order="C") for name, value in arrays.items()}
     text = json.dumps(info, sort_keys=True)
     return safetensors.numpy.save(arrays, {"info": text, "digest": digest(arrays, text)})
 

@@ -38,7 +38,7 @@ TASKS = {task.name: task for task in (
     Task("car_racing", "CarRacing-v3", CarRacing, 3, squash_car, 1000,
          {"smooth": policies.smooth_driver, "paper": policies.random_controller}, ("smooth", "paper"), ("repeat",)),
     Task("take_cover", "VizdoomTakeCover (stock take_cover.cfg)", TakeCover, 1, torch.tanh, 2100,
-         {"held": policies.held_uniform, "fresh": policies.fresh_uniform, "varied": policies.varied_holds},
+         {"held": policies.held_uniform, "fresh": policies.fresh_uniform, "varied": policies.varied_strokes},
          ("held", "fresh"), ("skill", "repeat")),
     Task("toy", "Toy", Toy, 1, torch.tanh, 40, {"fresh": policies.fresh_uniform}, ("fresh",)),
 )}

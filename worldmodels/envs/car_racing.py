@@ -19,6 +19,8 @@ class CarRacing(gymnasium.Wrapper):
     drawn; drawing takes 99% of gymnasium's time. Truncated after `max_steps` frames.
     """
 
+    spec = None             # not gymnasium's: gymnasium.make would not make this environment
+
     def __init__(self, repeat: int = 1, max_steps: int = 1000, render_mode: str | None = None):
         super().__init__(gymnasium.make("CarRacing-v3", render_mode=render_mode, max_episode_steps=max_steps,
                                         disable_env_checker=True))
@@ -26,8 +28,8 @@ class CarRacing(gymnasium.Wrapper):
         self.repeat = repeat
         self._draw = self.unwrapped._render
 
-    def reset(self, **arguments):
-        frame, info = self.env.reset(**arguments)
+    def reset(self, *, seed=None, options=None):
+        frame, info = self.env.reset(seed=seed, options=options)
         self.frame = self._shrink(frame)
         return self.frame, info
 

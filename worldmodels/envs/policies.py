@@ -23,15 +23,19 @@ def held_uniform(rng: np.random.Generator) -> Iterator[np.ndarray]:
             yield action
 
 
-def varied_holds(rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """TakeCover: left, still or right, with probabilities and a mean holding time (1 to 32 steps) drawn for each episode.
+def varied_strokes(rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """TakeCover: left, still and right in strokes, each unlike the one before; how much each is liked, and the mean length of
+    a stroke (1 to 32 steps), are drawn for each episode.
 
-    The released code's short holds never lean against a wall or stand still for long, so M cannot know that this kills, and
-    a controller evolved in its dream does just that (measured: 180 tics in the game, where it dreamt of 650).
+    The released code's short holds never cross the room, lean against a wall or stand still for long. So M cannot know what
+    comes of that, and a controller evolved in its dream does just what kills (measured: 180 tics in the game, where it
+    dreamt of 650).
     """
-    probability, mean = rng.dirichlet([1, 1, 1]), 2 ** rng.uniform(0, 5)
+    liking, mean, choice = rng.dirichlet([1, 1, 1]) + 0.01, 2 ** rng.uniform(0, 5), 1
     while True:
-        action = np.array([rng.choice(3, p=probability) - 1 + rng.uniform(-0.3, 0.3)], np.float32).clip(-1, 1)
+        others = np.where(np.arange(3) == choice, 0, liking)
+        choice = rng.choice(3, p=others / others.sum())
+        action = np.array([choice - 1 + rng.uniform(-0.3, 0.3)], np.float32).clip(-1, 1)
         for _ in range(rng.geometric(1 / mean)):
             yield action
 

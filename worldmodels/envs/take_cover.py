@@ -7,6 +7,7 @@ policies it is the one comparable with the paper, although the released environm
 """
 
 import os
+import tempfile
 
 import cv2
 import gymnasium
@@ -37,6 +38,7 @@ class TakeCover(gymnasium.Env):
         self.render_mode = render_mode
         self.game = vizdoom.DoomGame()
         self.game.load_config(os.path.join(vizdoom.scenarios_path, "take_cover.cfg"))
+        self.game.set_doom_config_path(os.path.join(tempfile.gettempdir(), f"worldmodels-vizdoom-{os.getuid()}.ini"))  # else in "."
         self.game.set_window_visible(False)
         self.game.set_screen_format(vizdoom.ScreenFormat.RGB24)
         self.game.set_screen_resolution(vizdoom.ScreenResolution.RES_160X120)

@@ -116,6 +116,8 @@ class LocalExecutor:
         self._closed = True
         self._wake.send(None)
         self._thread.join()
+        for _, future, _ in self._queue:
+            future.cancel()
 
     def __enter__(self):
         return self

@@ -78,7 +78,10 @@ class Latents:
             for number in range(number, per_epoch):
                 columns = slice(number * sequence, (number + 1) * sequence)
                 generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch * per_epoch + number)
-                yield self.transitions(frame[:, columns], step[:, columns], generator)
+                window = self.transitions(frame[:, columns], step[:, columns], generator)
+                if number == 0:
+                    window.restart[:, 0] = 1            # what came before is not what this epoch's streams begin with
+                yield window
             epoch, number = epoch + 1, 0
 
     def transitions(self, frame: Tensor, step: Tensor, generator: torch.Generator) -> Transitions:

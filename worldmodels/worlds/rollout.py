@@ -28,7 +28,7 @@ def rollout(world: World, policy, seeds: Sequence[int]) -> Rollouts:
     while len(row):
         action = policy(state)
         step = world.step(action)
-        returns[row] += step.reward * alive
+        returns[row] += torch.where(alive, step.reward, 0)
         lengths[row] += alive
         state = step.state
         alive &= ~step.done
