@@ -1,8 +1,9 @@
 """Stage 6: scores and pictures -> report/."""
 
+import json
 import time
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
@@ -15,9 +16,9 @@ from worldmodels import plots
 from worldmodels.envs import TASKS
 from worldmodels.evaluate import RandomPolicy, dream_along, record, score, table
 from worldmodels.executors import LocalExecutor
-from worldmodels.files import write_json
+from worldmodels.files import read_json, write_json
 from worldmodels.memory.latents import Latents, open_latents
-from worldmodels.runs import Run, read_metrics
+from worldmodels.runs import Run, differences, read_metrics
 from worldmodels.types import UserError
 from worldmodels.worlds.agent import Agent, RealFitness
 from worldmodels.worlds.collect import CollectJob, env_settings
@@ -33,15 +34,24 @@ def evaluate(config: Config, run: Run):
     if not run.finished("controller", info):
         raise UserError(f"no controller in {run.folder}: run `python -m pipeline.train_controller` first")
     tensors, info = run.load("controller", "train_controller")
-    controller = tensors["parameters"].numpy()
+    made_with, settings = run.report / "made_with.json", {"controller": info, "evaluate": asdict(config.evaluate)}
+    if made_with.exists() and not differences(read_json(made_with), json.loads(json.dumps(settings))):
+        say("evaluate: the report is there")
+    else:
+        report(config, run, agent, digest, tensors["parameters"].numpy())
+        write_json(made_with, settings)
+    print(f"\n{TASKS[config.task].env_id}, run {run.folder}")
+    print(table(read_json(run.report / "scores.json")))
+    print(f"\nscores and pictures are in {run.report}/: " + ", ".join(sorted(p.name for p in run.report.glob("*.*"))))
+
+
+def report(config: Config, run: Run, agent: Agent, digest: str, controller: np.ndarray):
+    """scores.json and the pictures."""
     latents = open_latents(run, config.collect.min_steps, digest.split("-")[0])
     name = f"controller from the {config.world}"
     scores = score_real(config, run, digest, controller, name) + score_dream(config, agent, latents, controller, name)
     write_json(run.report / "scores.json", scores)
     draw(config, run, agent, latents, controller, scores)
-    print(f"\n{TASKS[config.task].env_id}, run {run.folder}")
-    print(table(scores))
-    print(f"\nscores and pictures are in {run.report}/: " + ", ".join(sorted(p.name for p in run.report.glob("*.*"))))
 
 
 def score_real(config: Config, run: Run, digest: str, controller: np.ndarray, name: str) -> list[dict]:
@@ -105,10 +115,10 @@ def timed(description: str, total: int):
 def draw(config: Config, run: Run, agent: Agent, latents: Latents, controller: np.ndarray, scores: list[dict]):
     """All pictures of the report."""
     say("drawing")
-    task, report, tau, repeat = TASKS[config.task], run.report, config.dream.temperature, config.collect.repeat
-    plots.returns(scores, report / "returns.png")
-    plots.dream_vs_real(scores, report / "dream_vs_real.png")
-    plots.curves(read_metrics(run.folder), report / "curves.png")
+    task, folder, tau, repeat = TASKS[config.task], run.report, config.dream.temperature, config.collect.repeat
+    plots.returns(scores, folder / "returns.png")
+    plots.dream_vs_real(scores, folder / "dream_vs_real.png")
+    plots.curves(read_metrics(run.folder), folder / "curves.png")
 
     make_env = lambda: task.env(max_steps=task.max_steps, render_mode="rgb_array",
                                 **dict(env_settings(config.task, config.collect)))
@@ -129,13 +139,13 @@ def draw(config: Config, run: Run, agent: Agent, latents: Latents, controller: n
     dreamed = record(dream, agent.policy(controller[None]), seed, dreamed_picture, steps)
     stride = 2 if repeat == 1 else 1                            # a gif plays 50 pictures a second at most
     fps = real.pool[0].metadata["render_fps"] / repeat / stride
-    plots.video(played.frames[::stride], report / "real.gif", fps, "real game", stride * repeat)
-    plots.video(dreamed.frames[::stride], report / "dream.gif", fps, f"dream, tau {tau:g}", stride * repeat)
+    plots.video(played.frames[::stride], folder / "real.gif", fps, "real game", stride * repeat)
+    plots.video(dreamed.frames[::stride], folder / "dream.gif", fps, f"dream, tau {tau:g}", stride * repeat)
     start = min(len(played.action) // 4, 60)
     along = dream_along(agent, played, tau, seed, start)
     times = np.linspace(start, min(start + 90, len(played.action)), 10).astype(int)
     rows = {"real": played.seen, "reconstructed by V": decode(played.features[:, :z_size]), "dreamed by M": decode(along)}
-    plots.film_strip(rows, times, report / "film_strip.png",
+    plots.film_strip(rows, times, folder / "film_strip.png",
                      f"M sees the real game up to step {start}, then dreams on, given the same actions")
 
 
