@@ -69,9 +69,9 @@ def quick_car_racing() -> Config:
         collect=replace(c.collect, episodes=64, max_steps=1000, policy="smooth", repeat=4),
         vision=replace(c.vision, steps=2500, batch=32, learning_rate=1e-3, final_anneal=0.3, channels=16, kl_floor=1.0),
         memory=replace(c.memory, steps=500, batch=50, sequence=100, learning_rate=2e-3, final_anneal=0.4),
-        dream=replace(c.dream, start="anywhere", max_steps=200),
-        controller=replace(c.controller, generations=40, population=32, episodes=16, eval_every=5, eval_episodes=256),
-        evaluate=replace(c.evaluate, episodes=16, random_episodes=8, dream_episodes=256))
+        dream=replace(c.dream, start="anywhere", max_steps=60),
+        controller=replace(c.controller, generations=80, episodes=16, eval_every=5, eval_episodes=512),
+        evaluate=replace(c.evaluate, episodes=40, random_episodes=8, dream_episodes=256))
 
 
 def quick_take_cover() -> Config:

@@ -18,7 +18,7 @@ from worldmodels.runs import read_metrics
 # Stages, given by name, one after the other in one process, with a checkpoint at every line of the log instead of by time.
 # With "hold" it stands still when it has stored something to go on from for the second time.
 RUNNER = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from pipeline import __main__ as stages
 from pipeline.command import main
@@ -40,6 +40,7 @@ def hold(source, target, replace=os.replace, stored=[]):
 if __name__ == "__main__":
     names, how, *arguments = sys.argv[1:]
     training.CHECKPOINT_EVERY = 0
+    signal.signal(signal.SIGINT, signal.default_int_handler)        # a shell's background jobs ignore it
     if how == "hold":
         os.replace = hold
     main(several, arguments)
@@ -154,7 +155,7 @@ def begun(reference, tmp_path):
     return copy
 
 
-@pytest.mark.parametrize("name, at", zip(STAGES[1:], [40, 2, 40, 2]))
+@pytest.mark.parametrize("name, at", [*zip(STAGES[1:], [40, 2, 40, 2])])
 def test_a_killed_stage_ends_the_same(name, at, begun, reference):
     cwd = begun(name)
     process = stage(name, cwd, how="hold")
