@@ -6,7 +6,7 @@ from tqdm import tqdm
 
 from pipeline.command import main, say, workers
 from pipeline.presets import Config
-from worldmodels.episodes import SUFFIX, episode_path
+from worldmodels.episodes import episode_path
 from worldmodels.executors import LocalExecutor
 from worldmodels.files import read_json, write_json
 from worldmodels.runs import Run, differences
@@ -22,8 +22,6 @@ def collect(config: Config, run: Run):
     if recorded.exists() and (different := differences(read_json(recorded), settings)):
         raise UserError(f"the episodes in {run.episodes} were collected with {different}: choose another --run, or delete them")
     write_json(recorded, settings)
-    for leftover in run.episodes.glob(f".*{SUFFIX}.*"):         # half-written when a kill came
-        leftover.unlink()
     first = config.seed * 10_000_000                            # runs of different seeds share no episode
     seeds = range(first, first + config.collect.episodes)
     missing = [seed for seed in seeds if not episode_path(run.episodes, seed).exists()]

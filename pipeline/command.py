@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-import json
+import math
 import os
 import platform
 import re
@@ -18,7 +18,7 @@ import tyro
 from pipeline.presets import PRESETS, Config
 from worldmodels.envs import TASKS
 from worldmodels.evaluate import git_commit
-from worldmodels.files import read_json, write_json
+from worldmodels.files import read_json, write_atomic, write_json
 from worldmodels.memory import DEATH, MEMORIES
 from worldmodels.runs import Run
 from worldmodels.types import UserError
@@ -32,7 +32,8 @@ def main(stage: Stage, arguments: list[str] | None = None):
     try:
         config = parse(sys.argv[1:] if arguments is None else arguments, stage.__doc__)
         run = open_run(config)
-        stage(config, run)
+        with kept_settings(config, run):
+            stage(config, run)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -47,7 +48,7 @@ def parse(arguments: list[str], description: str | None = None) -> Config:
     chosen = {name: option(arguments, name) or getattr(base, name) for name in ("task", "preset", "run", "data")}
     folder = Path(chosen["data"]) / chosen["task"] / (chosen["run"] or chosen["preset"])
     if option(arguments, "preset") is None and chosen["run"] and (folder / "config.json").exists():
-        default = from_dict(Config, read_json(folder / "config.json")["config"])
+        default = stored_config(folder / "config.json")
     else:                                       # a wrong task or preset is left for the parser to name
         default = PRESETS.get((chosen["task"], chosen["preset"]), Config)()
     config = parse_into(default, arguments, description)
@@ -79,8 +80,8 @@ def parse_into(default: Config, arguments: list[str], description: str | None) -
     except SystemExit as stop:
         if not stop.code:
             raise
-        text = re.sub(r"\x1b\[[0-9;]*m", "", box.getvalue())
-        text = re.sub(r"─{2,}", " ", re.sub(r"[╭╮╰╯│]", " ", text))
+        lines = (line.strip(" |│") for line in re.sub(r"\x1b\[[0-9;]*m", "", box.getvalue()).splitlines())
+        text = " ".join(line for line in lines if not re.match(r"[+╭╰]|[-─]+$", line))         # without the box's borders
         text = re.split(r"Argument helptext:|For full helptext", text)[0]
         raise UserError(" ".join(text.split()) + " (--help lists every setting)") from None
 
@@ -101,6 +102,10 @@ def check(config: Config):
             least = 1
         if isinstance(value, (int, float)) and not value >= least:
             raise UserError(f"--{path.replace('_', '-')} {value}: must be at least {least:g}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"--{path.replace('_', '-')} {value}: must be finite")
+    if Path(config.run).name != config.run or config.run in (".", ".."):
+        raise UserError(f"--run {config.run}: a run is a name, not a path; --data says where runs are kept")
     if config.collect.skill > 5:
         raise UserError(f"--collect.skill {config.collect.skill}: Doom's skill is 1 to 5")
     if config.device == "cuda" and not torch.cuda.is_available():
@@ -115,26 +120,51 @@ def leaves(tree: dict, prefix: str = ""):
             yield prefix + key, value
 
 
+def stored_config(path: Path) -> Config:
+    """The settings that a run was last worked on with; a UserError names a damaged file."""
+    try:
+        return from_dict(Config, read_json(path)["config"])
+    except (AttributeError, KeyError, TypeError):
+        raise UserError(f"{path} is damaged: delete it, and name the run's --preset again") from None
+
+
 def from_dict(cls, values: dict):
     """A dataclass from nested dicts; settings that a stored config does not know keep their defaults."""
-    known = {f.name: f for f in fields(cls)}
+    known = {f.name for f in fields(cls)}
     made = cls()
-    nested = {k: from_dict(type(getattr(made, k)), v) if is_dataclass(getattr(made, k)) else v
-              for k, v in values.items() if k in known}
+    nested = {}
+    for key, value in values.items():
+        if key in known:
+            default = getattr(made, key)
+            nested[key] = from_dict(type(default), value) if is_dataclass(default) else value
+            if type(nested[key]) is not type(default) and not (isinstance(default, float) and type(value) is int):
+                raise TypeError(key)
     return replace(made, **nested)
 
 
 def open_run(config: Config) -> Run:
-    """The run's folder, locked for this process, with config.json brought up to date."""
+    """The run's folder, locked for this process."""
     run = Run(Path(config.data) / config.task / config.run)
     try:
         run.lock()
     except OSError as error:
         raise UserError(f"cannot write to {run.folder} ({error.strerror}): choose another --data") from None
-    packages = {name: version(name) for name in ("torch", "numpy", "gymnasium", "vizdoom", "cma")}
-    write_json(run.folder / "config.json", {"config": asdict(config), "python": platform.python_version(),
-                                            "packages": packages, "git_commit": git_commit()})
     return run
+
+
+@contextlib.contextmanager
+def kept_settings(config: Config, run: Run):
+    """Writes config.json, and puts the one before back when the command turns out not to fit the run."""
+    path = run.folder / "config.json"
+    before = path.read_bytes() if path.exists() else None
+    packages = {name: version(name) for name in ("torch", "numpy", "gymnasium", "vizdoom", "cma")}
+    write_json(path, {"config": asdict(config), "python": platform.python_version(), "packages": packages,
+                      "git_commit": git_commit()})
+    try:
+        yield
+    except UserError:
+        path.unlink() if before is None else write_atomic(path, before)
+        raise
 
 
 def device(config: Config) -> str:

@@ -20,13 +20,16 @@ class Run:
         self.checkpoints, self.report = folder / "checkpoints", folder / "report"
 
     def lock(self):
-        """Takes the run for this process; a UserError where another one works on it."""
+        """Takes the run for this process and sweeps what a kill left half-written; a UserError where another one works on it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = open(self.folder / ".lock", "w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(f"another process is working on {self.folder}: wait for it, or choose another --run") from None
+        for leftover in self.folder.rglob(".*"):
+            if leftover.name != ".lock":
+                leftover.unlink()
 
     # checkpoints: <name>.safetensors when finished, <name>.progress.safetensors before
 

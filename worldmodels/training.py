@@ -100,8 +100,10 @@ def load_progress(name, model, optimizer, run, info) -> tuple[tuple | None, int]
         return {key.removeprefix(prefix): value.to(device) for key, value in tensors.items() if key.startswith(prefix)}
 
     model.load_state_dict(part("model."))
-    groups = optimizer.state_dict()["param_groups"]
-    states = {i: part(f"optimizer.{i}.") for i in groups[0]["params"]}
-    states = {i: {k: v.cpu() if k == "step" and device.type == "cpu" else v for k, v in s.items()} for i, s in states.items()}
-    optimizer.load_state_dict({"state": states, "param_groups": groups})
+    parameters = optimizer.param_groups[0]["params"]
+    states = {i: part(f"optimizer.{i}.") for i in range(len(parameters))}
+    for parameter, state in zip(parameters, states.values()):
+        for key in ("exp_avg", "exp_avg_sq"):           # laid out as the parameter is, which the fused Adam takes for granted
+            state[key] = torch.empty_like(parameter).copy_(state[key])
+    optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
     return tuple(part("carry.").values()) or None, step

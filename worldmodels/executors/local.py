@@ -105,7 +105,7 @@ class LocalExecutor:
         futures = [self.submit(job) for job in jobs]
         if progress is not None:
             for future in futures:
-                future.add_done_callback(lambda f: progress.update(0 if f.exception() else weight(f.result())))
+                future.add_done_callback(lambda f: f.cancelled() or f.exception() or progress.update(weight(f.result())))
         try:
             return [future.result() for future in futures]
         except BaseException:
