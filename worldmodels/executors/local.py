@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from typing import Any, Callable, Iterable
 
 import multiprocess
+from multiprocess import resource_tracker
 from multiprocess.connection import wait
 from tqdm import tqdm
 
@@ -89,6 +90,7 @@ class LocalExecutor:
         self._queue: deque = deque()
         self._wake, self._woken = self._context.Pipe()
         self._closed = False
+        resource_tracker.ensure_running()           # its start would lift the signal mask that workers are started under
         self._workers = [Worker(self._context) for _ in range(workers)]
         self._thread = threading.Thread(target=self._supervise, daemon=True)
         self._thread.start()
