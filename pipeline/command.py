@@ -17,6 +17,7 @@ import tyro
 
 from pipeline.presets import PRESETS, Config
 from worldmodels.envs import TASKS
+from worldmodels.envs.car_racing import GAMES
 from worldmodels.evaluate import git_commit
 from worldmodels.files import read_json, write_atomic, write_json
 from worldmodels.memory import DEATH, MEMORIES
@@ -86,20 +87,22 @@ def parse_into(default: Config, arguments: list[str], description: str | None) -
         raise UserError(" ".join(text.split()) + " (--help lists every setting)") from None
 
 
+COUNTS = {"steps", "batch", "episodes", "max_steps", "generations", "z_size", "channels", "hidden_size", "mixtures", "sequence",
+          "repeat", "skill", "eval_every", "eval_episodes", "random_episodes", "dream_episodes", "video_steps"}    # at least 1
+LEAST = {"dream.temperature": 1e-6, "controller.population": 4, "vision.learning_rate": 1e-12, "memory.learning_rate": 1e-12,
+         "controller.sigma": 1e-12}
+
+
 def check(config: Config):
     """Raises UserError for a value that no stage could use."""
     choices = {"--collect.policy": (config.collect.policy, TASKS[config.task].policies),
                "--memory.kind": (config.memory.kind, MEMORIES), "--memory.death": (config.memory.death, DEATH),
-               "--dream.start": (config.dream.start, STARTS)}
+               "--dream.start": (config.dream.start, STARTS), "--collect.drawing": (config.collect.drawing, GAMES)}
     for flag, (value, allowed) in choices.items():
         if value not in allowed:
             raise UserError(f"{flag} {value}: choose one of {', '.join(allowed)}")
     for path, value in leaves(asdict(config)):
-        least = {"collect.skill": 1, "collect.repeat": 1, "dream.temperature": 1e-6, "memory.sequence": 1, "controller.population": 4,
-                 "vision.learning_rate": 1e-12, "memory.learning_rate": 1e-12, "controller.sigma": 1e-12}.get(path, 0)
-        if path.split(".")[-1] in ("steps", "batch", "episodes", "max_steps", "generations", "z_size", "channels", "hidden_size", "mixtures",
-                                   "eval_every", "eval_episodes", "random_episodes", "dream_episodes", "video_steps"):
-            least = 1
+        least = LEAST.get(path, 1 if path.split(".")[-1] in COUNTS else 0)
         if isinstance(value, (int, float)) and not value >= least:
             raise UserError(f"--{path.replace('_', '-')} {value}: must be at least {least:g}")
         if isinstance(value, float) and not math.isfinite(value):
@@ -158,8 +161,11 @@ def kept_settings(config: Config, run: Run):
     path = run.folder / "config.json"
     before = path.read_bytes() if path.exists() else None
     packages = {name: version(name) for name in ("torch", "numpy", "gymnasium", "vizdoom", "cma")}
-    write_json(path, {"config": asdict(config), "python": platform.python_version(), "packages": packages,
-                      "git_commit": git_commit()})
+    try:
+        write_json(path, {"config": asdict(config), "python": platform.python_version(), "packages": packages,
+                          "git_commit": git_commit()})
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror}): choose another --data") from None
     try:
         yield
     except UserError:

@@ -68,7 +68,8 @@ def score_real(config: Config, run: Run, digest: str, controller: np.ndarray, na
             with timed(f"{label}, real game", e.random_episodes) as (bar, wall):
                 returns = [total for _, total in executor.run(jobs, bar)]
             scores.append(score(config.task, "real", label, returns, wall(), **common))
-        fitness = RealFitness(executor, run, digest, task.max_steps, env_settings(config.task, config.collect))
+        official = replace(config.collect, drawing="official")
+        fitness = RealFitness(executor, run, digest, task.max_steps, env_settings(config.task, official))
         with timed(f"{name}, real game", e.episodes) as (bar, wall):
             returns = fitness(controller[None], range(e.first_seed, e.first_seed + e.episodes), bar)[0]
         scores.append(score(config.task, "real", name, returns, wall(), **common))

@@ -66,44 +66,44 @@ def quick_car_racing() -> Config:
     c = paper_car_racing()
     return replace(
         c, preset="quick", world="dream",
-        collect=replace(c.collect, episodes=64, max_steps=1000, policy="smooth", repeat=4),
+        collect=replace(c.collect, episodes=2400, max_steps=400, policy="smooth", repeat=4),
         vision=replace(c.vision, steps=2500, batch=32, learning_rate=1e-3, final_anneal=0.3, channels=16, kl_floor=1.0),
-        memory=replace(c.memory, steps=500, batch=50, sequence=100, learning_rate=2e-3, final_anneal=0.4),
+        memory=replace(c.memory, steps=3500, batch=50, sequence=40, learning_rate=2e-3, final_anneal=0.4),
         dream=replace(c.dream, start="anywhere", max_steps=60),
         controller=replace(c.controller, generations=80, episodes=16, eval_every=5, eval_episodes=512),
-        evaluate=replace(c.evaluate, episodes=40, random_episodes=8, dream_episodes=256))
+        evaluate=replace(c.evaluate, episodes=40, dream_episodes=256))
 
 
 def quick_take_cover() -> Config:
     c = paper_take_cover()
     return replace(
         c, preset="quick",
-        collect=replace(c.collect, episodes=1500, policy="varied", repeat=4, min_steps=0),
-        vision=replace(c.vision, steps=8000, batch=32, learning_rate=1e-3, final_anneal=0.3, channels=16, z_size=32, kl_floor=1.0),
-        memory=replace(c.memory, hidden_size=256, steps=1300, batch=50, sequence=100, learning_rate=2e-3, learning_rate_decay=1.0,
+        collect=replace(c.collect, episodes=5000, policy="varied", repeat=4, min_steps=0),
+        vision=replace(c.vision, steps=5000, batch=32, learning_rate=1e-3, final_anneal=0.3, channels=16, z_size=32, kl_floor=1.0),
+        memory=replace(c.memory, hidden_size=256, steps=4250, batch=50, sequence=40, learning_rate=2e-3, learning_rate_decay=1.0,
                        final_anneal=0.4, cell_feature=False, done_weight=30.0, done_positive_weight=1.0, death="sampled"),
         dream=replace(c.dream, max_steps=525),
-        controller=replace(c.controller, generations=80, episodes=16, eval_every=5, eval_episodes=512))
+        controller=replace(c.controller, generations=60, episodes=16, eval_every=5, eval_episodes=512))
 
 
 def laptop_car_racing() -> Config:
     c = quick_car_racing()
     return replace(
         c, preset="laptop",
-        collect=replace(c.collect, episodes=600),
+        collect=replace(c.collect, episodes=6000),
         vision=replace(c.vision, steps=15_000, channels=32, kl_floor=0.5),
-        memory=replace(c.memory, steps=3000),
+        memory=replace(c.memory, steps=30_000),
         controller=replace(c.controller, generations=200, population=64),
-        evaluate=replace(c.evaluate, episodes=100, random_episodes=50, dream_episodes=1024))
+        evaluate=replace(c.evaluate, episodes=100, dream_episodes=1024))
 
 
 def laptop_take_cover() -> Config:
     c = quick_take_cover()
     return replace(
         c, preset="laptop",
-        collect=replace(c.collect, episodes=2500),
+        collect=replace(c.collect, episodes=15_000),
         vision=replace(c.vision, steps=25_000, channels=32, z_size=64, kl_floor=0.5),
-        memory=replace(c.memory, hidden_size=512, cell_feature=True, steps=3000),
+        memory=replace(c.memory, hidden_size=512, cell_feature=True, steps=15_000),
         controller=replace(c.controller, generations=150, episodes=16, eval_every=10, eval_episodes=1024),
         evaluate=replace(c.evaluate, episodes=1000))
 

@@ -95,7 +95,7 @@ def test_short_episodes_are_left_out(folder):
     kept = EpisodeFolder(folder, min_steps=9)
     assert kept.lengths.tolist() == [17, 30, 21, 12]
     assert len(kept.paths) == 4
-    with pytest.raises(UserError, match="30"):
+    with pytest.raises(UserError, match="30.*--collect.min-steps"):
         EpisodeFolder(folder, min_steps=30)
 
 

@@ -90,10 +90,10 @@ def test_metrics_after_the_resumed_step_are_forgotten(run):
     assert [row["stage"] for row in read_metrics(run.folder)] == ["vision", "vision", "memory", "vision"]
 
 
-def test_a_metrics_line_cut_short_is_left_out(run):
+def test_a_metrics_line_cut_short_or_no_row_at_all_is_left_out(run):
     run.metrics("vision").write(20, {"loss": 1.0})
     with open(run.folder / "metrics.jsonl", "a") as file:
-        file.write('{"stage": "vis')
+        file.write('7\n{"loss": 1.0}\n{"stage": "vis')
     assert [row["step"] for row in read_metrics(run.folder)] == [20]
     run.metrics("vision", 20).write(40, {"loss": 1.0})
     assert [row["step"] for row in read_metrics(run.folder)] == [20, 40]

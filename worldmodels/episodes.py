@@ -70,7 +70,8 @@ class EpisodeFolder:
         self.paths = [path for path, steps in zip(paths, lengths) if steps > min_steps]
         self.lengths = np.array([steps for steps in lengths if steps > min_steps], int)
         if not self.paths:
-            raise UserError(f"no episodes of more than {min_steps} steps in {folder}: run `python -m pipeline.collect`")
+            short = f" ({len(paths)} shorter ones: lower --collect.min-steps)" if paths else ""
+            raise UserError(f"no episodes of more than {min_steps} steps in {folder}{short}: run `python -m pipeline.collect`")
 
     def frame_batches(self, batch: int, seed: int, pool_frames: int = 50_000, skip: int = 0) -> Iterator[np.ndarray]:
         """Endless shuffled batches [batch, 64, 64, 3] uint8 from every frame of every episode.

@@ -13,7 +13,6 @@ from torch import Tensor
 from worldmodels.envs import TASKS
 from worldmodels.types import State, World
 from worldmodels.worlds.agent import Agent
-from worldmodels.worlds.rollout import rollout
 
 
 @dataclass(frozen=True)

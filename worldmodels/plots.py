@@ -8,7 +8,6 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
-from worldmodels.files import write_atomic
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402

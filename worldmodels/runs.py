@@ -1,5 +1,6 @@
 """A run's folder: its config, checkpoints, metrics and report. Every file in it is whole or absent."""
 
+import contextlib
 import fcntl
 import json
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from worldmodels.files import digest, load_arrays, read_json, save_arrays, write_atomic, write_json
+from worldmodels.files import digest, load_arrays, save_arrays, write_atomic, write_json
 from worldmodels.types import UserError
 
 
@@ -100,13 +101,12 @@ class Metrics:
 
 
 def read_metrics(folder: Path, stage: str | None = None) -> list[dict]:
-    """The rows of metrics.jsonl, of one stage or all; a line cut short by a kill is left out."""
+    """The rows of metrics.jsonl, of one stage or all; a line cut short by a kill, or otherwise no row, is left out."""
     path, rows = folder / "metrics.jsonl", []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError):
             rows.append(json.loads(line))
-        except ValueError:
-            continue
+    rows = [row for row in rows if isinstance(row, dict) and {"stage", "step"} <= row.keys()]
     return [row for row in rows if stage in (None, row["stage"])]
 
 

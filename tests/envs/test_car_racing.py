@@ -12,9 +12,10 @@ from gymnasium.wrappers import PassiveEnvChecker
 from worldmodels.envs.car_racing import CarRacing
 
 
-@pytest.fixture(scope="module")
-def env():
-    env = CarRacing()
+@pytest.fixture(scope="module", params=["official", "fast"])
+def env(request):
+    env = CarRacing(drawing=request.param)
+    env.drawing = request.param
     yield env
     env.close()
 
@@ -40,8 +41,9 @@ def test_every_answer_passes_gymnasiums_own_checks(env):
         play(PassiveEnvChecker(env), 0, 3)
 
 
-def test_observations_are_the_games_own_frames_without_the_dashboard(env):
+def test_observations_are_the_games_own_frames_without_the_dashboard():
     """Rows 0:84 of 96, resized by area; rewards untouched."""
+    env = CarRacing(drawing="official")
     official = gymnasium.make("CarRacing-v3")
     reference, reference_rewards = play(official, 5)
     official.close()
@@ -52,6 +54,54 @@ def test_observations_are_the_games_own_frames_without_the_dashboard(env):
     assert rewards == reference_rewards
     # resizing by area keeps the mean brightness of what is kept
     np.testing.assert_allclose(frames.mean((1, 2, 3)), reference[:, :84].mean((1, 2, 3)), atol=0.6)
+    env.close()
+
+
+def drive(env, seed, steps):
+    """Observations, outcomes and where the car's parts were, of a drive that turns, brakes and skids."""
+    rng = np.random.default_rng(seed)
+    frames, outcomes = [env.reset(seed=seed)[0]], []
+    for t in range(steps):
+        if t % 15 == 0:
+            action = np.array([rng.uniform(-0.6, 0.6), rng.uniform(0.2, 1), rng.choice([0, 0, 0.7])], np.float32)
+        frame, reward, terminated, truncated, _ = env.step(action)
+        frames.append(frame)
+        car = env.unwrapped.car
+        parts = [(*body.position, body.angle, *body.linearVelocity) for body in [car.hull, *car.wheels]]
+        outcomes.append((reward, terminated, truncated, parts, [wheel.omega for wheel in car.wheels]))
+        if terminated or truncated:
+            break
+    return np.stack(frames).astype(int), outcomes
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+def test_fast_drawing_is_the_same_game_and_nearly_the_same_picture(seed):
+    """Bit-equal rewards, ends and bodies; frames at most 1/255 away on average, 2/255 while the camera zooms in at first."""
+    drives = []
+    for drawing in ("official", "fast"):
+        env = CarRacing(drawing=drawing, max_steps=260)
+        drives.append(drive(env, seed, 300))
+        env.close()
+    (official, outcomes), (fast, fast_outcomes) = drives
+    assert outcomes == fast_outcomes and outcomes[-1][2]
+    distance = np.abs(official - fast).mean((1, 2, 3))
+    assert distance[:50].max() < 2 and distance[50:].max() < 1
+    # and nearer to the same moment than to the next one, but where the car stands
+    assert (np.abs(official[51:] - fast[50:-1]).mean((1, 2, 3)) > distance[50:-1]).mean() > 0.8
+
+
+def test_beyond_the_playfield_it_is_black():
+    """Where the field ends, as in gymnasium's own drawing."""
+    frames = []
+    for drawing in ("official", "fast"):
+        env = CarRacing(drawing=drawing)
+        env.reset(seed=0)
+        env.unwrapped.t = 2.0
+        env.unwrapped.car.hull.position, env.unwrapped.car.hull.angle = (331.0, 10.0), -1.2
+        frames.append(env.step(np.zeros(3, np.float32))[0].astype(int))
+        env.close()
+    assert 0.2 < (frames[0] == 0).all(-1).mean() < 0.8
+    assert np.abs(frames[0] - frames[1]).mean() < 1
 
 
 def test_an_episode_is_a_function_of_seed_and_actions(env):
@@ -84,7 +134,7 @@ def test_leaving_the_playfield_terminates(env):
 
 def test_a_repeated_action_equals_the_action_taken_so_many_times(env):
     """Frames and rewards; the clock counts frames of the game."""
-    repeating = CarRacing(repeat=3, max_steps=20)
+    repeating = CarRacing(repeat=3, max_steps=20, drawing=env.drawing)
     np.testing.assert_array_equal(repeating.reset(seed=2)[0], env.reset(seed=2)[0])
     rng = np.random.default_rng(0)
     for step in range(1, 8):

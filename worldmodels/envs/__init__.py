@@ -36,7 +36,7 @@ class Task:
 
 TASKS = {task.name: task for task in (
     Task("car_racing", "CarRacing-v3", CarRacing, 3, squash_car, 1000,
-         {"smooth": policies.smooth_driver, "paper": policies.random_controller}, ("smooth", "paper"), ("repeat",)),
+         {"smooth": policies.smooth_driver, "paper": policies.random_controller}, ("paper",), ("repeat", "drawing")),
     Task("take_cover", "VizdoomTakeCover (stock take_cover.cfg)", TakeCover, 1, torch.tanh, 2100,
          {"held": policies.held_uniform, "fresh": policies.fresh_uniform, "varied": policies.varied_strokes},
          ("held", "fresh"), ("skill", "repeat")),

@@ -52,12 +52,13 @@ def random_controller(rng: np.random.Generator) -> Iterator[np.ndarray]:
 
 
 def smooth_driver(rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """CarRacing: a random driver that gets somewhere. Steering wanders (Ornstein-Uhlenbeck), the throttle is held for
-    10 to 50 steps, and it brakes now and then; its boldness is drawn anew for each episode."""
-    reach, boldness, steer = rng.uniform(0.1, 0.6), rng.uniform(0.05, 0.6), 0.0
+    """CarRacing: a random driver that gets somewhere, for an agent that acts every 4 frames. It holds steering, gas and brake for
+    1 to 8 steps on average; how far it steers (from hardly to full lock), how much gas it gives and the mean are drawn for each
+    episode, so that M sees all from standing still over slow driving along the road to spinning at full throttle."""
+    boldness, reach, mean = max(0.0, rng.uniform(-0.15, 1)), 20 ** rng.uniform(-1, 0), 2 ** rng.uniform(0, 3)
     while True:
+        steer = np.clip(reach * rng.standard_normal(), -1, 1)
         gas = boldness * rng.uniform(0, 1) if rng.random() > 0.15 else 0.0
-        brake = rng.uniform(0, 0.8) if rng.random() < 0.08 else 0.0
-        for _ in range(rng.integers(10, 51)):
-            steer += -0.1 * steer + reach * np.sqrt(0.2) * rng.standard_normal()
-            yield np.array([np.clip(steer, -1, 1), gas, brake], np.float32)
+        brake = rng.uniform(0, 0.8) if rng.random() < 0.1 else 0.0
+        for _ in range(rng.geometric(1 / mean)):
+            yield np.array([steer, gas, brake], np.float32)

@@ -7,7 +7,6 @@ Frames come as they are stored, uint8 with channels last, and are scaled here. D
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldmodels.training import TrainConfig

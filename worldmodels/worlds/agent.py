@@ -96,7 +96,7 @@ class RealFitness:
     """Controllers in the real game, spread over an executor's workers in jobs that do not depend on their number."""
 
     def __init__(self, executor: Executor, run: Run, digest: str, max_steps: int, settings: tuple):
-        self.executor, self.settings = executor, settings
+        self.executor = executor
         self.job = lambda parameters, seeds: RealJob(run.folder.absolute(), digest, max_steps, settings, parameters, seeds)
 
     def __call__(self, parameters: np.ndarray, seeds: Sequence[int], progress: tqdm | None = None) -> np.ndarray:

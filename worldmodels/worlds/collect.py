@@ -18,6 +18,7 @@ class CollectConfig:
     min_steps: int = 0              # those of no more steps are not trained on (released code: 100 in TakeCover)
     policy: str = "paper"           # a random policy of the task (worldmodels/envs/policies.py)
     skill: int = 4                  # TakeCover: Doom's difficulty
+    drawing: str = "fast"           # CarRacing: fast | official (gymnasium's own frames, from which scores always come)
 
 
 def env_settings(task: str, config: CollectConfig) -> tuple:
