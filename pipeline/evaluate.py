@@ -1,6 +1,5 @@
 """Stage 6: scores and pictures -> report/."""
 
-import json
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -35,7 +34,7 @@ def evaluate(config: Config, run: Run):
         raise UserError(f"no controller in {run.folder}: run `python -m pipeline.train_controller` first")
     tensors, info = run.load("controller", "train_controller")
     made_with, settings = run.report / "made_with.json", {"controller": info, "evaluate": asdict(config.evaluate)}
-    if made_with.exists() and not differences(read_json(made_with), json.loads(json.dumps(settings))):
+    if made_with.exists() and not differences(read_json(made_with), settings):
         say("evaluate: the report is there")
     else:
         report(config, run, agent, digest, tensors["parameters"].numpy())

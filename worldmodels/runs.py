@@ -74,7 +74,7 @@ class Run:
         return to_tensors(arrays), step
 
     def _check(self, name: str, path: Path, found: dict, wanted: dict):
-        different = differences(found, json.loads(json.dumps(wanted)))
+        different = differences(found, wanted)
         if different:
             raise UserError(f"{name} in {self.folder} was made with {different}: choose another --run, "
                             f"or delete {path.parent}/{name}.* to make it anew")
@@ -111,8 +111,8 @@ def read_metrics(folder: Path, stage: str | None = None) -> list[dict]:
 
 
 def differences(found: dict, wanted: dict, prefix: str = "") -> str:
-    """What differs between two nested settings, as 'a.b=1 (now 2)', comma-separated; empty where nothing does."""
-    parts = []
+    """What differs between stored settings and those wanted now, as 'a.b=1 (now 2)', comma-separated; empty where nothing does."""
+    wanted, parts = json.loads(json.dumps(wanted)), []          # as they would be read back: tuples are lists
     for key in sorted(found.keys() | wanted.keys()):
         a, b = found.get(key), wanted.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
