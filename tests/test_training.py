@@ -28,10 +28,10 @@ def fit(run, config=CONFIG, stop=None, spoil=None, seed=7):
             yield x * torch.nan if step == spoil else x
 
     def loss(x, carry, generator):
-        h, = carry or (torch.zeros(5, 4),)
-        h = model["cell"](x + 0.1 * torch.randn(x.shape, generator=generator), h)
+        before = carry or 12 * (torch.zeros(5, 4),)         # the last states, newest first: their order matters
+        h = model["cell"](x + 0.1 * torch.randn(x.shape, generator=generator), before[0] - before[-1])
         value = (model["head"](h)[:, 0] - x.sum(1)).square().mean()
-        return value, {"loss": value}, (h.detach(),)
+        return value, {"loss": value}, (h.detach(), *before[:-1])
 
     train("memory", model, config, batches, loss, run, INFO, seed)
     return model.state_dict()

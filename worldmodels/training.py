@@ -106,4 +106,5 @@ def load_progress(name, model, optimizer, run, info) -> tuple[tuple | None, int]
         for key in ("exp_avg", "exp_avg_sq"):           # laid out as the parameter is, which the fused Adam takes for granted
             state[key] = torch.empty_like(parameter).copy_(state[key])
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
-    return tuple(part("carry.").values()) or None, step
+    carry = part("carry.")                              # a safetensors file keeps its tensors in no order
+    return tuple(carry[key] for key in sorted(carry, key=int)) or None, step
