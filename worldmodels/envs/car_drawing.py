@@ -1,102 +1,170 @@
-"""CarRacing's observation, drawn ten times faster: gymnasium draws 1000×800 pixels, polygon by polygon in Python, to keep 96×96.
+"""CarRacing's observation from a painted ground: each track is painted once, and a frame is a small piece of it, turned and resized.
 
-Physics, rewards and ends are gymnasium's own code. Here only what is in sight is drawn, all of it moved at once and at a fifth
-of the size; the observation differs from gymnasium's by 0.3 of 255 on average (0.5 in the first second's zoom).
+gymnasium draws 1000×800 pixels polygon by polygon in Python, at every step, to keep 96×96 of them. Distances are the game's
+metres; angles are radians, the car's zero looks along y.
 """
 
 import math
+from functools import lru_cache
+from typing import NamedTuple
 
 import cv2
 import numpy as np
-from gymnasium.envs.box2d import car_dynamics, car_racing
+from gymnasium.envs.box2d import car_dynamics
 from gymnasium.envs.box2d.car_dynamics import SIZE, WHEEL_COLOR, WHEEL_R, WHEEL_W, WHEEL_WHITE
-from gymnasium.envs.box2d.car_racing import GRASS_DIM, PLAYFIELD, SCALE, WINDOW_H, WINDOW_W, ZOOM
+from gymnasium.envs.box2d.car_racing import GRASS_DIM, PLAYFIELD, STATE_H, WINDOW_H, WINDOW_W
 
-VISIBLE = 84                        # rows of 96 above the dashboard
-FINER = 2                           # the picture is drawn so many times finer than it is kept
-SUBPIXEL = 4                        # corners are placed to 1/2^4 of a pixel ...
-FRACTION = 1 << SUBPIXEL            # ... and counted in these
+FRAME = 64                          # side of an observation, pixels
+VISIBLE = 84                        # of gymnasium's 96 rows, those above the dashboard
+PAINTED = 3                         # pixels a metre the ground is painted at; what is kept is half as fine: as a frame shows it
+LEVELS = 5                          # kept, each half as fine as the one before, for the first second's zoom
+FINER = 4                           # the car is drawn so many times finer than the ground ...
+CAR_TOP, CAR_LEFT, CAR_SIDE = 44, 22, 20    # ... on this square of the frame, always the same
+SUBPIXEL = 4                        # corners are placed to 1/2^4 of a pixel
 DARKER = 2                          # what pygame's smoothscale takes from every colour, by rounding down
-CANVAS = np.array([car_racing.STATE_W, VISIBLE]) * FINER                        # width, height
-TO_CANVAS = CANVAS / (WINDOW_W, WINDOW_H * VISIBLE / car_racing.STATE_H)        # gymnasium's window -> canvas
+PER_WINDOW = FRAME / WINDOW_W, FRAME / (WINDOW_H * VISIBLE / STATE_H)               # frame's pixels per window's, x and y
+CENTRE = WINDOW_W / 2 * PER_WINDOW[0] - 0.5, WINDOW_H * 3 / 4 * PER_WINDOW[1] - 0.5     # where the car is in a frame
 
-
-def rectangle(left: float, bottom: float, right: float, top: float) -> np.ndarray:
-    """Its corners, [4, 2]."""
-    return np.array([(left, bottom), (right, bottom), (right, top), (left, top)])
-
-
-# Shapes in the game's metres: those of the ground in the world's frame, those of the car in their own body's.
-GROUND = np.array([rectangle(-PLAYFIELD, -PLAYFIELD, PLAYFIELD, PLAYFIELD)] +
-                  [rectangle(GRASS_DIM * x, GRASS_DIM * y, GRASS_DIM * (x + 1), GRASS_DIM * (y + 1))
-                   for x in range(-20, 20, 2) for y in range(-20, 20, 2)])      # the field, and its lighter patches
-HULL = [np.array(shape) * SIZE for shape in
-        (car_dynamics.HULL_POLY1, car_dynamics.HULL_POLY2, car_dynamics.HULL_POLY3, car_dynamics.HULL_POLY4)]
+HULL = np.array([corner for shape in (car_dynamics.HULL_POLY1, car_dynamics.HULL_POLY2, car_dynamics.HULL_POLY3,
+                                      car_dynamics.HULL_POLY4) for corner in shape]) * SIZE     # [20, 2], in the car's frame
+HULL_SHAPES = slice(0, 4), slice(4, 8), slice(8, 16), slice(16, 20)
 HULL_COLOR = (204, 0, 0)
-WHEEL = rectangle(-WHEEL_W, -WHEEL_R, WHEEL_W, WHEEL_R) * SIZE
+HALF_WIDTH, RADIUS = WHEEL_W * SIZE, WHEEL_R * SIZE
 
 
-class FastCarRacing(car_racing.CarRacing):
-    """gymnasium's CarRacing-v3 whose observation is [84, 96, 3]: above the dashboard."""
+class Camera(NamedTuple):
+    """Where it is above the ground (x, y), the angle it is turned by, and its scale: frame pixels a metre, across and down."""
 
-    def _create_track(self) -> bool:
-        created = super()._create_track()
-        if created:
-            self._scene = np.concatenate([GROUND, [shape for shape, _ in self.road_poly]])              # [N, 4, 2]
-            self._middle = self._scene.mean(1)                                                          # [N, 2]
-            self._radius = np.linalg.norm(self._scene - self._middle[:, None], axis=2).max(1)[:, None]  # [N, 1]
-            # a tile's colour changes in place when the car has been there
-            self._colors = [self.bg_color] + [self.grass_color] * (len(GROUND) - 1) + [color for _, color in self.road_poly]
-        return created
-
-    def _render(self, mode: str):
-        if mode != "state_pixels":
-            return super()._render(mode)
-        canvas = np.zeros((*CANVAS[::-1], 3), np.uint8)
-        turn, shift = self._camera()
-        middle, reach = self._middle @ turn + shift, self._radius * np.linalg.norm(turn, axis=0)
-        seen = np.flatnonzero(((middle > -reach) & (middle < CANVAS * FRACTION + reach)).all(1))
-        corners = (self._scene[seen].reshape(-1, 2) @ turn + shift).reshape(-1, 4, 2)
-        for i, shape in zip(seen, corners):
-            fill(canvas, shape, self._colors[i])
-        for wheel in self.car.wheels:
-            place = placement(wheel, turn, shift)
-            fill(canvas, WHEEL @ place[0] + place[1], WHEEL_COLOR)
-            white = wheel_mark(wheel.phase)
-            if white is not None:
-                fill(canvas, white @ place[0] + place[1], WHEEL_WHITE)
-        place = placement(self.car.hull, turn, shift)
-        for shape in HULL:
-            fill(canvas, shape @ place[0] + place[1], HULL_COLOR)
-        frame = cv2.resize(canvas, (car_racing.STATE_W, VISIBLE), interpolation=cv2.INTER_AREA)
-        return cv2.subtract(frame, (DARKER,) * 4)
-
-    def _camera(self) -> tuple[np.ndarray, np.ndarray]:
-        """[2, 2], [2]: a point p of the world is drawn at p @ turn + shift, in fractions of pixels. The car looks up, y down."""
-        hull = self.car.hull
-        zoom = 0.1 * SCALE * max(1 - self.t, 0) + ZOOM * SCALE * min(self.t, 1)
-        cos, sin = zoom * math.cos(hull.angle), zoom * math.sin(hull.angle)
-        turn = np.array([[cos, sin], [sin, -cos]]) * TO_CANVAS * FRACTION
-        car = (np.array([WINDOW_W / 2, WINDOW_H * 3 / 4]) * TO_CANVAS - 0.5) * FRACTION     # whole pixels are their middles
-        return turn, car + 0.5 - np.array(hull.position) @ turn             # + 0.5, for `fill` rounds down
+    x: float
+    y: float
+    angle: float
+    across: float
+    down: float
 
 
-def placement(body, turn: np.ndarray, shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same as `turn` and `shift`, for points of a body."""
-    cos, sin = math.cos(body.angle), math.sin(body.angle)
-    return np.array([[cos, sin], [-sin, cos]]) @ turn, np.array(body.position) @ turn + shift
+def camera(x: float, y: float, angle: float, zoom: float) -> Camera:
+    """That of a car's position and angle; `zoom` as gymnasium counts it, in pixels of its window a metre."""
+    return Camera(x, y, angle, zoom * PER_WINDOW[0], zoom * PER_WINDOW[1])
 
 
-def wheel_mark(phase: float) -> np.ndarray | None:
-    """The light stripe that shows a wheel's rotation, [4, 2]; None while it is below."""
-    angles = phase, phase + 1.2
-    above = [math.sin(angle) > 0 for angle in angles]
-    if all(above):
-        return None
-    ends = [WHEEL_R * (np.sign(math.cos(angle)) if up else math.cos(angle)) for angle, up in zip(angles, above)]
-    return rectangle(-WHEEL_W, ends[0], WHEEL_W, ends[1]) * SIZE
+def darker(color) -> tuple[int, ...]:
+    """A colour as it arrives in gymnasium's observation, and a fourth channel: OpenCV moves four together faster than three."""
+    return *(max(int(c) - DARKER, 0) for c in color), 0
 
 
-def fill(canvas: np.ndarray, corners: np.ndarray, color):
-    """Draws a convex polygon, its corners [n, 2] in fractions of pixels."""
-    cv2.fillConvexPoly(canvas, corners.astype(np.int32), (int(color[0]), int(color[1]), int(color[2])), cv2.LINE_8, SUBPIXEL)
+@lru_cache(maxsize=1)
+def bare_field(field: tuple, patches: tuple) -> np.ndarray:
+    """The playfield and its lighter patches in their colours [n, n, 4], without a track."""
+    image = np.empty((round(2 * PLAYFIELD * PAINTED),) * 2 + (4,), np.uint8)
+    image[:] = darker(field)
+    corners = np.round((np.arange(-20, 21) * GRASS_DIM + PLAYFIELD) * PAINTED).astype(int)
+    for left, right in zip(corners[:-1:2], corners[1::2]):
+        for bottom, top in zip(corners[:-1:2], corners[1::2]):
+            image[bottom:top, left:right] = darker(patches)
+    return image
+
+
+def halved(image: np.ndarray) -> np.ndarray:
+    return cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+
+
+TYRE, STRIPE = darker(WHEEL_COLOR), darker(WHEEL_WHITE)
+ON_CANVAS = (np.array(CENTRE) + 0.5 - (CAR_LEFT, CAR_TOP)) * FINER - 0.5          # where the car is on what it is drawn on
+
+
+class Ground:
+    """The playfield with a track on it, as seen from above."""
+
+    def __init__(self, field: tuple, patches: tuple, road: tuple, shapes: list, colors: list):
+        """Colours of the playfield, of its patches and of a tile that was touched; shapes [N, 4, 2] of tiles and kerbs with
+        their colours, in the order in which they cover each other. A tile's colour is an array, a kerb's a tuple."""
+        corners = (np.array(shapes) + PLAYFIELD) * PAINTED - 0.5
+        is_tile = [isinstance(color, np.ndarray) for color in colors]
+        image = bare_field(field, patches).copy()
+        for shape, color in zip(to_pixels(corners), colors):
+            fill(image, shape, darker(color))
+        self.levels = [halved(image)]
+        while len(self.levels) < LEVELS:
+            self.levels.append(halved(self.levels[-1]))
+        for shape, color, tile in zip(to_pixels(corners), colors, is_tile):
+            fill(image, shape, darker(road if tile else color))
+        self.touched = halved(image)                            # as it looks when the car has been everywhere
+        self.tiles = corners[is_tile] / 2 - 0.25                # [T, 4, 2], in the finest level's pixels
+
+    def touch(self, tile: int):
+        """A tile loses its shade, at the finest level: the car is on it."""
+        corners = self.tiles[tile]
+        (left, top), (right, bottom) = corners.min(0).astype(int), corners.max(0).astype(int) + 2
+        mask = np.zeros((bottom - top, right - left), np.uint8)
+        fill(mask, to_pixels(corners - (left, top)), 255)
+        cv2.copyTo(self.touched[top:bottom, left:right], mask, self.levels[0][top:bottom, left:right])
+
+    def seen(self, camera: Camera) -> np.ndarray:
+        """[64, 64, 4] uint8, from the level that is about as fine as the frame; black outside of the playfield."""
+        level = min(max(int(math.log2(PAINTED / (camera.across + camera.down))), 0), LEVELS - 1)
+        pixels = PAINTED / 2 ** (level + 1)
+        cos, sin = math.cos(camera.angle) * pixels, math.sin(camera.angle) * pixels
+        a, b, c, d = cos / camera.across, sin / camera.down, sin / camera.across, -cos / camera.down
+        x = (camera.x + PLAYFIELD) * pixels - 0.5 - a * CENTRE[0] - b * CENTRE[1]
+        y = (camera.y + PLAYFIELD) * pixels - 0.5 - c * CENTRE[0] - d * CENTRE[1]
+        return cv2.warpAffine(self.levels[level], np.array(((a, b, x), (c, d, y))), (FRAME, FRAME),
+                              flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_CONSTANT)
+
+
+def draw_car(frame: np.ndarray, camera: Camera, wheels: list[tuple[float, float, float, float]]):
+    """Draws the car that the camera follows on a frame [64, 64, 4], given each wheel's (x, y, angle, phase)."""
+    there = frame[CAR_TOP:CAR_TOP + CAR_SIDE, CAR_LEFT:CAR_LEFT + CAR_SIDE]
+    canvas = cv2.resize(there, None, fx=FINER, fy=FINER, interpolation=cv2.INTER_NEAREST)
+    tyres, stripes = wheel_shapes(camera, wheels)
+    shapes = np.array(tyres + stripes).reshape(-1, 4, 2)
+    for shape, color in zip(to_canvas(shapes, camera), len(wheels) * [TYRE] + len(stripes) * [STRIPE]):
+        fill(canvas, shape, color)
+    hull, mask = drawn_hull(camera.across, camera.down)
+    cv2.copyTo(hull, mask, canvas)
+    half = cv2.resize(canvas, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    there[:] = cv2.resize(half, (CAR_SIDE, CAR_SIDE), interpolation=cv2.INTER_AREA)
+
+
+@lru_cache(maxsize=64)
+def drawn_hull(across: float, down: float) -> tuple[np.ndarray, np.ndarray]:
+    """The car without its wheels on the canvas, and the mask of it: it is the same in all frames of one zoom."""
+    hull = np.zeros((CAR_SIDE * FINER, CAR_SIDE * FINER, 4), np.uint8)
+    corners = to_canvas(HULL, Camera(0, 0, 0, across, down))
+    for shape in HULL_SHAPES:
+        fill(hull, corners[shape], darker(HULL_COLOR))
+    return hull, hull[:, :, 0].copy()
+
+
+def to_canvas(corners: np.ndarray, camera: Camera) -> np.ndarray:
+    """From metres in the car's frame, [..., 2], to pixels of what the car is drawn on."""
+    return to_pixels(corners * (camera.across * FINER, -camera.down * FINER) + ON_CANVAS)
+
+
+def wheel_shapes(camera: Camera, wheels: list[tuple[float, float, float, float]]) -> tuple[list, list]:
+    """The wheels and the light stripes that show their rotation, in the car's frame: each a list of 8 numbers, four corners."""
+    cos, sin = math.cos(camera.angle), math.sin(camera.angle)
+    tyres, stripes = [], []
+    for x, y, angle, phase in wheels:
+        x, y, angle = x - camera.x, y - camera.y, angle - camera.angle
+        x, y, c, s = cos * x + sin * y, cos * y - sin * x, math.cos(angle), math.sin(angle)
+
+        def rectangle(low, high):
+            ax, ay, lx, ly, hx, hy = c * HALF_WIDTH, s * HALF_WIDTH, x - s * low, y + c * low, x - s * high, y + c * high
+            return lx - ax, ly - ay, lx + ax, ly + ay, hx + ax, hy + ay, hx - ax, hy - ay
+
+        tyres.append(rectangle(-RADIUS, RADIUS))
+        first, last = math.sin(phase), math.sin(phase + 1.2)
+        if first <= 0 or last <= 0:                 # else it is below
+            stripes.append(rectangle(*(RADIUS * (math.copysign(1, cosine) if sine > 0 else cosine) for cosine, sine in
+                                       ((math.cos(phase), first), (math.cos(phase + 1.2), last)))))
+    return tyres, stripes
+
+
+def to_pixels(corners: np.ndarray) -> np.ndarray:
+    """Corners in pixels, in the fractions that `fill` takes."""
+    return np.rint(corners * (1 << SUBPIXEL)).astype(np.int32)
+
+
+def fill(image: np.ndarray, corners: np.ndarray, color):
+    """Draws a convex polygon, its corners from `to_pixels`."""
+    cv2.fillConvexPoly(image, corners, color, cv2.LINE_8, SUBPIXEL)

@@ -9,9 +9,9 @@ import gymnasium
 import numpy as np
 from gymnasium.wrappers import TimeLimit
 
-from worldmodels.envs.car_drawing import VISIBLE, FastCarRacing
+from worldmodels.envs.car_drawing import FRAME, VISIBLE
+from worldmodels.envs.fast_car_racing import FastCarRacing
 
-FRAME = 64                # side of an observation, pixels
 GAMES = {
     "fast": lambda max_steps, render_mode: TimeLimit(FastCarRacing(render_mode=render_mode), max_steps),
     "official": lambda max_steps, render_mode: gymnasium.make("CarRacing-v3", render_mode=render_mode, max_episode_steps=max_steps,
@@ -54,4 +54,6 @@ class CarRacing(gymnasium.Wrapper):
         return self.frame, total, terminated, truncated, info
 
     def _shrink(self, frame: np.ndarray) -> np.ndarray:
+        if frame.shape[0] == FRAME:
+            return frame
         return cv2.resize(frame[:VISIBLE], (FRAME, FRAME), interpolation=cv2.INTER_AREA)
