@@ -32,6 +32,10 @@ class State(NamedTuple):
         """The rollouts `index` [N] (rows may repeat), as a state of their own."""
         return State(self.features[index], tuple(t[index] for t in self.inner))
 
+    def joined(self, other: "State") -> "State":
+        """Its rollouts, and behind them those of `other`."""
+        return State(torch.cat([self.features, other.features]), tuple(torch.cat(pair) for pair in zip(self.inner, other.inner)))
+
 
 class Imagined(NamedTuple):
     state: State
@@ -76,8 +80,9 @@ Policy = Callable[[State], Tensor]      # -> action [B, A]
 
 
 class World(Protocol):
-    """Where a policy lives. Rollouts advance together; finished ones are dropped with `keep`."""
+    """Where a policy lives. Rollouts advance together, at most `lanes` of them; finished ones are replaced with `go_on`."""
 
+    lanes: float                        # rollouts that advance together, inf: however many there are
     slack: float                        # the share of finished rollouts that may be stepped on before they are dropped
 
     def reset(self, seeds: Sequence[int]) -> State:
@@ -86,8 +91,8 @@ class World(Protocol):
     def step(self, action: Tensor) -> Step:
         """Advances every rollout by one action [B, A]."""
 
-    def keep(self, index: Tensor) -> State:
-        """Goes on with the rollouts `index` [N] only."""
+    def go_on(self, index: Tensor, seeds: Sequence[int]) -> State:
+        """Goes on with the rollouts `index` [N] only, and behind them new ones, one for each seed."""
 
 
 class Executor(Protocol):

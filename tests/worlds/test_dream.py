@@ -96,7 +96,7 @@ def test_rollouts_that_go_on_keep_their_state(counted_latents):
     world = make_world(counted_latents)
     state = world.reset(range(6))
     index = torch.tensor([1, 4])
-    assert torch.equal(world.keep(index).features, state.features[index])
+    assert torch.equal(world.go_on(index, []).features, state.features[index])
     assert len(world.step(torch.zeros(2, 1)).reward) == 2
 
 

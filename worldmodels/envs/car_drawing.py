@@ -11,25 +11,25 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from gymnasium.envs.box2d import car_dynamics
-from gymnasium.envs.box2d.car_dynamics import SIZE, WHEEL_COLOR, WHEEL_R, WHEEL_W, WHEEL_WHITE
+from gymnasium.envs.box2d.car_dynamics import SIZE, WHEEL_COLOR, WHEEL_R, WHEEL_W, WHEEL_WHITE, WHEELPOS
 from gymnasium.envs.box2d.car_racing import GRASS_DIM, PLAYFIELD, STATE_H, WINDOW_H, WINDOW_W
 
 FRAME = 64                          # side of an observation, pixels
 VISIBLE = 84                        # of gymnasium's 96 rows, those above the dashboard
 PAINTED = 3                         # pixels a metre the ground is painted at; what is kept is half as fine: as a frame shows it
 LEVELS = 5                          # kept, each half as fine as the one before, for the first second's zoom
-FINER = 4                           # the car is drawn so many times finer than the ground ...
-CAR_TOP, CAR_LEFT, CAR_SIDE = 44, 22, 20    # ... on this square of the frame, always the same
+CAR = slice(49, 61), slice(27, 37)  # where the car is in a frame, always the same
+FINER = 8                           # it is drawn so many times finer than the frame, and kept for later frames ...
+ANGLES, TURN = 25, 32               # ... of the same wheels, their angles to 1/25 radian, their rotation to 1/32 turn
+ROTATIONS = TURN / (2 * math.pi)
 SUBPIXEL = 4                        # corners are placed to 1/2^4 of a pixel
 DARKER = 2                          # what pygame's smoothscale takes from every colour, by rounding down
 PER_WINDOW = FRAME / WINDOW_W, FRAME / (WINDOW_H * VISIBLE / STATE_H)               # frame's pixels per window's, x and y
 CENTRE = WINDOW_W / 2 * PER_WINDOW[0] - 0.5, WINDOW_H * 3 / 4 * PER_WINDOW[1] - 0.5     # where the car is in a frame
 
-HULL = np.array([corner for shape in (car_dynamics.HULL_POLY1, car_dynamics.HULL_POLY2, car_dynamics.HULL_POLY3,
-                                      car_dynamics.HULL_POLY4) for corner in shape]) * SIZE     # [20, 2], in the car's frame
-HULL_SHAPES = slice(0, 4), slice(4, 8), slice(8, 16), slice(16, 20)
+HULL = [np.array(shape) * SIZE for shape in (car_dynamics.HULL_POLY1, car_dynamics.HULL_POLY2, car_dynamics.HULL_POLY3,
+                                             car_dynamics.HULL_POLY4)]
 HULL_COLOR = (204, 0, 0)
-HALF_WIDTH, RADIUS = WHEEL_W * SIZE, WHEEL_R * SIZE
 
 
 class Camera(NamedTuple):
@@ -68,8 +68,7 @@ def halved(image: np.ndarray) -> np.ndarray:
     return cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
 
 
-TYRE, STRIPE = darker(WHEEL_COLOR), darker(WHEEL_WHITE)
-ON_CANVAS = (np.array(CENTRE) + 0.5 - (CAR_LEFT, CAR_TOP)) * FINER - 0.5          # where the car is on what it is drawn on
+ON_CANVAS = (np.array(CENTRE) + 0.5 - (CAR[1].start, CAR[0].start)) * FINER - 0.5     # the car's middle on what it is drawn on
 
 
 class Ground:
@@ -111,53 +110,58 @@ class Ground:
                               flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_CONSTANT)
 
 
-def draw_car(frame: np.ndarray, camera: Camera, wheels: list[tuple[float, float, float, float]]):
-    """Draws the car that the camera follows on a frame [64, 64, 4], given each wheel's (x, y, angle, phase)."""
-    there = frame[CAR_TOP:CAR_TOP + CAR_SIDE, CAR_LEFT:CAR_LEFT + CAR_SIDE]
-    canvas = cv2.resize(there, None, fx=FINER, fy=FINER, interpolation=cv2.INTER_NEAREST)
-    tyres, stripes = wheel_shapes(camera, wheels)
-    shapes = np.array(tyres + stripes).reshape(-1, 4, 2)
-    for shape, color in zip(to_canvas(shapes, camera), len(wheels) * [TYRE] + len(stripes) * [STRIPE]):
-        fill(canvas, shape, color)
-    hull, mask = drawn_hull(camera.across, camera.down)
-    cv2.copyTo(hull, mask, canvas)
-    half = cv2.resize(canvas, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    there[:] = cv2.resize(half, (CAR_SIDE, CAR_SIDE), interpolation=cv2.INTER_AREA)
+def draw_car(frame: np.ndarray, camera: Camera, wheels: list[tuple[float, float]]):
+    """Draws the car that the camera follows on a frame [64, 64, 4], given each wheel's angle to the hull and its rotation."""
+    there = frame[CAR]
+    car = hull_sprite(camera.across, camera.down)
+    for place, (angle, rotation) in zip(WHEELPOS, wheels):
+        car = cv2.add(car, wheel_sprite(camera.across, camera.down, place, round(angle * ANGLES), round(rotation * ROTATIONS) % TURN))
+    light, cover = car[:len(there)], car[len(there):]
+    there[:] = cv2.add(cv2.multiply(there, cv2.bitwise_not(cover), scale=1 / 255), light)
 
 
 @lru_cache(maxsize=64)
-def drawn_hull(across: float, down: float) -> tuple[np.ndarray, np.ndarray]:
-    """The car without its wheels on the canvas, and the mask of it: it is the same in all frames of one zoom."""
-    hull = np.zeros((CAR_SIDE * FINER, CAR_SIDE * FINER, 4), np.uint8)
-    corners = to_canvas(HULL, Camera(0, 0, 0, across, down))
-    for shape in HULL_SHAPES:
-        fill(hull, corners[shape], darker(HULL_COLOR))
-    return hull, hull[:, :, 0].copy()
+def hull_sprite(across: float, down: float) -> np.ndarray:
+    return sprite(drawn_hull(across, down))
 
 
-def to_canvas(corners: np.ndarray, camera: Camera) -> np.ndarray:
-    """From metres in the car's frame, [..., 2], to pixels of what the car is drawn on."""
-    return to_pixels(corners * (camera.across * FINER, -camera.down * FINER) + ON_CANVAS)
+@lru_cache(maxsize=4096)
+def wheel_sprite(across: float, down: float, place: tuple, angle: int, rotation: int) -> np.ndarray:
+    """A wheel with the light stripe that shows its rotation, as far as the hull does not cover it."""
+    cos, sin = math.cos(angle / ANGLES), math.sin(angle / ANGLES)
+    turn, middle = np.array(((cos, sin), (-sin, cos))) * SIZE, np.array(place) * SIZE
+
+    def rectangle(low, high):
+        return np.array(((-WHEEL_W, low), (WHEEL_W, low), (WHEEL_W, high), (-WHEEL_W, high))) @ turn + middle
+
+    canvas = drawn({WHEEL_COLOR: [rectangle(-WHEEL_R, WHEEL_R)]}, across, down)
+    ends = [rotation / ROTATIONS, rotation / ROTATIONS + 1.2]
+    if any(math.sin(end) <= 0 for end in ends):             # else the stripe is below
+        stripe = rectangle(*(WHEEL_R * (math.copysign(1, math.cos(end)) if math.sin(end) > 0 else math.cos(end)) for end in ends))
+        canvas = np.maximum(canvas, drawn({WHEEL_WHITE: [stripe]}, across, down))
+    canvas[drawn_hull(across, down)[:, :, 3] > 0] = 0
+    return sprite(canvas)
 
 
-def wheel_shapes(camera: Camera, wheels: list[tuple[float, float, float, float]]) -> tuple[list, list]:
-    """The wheels and the light stripes that show their rotation, in the car's frame: each a list of 8 numbers, four corners."""
-    cos, sin = math.cos(camera.angle), math.sin(camera.angle)
-    tyres, stripes = [], []
-    for x, y, angle, phase in wheels:
-        x, y, angle = x - camera.x, y - camera.y, angle - camera.angle
-        x, y, c, s = cos * x + sin * y, cos * y - sin * x, math.cos(angle), math.sin(angle)
+@lru_cache(maxsize=64)
+def drawn_hull(across: float, down: float) -> np.ndarray:
+    return drawn({HULL_COLOR: HULL}, across, down)
 
-        def rectangle(low, high):
-            ax, ay, lx, ly, hx, hy = c * HALF_WIDTH, s * HALF_WIDTH, x - s * low, y + c * low, x - s * high, y + c * high
-            return lx - ax, ly - ay, lx + ax, ly + ay, hx + ax, hy + ay, hx - ax, hy - ay
 
-        tyres.append(rectangle(-RADIUS, RADIUS))
-        first, last = math.sin(phase), math.sin(phase + 1.2)
-        if first <= 0 or last <= 0:                 # else it is below
-            stripes.append(rectangle(*(RADIUS * (math.copysign(1, cosine) if sine > 0 else cosine) for cosine, sine in
-                                       ((math.cos(phase), first), (math.cos(phase + 1.2), last)))))
-    return tyres, stripes
+def drawn(shapes: dict[tuple, list], across: float, down: float) -> np.ndarray:
+    """Shapes in metres around the car's middle, {colour: [corners]}, much finer than the frame; 255 in the fourth channel."""
+    height, width = (FINER * (part.stop - part.start) for part in CAR)
+    canvas = np.zeros((height, width, 4), np.uint8)
+    for color, polygons in shapes.items():
+        for corners in polygons:
+            fill(canvas, to_pixels(np.array(corners) * (across * FINER, -down * FINER) + ON_CANVAS), (*darker(color)[:3], 255))
+    return canvas
+
+
+def sprite(canvas: np.ndarray) -> np.ndarray:
+    """As fine as the frame: the light that comes from the shapes, and below it the share of each pixel that they cover."""
+    light = cv2.resize(canvas, None, fx=1 / FINER, fy=1 / FINER, interpolation=cv2.INTER_AREA)
+    return np.concatenate([light, np.repeat(light[:, :, 3:], 4, 2)])
 
 
 def to_pixels(corners: np.ndarray) -> np.ndarray:

@@ -63,5 +63,5 @@ class FastCarRacing(CarRacing):
         zoom = 0.1 * SCALE * max(1 - self.t, 0) + ZOOM * SCALE * min(self.t, 1)
         view = camera(*hull.position, hull.angle, zoom)
         frame = self.ground.seen(view)
-        draw_car(frame, view, [(*wheel.position, wheel.angle, wheel.phase) for wheel in self.car.wheels])
+        draw_car(frame, view, [(wheel.joint.angle, wheel.phase) for wheel in self.car.wheels])
         return cv2.cvtColor(frame, cv2.COLOR_RGBA2RGB)

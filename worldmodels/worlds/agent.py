@@ -20,7 +20,7 @@ from worldmodels.worlds.dream import DreamWorld
 from worldmodels.worlds.real import RealWorld
 from worldmodels.worlds.rollout import Rollouts, rollout
 
-LOCKSTEP = 8            # episodes that advance together in one worker
+SMALLEST, LARGEST = 8, 64       # episodes in one job
 
 
 class Agent(NamedTuple):
@@ -103,9 +103,19 @@ class RealFitness:
         """Parameters [P, n], seeds [E] -> returns [P, E]."""
         rows = np.repeat(parameters, len(seeds), 0)                 # [P*E, n], a member's episodes beside each other
         all_seeds = list(seeds) * len(parameters)
-        jobs = [self.job(rows[i:i + LOCKSTEP], tuple(all_seeds[i:i + LOCKSTEP])) for i in range(0, len(rows), LOCKSTEP)]
+        jobs = [self.job(rows[part], tuple(all_seeds[part])) for part in parts(len(rows))]
         results = self.executor.run(jobs, progress, weight=lambda result: len(result[0]))
         return np.concatenate([returns for returns, _ in results]).reshape(len(parameters), len(seeds))
+
+
+def parts(count: int) -> list[slice]:
+    """Cuts `count` episodes into jobs for any number of workers: large ones first, for a worker is fastest with many at once,
+    then smaller and smaller, so that all workers end together (guided self-scheduling, Polychronopoulos & Kuck 1987)."""
+    cuts = [0]
+    while cuts[-1] < count:
+        left = count - cuts[-1]
+        cuts.append(cuts[-1] + min(left, max(SMALLEST, min(LARGEST, left // SMALLEST))))
+    return [slice(*pair) for pair in zip(cuts, cuts[1:])]
 
 
 class DreamFitness:

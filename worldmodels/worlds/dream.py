@@ -1,5 +1,6 @@
 """The dream: M as a world of its own (Ha & Schmidhuber 2018, sec. 4). A whole population lives in it as one batch."""
 
+import math
 from dataclasses import dataclass
 from typing import Sequence
 
@@ -23,6 +24,7 @@ class DreamConfig:
 class DreamWorld:
     """Memory as a world. The same seeds give the same starts, and the same dream for the same policies."""
 
+    lanes = math.inf
     slack = 0.05            # dropping rollouts copies the rest: cheaper once for many than at every death
 
     def __init__(self, memory: Memory, latents: Latents, config: DreamConfig):
@@ -42,7 +44,8 @@ class DreamWorld:
         self.steps += 1
         return Step(self.state, reward, done | (self.steps >= self.config.max_steps))
 
-    def keep(self, index: Tensor) -> State:
+    def go_on(self, index: Tensor, seeds: Sequence[int]) -> State:
+        assert not seeds, "all dreams start together"
         self.state = self.state.rows(index)
         return self.state
 

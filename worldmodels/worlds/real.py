@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from worldmodels.types import Memory, State, Step
-from worldmodels.vision import VAE
+from worldmodels.vision import VAE, frozen_encoder
 
 
 class RealWorld:
@@ -19,36 +19,46 @@ class RealWorld:
 
     slack = 0.0             # a finished game cannot be stepped
 
-    def __init__(self, make_env: Callable[[], gymnasium.Env], vision: VAE, memory: Memory):
-        self.make_env, self.vision, self.memory = make_env, vision, memory
+    def __init__(self, make_env: Callable[[], gymnasium.Env], vision: VAE, memory: Memory, lanes: int = 16):
+        self.make_env, self.memory, self.lanes = make_env, memory, lanes
+        self.encode = frozen_encoder(vision)
         self.pool: list[gymnasium.Env] = []
         self.device = next(vision.parameters()).device
 
     def reset(self, seeds: Sequence[int]) -> State:
-        while len(self.pool) < len(seeds):          # engines are started one after the other
-            self.pool.append(self.make_env())
-        self.envs = self.pool[:len(seeds)]
-        self.noise = [np.random.default_rng([seed, 2]) for seed in seeds]
-        self.frames = np.stack([env.reset(seed=int(seed))[0] for env, seed in zip(self.envs, seeds)])
-        self.state = self.memory.initial(self._encode())
+        self.envs, self.noise, self.frames = [], [], np.empty((0, 64, 64, 3), np.uint8)
+        self.state = self._begin(seeds)
         return self.state
 
     def step(self, action: Tensor) -> Step:
-        outcomes = [env.step(a) for env, a in zip(self.envs, action.cpu().numpy())]
-        self.frames = np.stack([frame for frame, *_ in outcomes])
-        reward, terminated, truncated = (torch.tensor(column, device=self.device) for column in
-                                         zip(*((float(r), bool(te), bool(tr)) for _, r, te, tr, _ in outcomes)))
-        self.state = self.memory.observe(self.state, action, self._encode())
-        return Step(self.state, reward.float(), terminated | truncated)
+        frames, rewards, terminated, truncated, _ = zip(*(env.step(a) for env, a in zip(self.envs, action.cpu().numpy())))
+        self.frames = np.stack(frames)
+        self.state = self.memory.observe(self.state, action, self._sample(self.frames, self.noise))
+        done = np.logical_or(terminated, truncated)
+        return Step(self.state, torch.tensor(rewards, dtype=torch.float32, device=self.device),
+                    torch.from_numpy(done).to(self.device))
 
-    def keep(self, index: Tensor) -> State:
-        self.envs = [self.envs[i] for i in index.tolist()]
-        self.noise = [self.noise[i] for i in index.tolist()]
-        self.frames = self.frames[index.cpu().numpy()]
-        self.state = self.state.rows(index)
+    def go_on(self, index: Tensor, seeds: Sequence[int]) -> State:
+        kept = index.tolist()
+        self.envs, self.noise = [self.envs[i] for i in kept], [self.noise[i] for i in kept]
+        self.frames, self.state = self.frames[kept], self.state.rows(index)
+        if seeds:
+            self.state = self.state.joined(self._begin(seeds))
         return self.state
 
-    def _encode(self) -> Tensor:
-        mu, log_var = self.vision.encode(torch.from_numpy(self.frames).to(self.device))
-        noise = np.stack([rng.standard_normal(mu.shape[-1], np.float32) for rng in self.noise])
-        return mu + torch.exp(0.5 * log_var) * torch.from_numpy(noise).to(self.device)
+    def _begin(self, seeds: Sequence[int]) -> State:
+        """Starts an episode for each seed, behind those that are played, and returns the states of the new ones."""
+        free = [env for env in self.pool if env not in self.envs]
+        while len(free) < len(seeds):               # engines are started one after the other
+            free.append(self.make_env())
+            self.pool.append(free[-1])
+        envs, noise = free[:len(seeds)], [np.random.default_rng([seed, 2]) for seed in seeds]
+        frames = np.stack([env.reset(seed=int(seed))[0] for env, seed in zip(envs, seeds)])
+        self.envs, self.noise, self.frames = self.envs + envs, self.noise + noise, np.concatenate([self.frames, frames])
+        return self.memory.initial(self._sample(frames, noise))
+
+    def _sample(self, frames: np.ndarray, noise: list[np.random.Generator]) -> Tensor:
+        """z of frames [B, 64, 64, 3], each drawn by its own generator."""
+        mu, log_var = self.encode(torch.from_numpy(frames).to(self.device))
+        drawn = np.stack([rng.standard_normal(mu.shape[-1], np.float32) for rng in noise])
+        return mu + torch.exp(0.5 * log_var) * torch.from_numpy(drawn).to(self.device)
