@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from typing import Callable
 
 import gymnasium
+import numpy as np
 import torch
 from torch import Tensor
 
 from worldmodels.envs import policies
 from worldmodels.envs.car_racing import CarRacing
-from worldmodels.envs.take_cover import TakeCover
+from worldmodels.envs.take_cover import TakeCover, shrink
 from worldmodels.envs.toy import Toy
 
 
@@ -32,6 +33,7 @@ class Task:
     policies: dict[str, Callable]                   # random policies by name
     baselines: tuple[str, ...]                      # those of them that a controller is compared with
     settings: tuple[str, ...] = ()                  # settings of CollectConfig that env() takes beside max_steps
+    shrink: Callable[[np.ndarray], np.ndarray] | None = None    # of env(raw=True): observations [B, ...] -> [B, 64, 64, 3]
 
 
 TASKS = {task.name: task for task in (
@@ -39,6 +41,6 @@ TASKS = {task.name: task for task in (
          {"smooth": policies.smooth_driver, "paper": policies.random_controller}, ("paper",), ("repeat", "drawing")),
     Task("take_cover", "VizdoomTakeCover (stock take_cover.cfg)", TakeCover, 1, torch.tanh, 2100,
          {"held": policies.held_uniform, "fresh": policies.fresh_uniform, "varied": policies.varied_strokes},
-         ("held", "fresh"), ("skill", "repeat")),
+         ("held", "fresh"), ("skill", "repeat"), shrink),
     Task("toy", "Toy", Toy, 1, torch.tanh, 40, {"fresh": policies.fresh_uniform}, ("fresh",)),
 )}

@@ -20,7 +20,8 @@ from worldmodels.worlds.dream import DreamWorld
 from worldmodels.worlds.real import RealWorld
 from worldmodels.worlds.rollout import Rollouts, rollout
 
-SMALLEST, LARGEST = 8, 64       # episodes in one job
+SMALLEST, LARGEST = 16, 128     # episodes in one job ...
+SHARE = 4                       # ... which is this part of those that are left
 
 
 class Agent(NamedTuple):
@@ -71,8 +72,10 @@ def worker_world(folder: Path, digest: str, max_steps: int, settings: tuple) -> 
     agent, found = load_agent(Run(folder))
     if found != digest:
         raise UserError(f"V or M in {folder} changed while a controller was being scored: run the command again")
-    task = TASKS[agent.task]
-    return agent, RealWorld(lambda: task.env(max_steps=max_steps, **dict(settings)), agent.vision, agent.memory)
+    task, settings = TASKS[agent.task], dict(settings)
+    if task.shrink is not None:
+        settings["raw"] = True
+    return agent, RealWorld(lambda: task.env(max_steps=max_steps, **settings), agent.vision, agent.memory, task.shrink)
 
 
 @dataclass(frozen=True, repr=False)
@@ -101,11 +104,15 @@ class RealFitness:
 
     def __call__(self, parameters: np.ndarray, seeds: Sequence[int], progress: tqdm | None = None) -> np.ndarray:
         """Parameters [P, n], seeds [E] -> returns [P, E]."""
+        return self.play(parameters, seeds, progress)[0]
+
+    def play(self, parameters: np.ndarray, seeds: Sequence[int], progress: tqdm | None = None) -> np.ndarray:
+        """Parameters [P, n], seeds [E] -> returns and lengths, [2, P, E]."""
         rows = np.repeat(parameters, len(seeds), 0)                 # [P*E, n], a member's episodes beside each other
         all_seeds = list(seeds) * len(parameters)
         jobs = [self.job(rows[part], tuple(all_seeds[part])) for part in parts(len(rows))]
         results = self.executor.run(jobs, progress, weight=lambda result: len(result[0]))
-        return np.concatenate([returns for returns, _ in results]).reshape(len(parameters), len(seeds))
+        return np.concatenate(results, axis=1).reshape(2, len(parameters), len(seeds))
 
 
 def parts(count: int) -> list[slice]:
@@ -114,7 +121,7 @@ def parts(count: int) -> list[slice]:
     cuts = [0]
     while cuts[-1] < count:
         left = count - cuts[-1]
-        cuts.append(cuts[-1] + min(left, max(SMALLEST, min(LARGEST, left // SMALLEST))))
+        cuts.append(cuts[-1] + min(left, max(SMALLEST, min(LARGEST, left // SHARE))))
     return [slice(*pair) for pair in zip(cuts, cuts[1:])]
 
 

@@ -14,13 +14,16 @@ from worldmodels.vision import VAE, frozen_encoder
 class RealWorld:
     """Several episodes of a game in lockstep, so that V and M see a batch.
 
-    `make_env` makes one environment; they are kept and reused. z is sampled with a generator of the episode's own seed.
+    `make_env` makes one environment; they are kept and reused. `shrink` makes [B, 64, 64, 3] of their observations, where those
+    are not. z is sampled with a generator of the episode's own seed.
     """
 
     slack = 0.0             # a finished game cannot be stepped
 
-    def __init__(self, make_env: Callable[[], gymnasium.Env], vision: VAE, memory: Memory, lanes: int = 16):
+    def __init__(self, make_env: Callable[[], gymnasium.Env], vision: VAE, memory: Memory,
+                 shrink: Callable[[np.ndarray], np.ndarray] | None = None, lanes: int = 32):
         self.make_env, self.memory, self.lanes = make_env, memory, lanes
+        self.shrink = shrink or (lambda observations: observations)
         self.encode = frozen_encoder(vision)
         self.pool: list[gymnasium.Env] = []
         self.device = next(vision.parameters()).device
@@ -32,7 +35,7 @@ class RealWorld:
 
     def step(self, action: Tensor) -> Step:
         frames, rewards, terminated, truncated, _ = zip(*(env.step(a) for env, a in zip(self.envs, action.cpu().numpy())))
-        self.frames = np.stack(frames)
+        self.frames = self.shrink(np.stack(frames))
         self.state = self.memory.observe(self.state, action, self._sample(self.frames, self.noise))
         done = np.logical_or(terminated, truncated)
         return Step(self.state, torch.tensor(rewards, dtype=torch.float32, device=self.device),
@@ -53,7 +56,7 @@ class RealWorld:
             free.append(self.make_env())
             self.pool.append(free[-1])
         envs, noise = free[:len(seeds)], [np.random.default_rng([seed, 2]) for seed in seeds]
-        frames = np.stack([env.reset(seed=int(seed))[0] for env, seed in zip(envs, seeds)])
+        frames = self.shrink(np.stack([env.reset(seed=int(seed))[0] for env, seed in zip(envs, seeds)]))
         self.envs, self.noise, self.frames = self.envs + envs, self.noise + noise, np.concatenate([self.frames, frames])
         return self.memory.initial(self._sample(frames, noise))
 

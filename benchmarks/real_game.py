@@ -1,0 +1,239 @@
+"""The real games' speed on this machine: gymnasium's and EnvPool's CarRacing, bare ViZDoom, and ours, alone and with V, M and C.
+
+    pip install -e .[benchmarks]            # EnvPool, on Linux; without it its lines are left out
+    python benchmarks/real_game.py [--seconds 10] [--episodes 64]
+
+Prints steps a second; every step is seen (64×64) and acted on. Lines of one block take turns on one core, whole episodes with
+their resets. V and M have the paper's sizes and random weights, C is a population of random controllers. The floor is what cannot
+be avoided: the physics (or the bare engine's tic), and V's multiplications at the rate of a large matrix product.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Iterator
+
+os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}      # before torch: every line is about one core
+
+import cv2
+import numpy as np
+import torch
+
+from pipeline.command import memory_info, vision_info
+from pipeline.presets import PRESETS
+from worldmodels.controller import parameter_count
+from worldmodels.envs import TASKS
+from worldmodels.envs.car_racing import CarRacing
+from worldmodels.envs.take_cover import STILL, TakeCover
+from worldmodels.executors import LocalExecutor
+from worldmodels.executors.local import idle_cores
+from worldmodels.runs import Run
+from worldmodels.worlds.agent import RealFitness, build_memory, build_vision, load_agent
+
+try:
+    import envpool
+except ImportError:
+    envpool = None
+
+LANES = 8           # environments that EnvPool advances together
+
+
+def play(task: str, env) -> Iterator[int]:
+    """Episodes of a random policy; yields the steps of each."""
+    for seed in range(10**9):
+        env.reset(seed=seed)
+        for steps, action in enumerate(TASKS[task].policies[POLICY[task]](np.random.default_rng(seed)), 1):
+            *_, terminated, truncated, _ = env.step(action)
+            if terminated or truncated:
+                break
+        yield steps
+
+
+def play_envpool(task: str, name: str, **settings) -> Iterator[int]:
+    """The same in EnvPool, which starts the next episodes by itself; yields after every 100 steps."""
+    env = envpool.make(name, env_type="gymnasium", num_envs=LANES, num_threads=1, **settings)
+    policies = [TASKS[task].policies[POLICY[task]](np.random.default_rng(seed)) for seed in range(LANES)]
+    to_actions = {"car_racing": np.stack, "take_cover": lambda a: np.stack(a) * (-1.0, 1.0) > STILL}[task]      # its buttons
+    env.reset()
+    while True:
+        for _ in range(100):
+            env.step(to_actions([next(policy) for policy in policies]))
+        yield 100 * LANES
+
+
+POLICY = {"car_racing": "smooth", "take_cover": "held"}
+
+
+def physics_alone(env: CarRacing) -> CarRacing:
+    """gymnasium's game, of which nothing is drawn."""
+    env._draw = env.unwrapped._render = lambda mode: None
+    env._shrink = lambda frame: None
+    return env
+
+
+def bare_engine() -> Iterator[int]:
+    """ViZDoom's own calls and nothing else, a tic's picture and all."""
+    env = TakeCover()
+    game, rng = env.game, np.random.default_rng(0)
+    moves = [[True, False], [False, True]]
+    for seed in range(10**9):
+        env.reset(seed=seed)
+        steps = 0
+        while not game.is_episode_finished() and steps < 2100:
+            game.set_action(moves[rng.integers(2)])
+            game.advance_action(1, True)
+            state = game.get_state()
+            if state is not None:
+                state.screen_buffer
+            steps += 1
+        yield steps
+
+
+def rates(players: dict[str, Iterator[int]], seconds: float) -> dict[str, float]:
+    """Steps a second of each, taking turns for `seconds` each."""
+    steps, wall = dict.fromkeys(players, 0), dict.fromkeys(players, 0.0)
+    for player in players.values():
+        next(player)                                            # caches, and EnvPool's threads, are warm
+    while min(wall.values()) < seconds:
+        for name in (name for name in players if wall[name] < seconds):
+            start = time.perf_counter()
+            steps[name] += next(players[name])
+            wall[name] += time.perf_counter() - start
+    return {name: steps[name] / wall[name] for name in players}
+
+
+def product_rate(repeats: int = 40) -> float:
+    """FLOP/s of a large matrix product; the median."""
+    a, times = torch.randn(1024, 1024), []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        a @ a
+        times.append(time.perf_counter() - start)
+    return 2 * 1024**3 / float(np.median(times))
+
+
+def encoder_flops(task: str) -> int:
+    """Of one frame through V's encoder: two for each multiplication."""
+    vision = build_vision(vision_info(PRESETS[task, "paper"]()))
+    flops, x = 0, torch.zeros(1, 3, 64, 64)
+    for layer in vision.encoder:
+        x = layer(x)
+        if isinstance(layer, torch.nn.Conv2d):
+            flops += 2 * x[0].numel() * layer.weight[0].numel()
+    return flops + 2 * vision.posterior.weight.numel()
+
+
+def random_run(task: str, folder: Path) -> Run:
+    """A run with V and M of the paper's sizes, untrained."""
+    run, config = Run(folder), PRESETS[task, "paper"]()
+    torch.manual_seed(0)
+    info = vision_info(config)
+    run.save("vision", build_vision(info).state_dict(), info)
+    info = memory_info(config, run.load("vision", "")[1]["digest"])
+    run.save("memory", build_memory(info).state_dict(), info)
+    return run
+
+
+@dataclass
+class Watched:
+    """A job that also tells what its worker occupies, game engines included, in MB."""
+
+    job: Callable
+
+    def __call__(self):
+        result, group, total = self.job(), os.getpgid(0), 0
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                if int(stat.read_text().rpartition(")")[2].split()[2]) == group:
+                    rollup = (stat.parent / "smaps_rollup").read_text()
+                    total += int(rollup.partition("\nPss:")[2].split()[0])
+            except (OSError, IndexError, ValueError):            # it has just ended
+                pass
+        return result, total / 1024
+
+
+class Loop:
+    """The game with V, M and C in worker processes."""
+
+    def __init__(self, task: str, folder: str):
+        self.task, self.run = task, random_run(task, Path(folder) / task)
+        self.agent, self.digest = load_agent(self.run)
+        outputs = TASKS[task].action_size
+        self.size = parameter_count(self.agent.memory.feature_size, outputs, bias=task == "car_racing")
+
+    def rates(self, executors: dict[int, LocalExecutor], episodes: int, repeats: int = 2) -> dict[int, list[float]]:
+        """Steps a second for each number of workers, taking turns."""
+        parameters = np.random.default_rng(0).normal(size=(16, self.size)) * 0.1
+        found = {workers: [] for workers in executors}
+        for repeat in range(repeats + 1):
+            for workers, executor in executors.items():
+                fitness = RealFitness(executor, self.run, self.digest, TASKS[self.task].max_steps, ())
+                start = time.perf_counter()
+                # the first time is for the games to be started
+                steps = fitness.play(parameters, range(repeat * episodes, (repeat + 1) * episodes, len(parameters)))[1].sum()
+                if repeat:
+                    found[workers].append(steps / (time.perf_counter() - start))
+        return found
+
+    def memory(self, executor: LocalExecutor, episodes: int = 1000, jobs: int = 10) -> list[float]:
+        """MB of a worker after each tenth of the episodes, which are cut short: what grows would grow from one to the next."""
+        fitness = RealFitness(executor, self.run, self.digest, 60, ())
+        parameters = np.zeros((episodes // jobs, self.size))
+        watched = [Watched(fitness.job(parameters, tuple(range(i, i + len(parameters))))) for i in range(jobs)]
+        return [occupied for _, occupied in executor.run(watched)]
+
+
+def print_rates(title: str, found: dict[str, float], base: str):
+    print(f"\n{title}")
+    for name, rate in found.items():
+        print(f"  {name:42} {rate:9,.0f} steps/s  {1e6 / rate:8,.0f} us   {rate / found[base]:6.2f} × {base}", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=10, help="for each line of an environment alone")
+    parser.add_argument("--episodes", type=int, default=64, help="of CarRacing with V, M and C; four times as many of TakeCover")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, idle_cores()[:1])                   # for as long as this process itself plays
+
+    flops = product_rate()
+    print(f"one core's matrix product: {flops / 1e9:.0f} GFLOP/s")
+    cars = {"gymnasium": play("car_racing", CarRacing(drawing="official")), "ours": play("car_racing", CarRacing()),
+            "gymnasium, nothing drawn": play("car_racing", physics_alone(CarRacing(drawing="official")))}
+    doom = {"bare ViZDoom, 160×120": bare_engine(), "ours": play("take_cover", TakeCover())}
+    if envpool:
+        cars["EnvPool"] = play_envpool("car_racing", "CarRacing-v3")
+        doom["EnvPool"] = play_envpool("take_cover", "TakeCover-v1", frame_skip=1, stack_num=1, img_width=64, img_height=64)
+    cars = rates(cars, options.seconds)
+    print_rates("CarRacing alone, one core", cars, "gymnasium")
+    if envpool:
+        print(f"  ours is {cars['ours'] / cars['EnvPool']:.2f} × EnvPool")
+    doom = rates(doom, options.seconds)
+    print_rates("TakeCover alone, one core", doom, "bare ViZDoom, 160×120")
+    os.sched_setaffinity(0, cores)
+
+    bare = {"car_racing": cars["gymnasium, nothing drawn"], "take_cover": doom["bare ViZDoom, 160×120"]}
+    for task, episodes in (("car_racing", options.episodes), ("take_cover", 4 * options.episodes)):
+        encoder = encoder_flops(task) / flops
+        floor = 1 / (1 / bare[task] + encoder)
+        with tempfile.TemporaryDirectory() as folder, LocalExecutor(1) as one, LocalExecutor(2) as two:
+            loop = Loop(task, folder)
+            found = loop.rates({1: one, 2: two}, episodes)
+            occupied = loop.memory(one)
+        print(f"\n{TASKS[task].env_id} with V, M and C; floor {floor:,.0f} steps/s a core: {1e6 / bare[task]:.0f} us of game "
+              f"+ {1e6 * encoder:.0f} us of V")
+        for workers, each in found.items():
+            print(f"  {workers} worker{'s' * (workers > 1)}: {np.mean(each):,.0f} steps/s ({', '.join(f'{r:,.0f}' for r in each)}), "
+                  f"{np.mean(each) / workers / floor:.0%} of the floor")
+        print(f"  two workers are {np.mean(found[2]) / np.mean(found[1]):.2f} × one")
+        print(f"  a worker occupies, after 100, 200 ... 1,000 episodes: {', '.join(f'{mb:.0f}' for mb in occupied)} MB", flush=True)
+
+
+if __name__ == "__main__":
+    main()
