@@ -76,13 +76,13 @@ def test_results_come_in_order_and_real_fitness_is_bit_equal(workers, toy_run):
         def run(self, jobs, progress, weight):
             return [job() for job in jobs]
 
-    seeds = [1, 2, 3, 4]
+    seeds = list(range(1, 11))
     expected = RealFitness(Here(), toy_run, digest, 40, ())(parameters, seeds)
-    with LocalExecutor(workers) as executor, tqdm(total=20, file=io.StringIO()) as progress:
+    with LocalExecutor(workers) as executor, tqdm(total=50, file=io.StringIO()) as progress:
         assert executor.run([Square(n) for n in range(20)]) == [n**2 for n in range(20)]
         returns = RealFitness(executor, toy_run, digest, 40, ())(parameters, seeds, progress)
-        assert progress.n == 20
-    assert np.array_equal(returns, expected) and returns.shape == (5, 4)
+        assert progress.n == 50
+    assert np.array_equal(returns, expected) and returns.shape == (5, 10)
     assert len(np.unique(returns)) > 5
 
 
@@ -98,6 +98,23 @@ def test_real_fitness_is_members_by_episodes(executor, toy_run):
 def test_a_closure_is_a_job(executor):
     offset = 5
     assert executor.run([lambda n=n: n + offset for n in range(3)]) == [5, 6, 7]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processes are not bound to cores here")
+def test_each_worker_keeps_to_a_core_of_its_own(tmp_path):
+    """Also the one that replaces a dead worker; with more workers than cores they share."""
+    def core():
+        time.sleep(0.3)                 # so that both workers take part
+        return tuple(os.sched_getaffinity(0))
+
+    allowed = os.sched_getaffinity(0)
+    with LocalExecutor(2) as executor:
+        used = set(executor.run([core] * 6))
+        executor.submit(Once(tmp_path / "died", die)).result()
+        assert set(executor.run([core] * 6)) == used
+    assert all(len(cores) == 1 and set(cores) <= allowed for cores in used)
+    assert len(used) == min(2, len(allowed))
+    assert os.sched_getaffinity(0) == allowed
 
 
 def test_workers_are_single_threaded(executor):

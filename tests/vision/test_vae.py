@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from worldmodels.vision import VAE, VisionConfig, sample
+from worldmodels.vision import VAE, VisionConfig, frozen_encoder, sample
 from worldmodels.vision.train import encode
 
 
@@ -34,6 +34,19 @@ def test_a_frame_is_encoded_on_its_own(frames):
     for a, b in zip(whole, alone):
         torch.testing.assert_close(a[2:3], b, atol=1e-5, rtol=1e-4)
     assert (whole[0][0] - whole[0][1]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("settings", ({}, {"z_size": 5, "channels": 8}))
+@pytest.mark.parametrize("batch", (1, 3, 32))
+def test_the_frozen_encoder_is_the_encoder(settings, batch):
+    vision = VAE(VisionConfig(**settings)).requires_grad_(False)
+    for parameter in vision.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    frames = torch.randint(256, (batch, 64, 64, 3), dtype=torch.uint8)
+    encode, expected = frozen_encoder(vision), vision.encode(frames)
+    for a, b in zip(encode(frames), expected):
+        assert a.shape == b.shape and b.abs().max() > 0.1
+        torch.testing.assert_close(a, b, atol=1e-5 * b.abs().max().item(), rtol=0)
 
 
 def test_the_loss_is_squared_errors_plus_the_kl_above_its_floor(frames):

@@ -1,5 +1,6 @@
 """The real game through V and M, on the toy world whose frames name their position."""
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -7,7 +8,7 @@ import torch
 from worldmodels.envs.toy import Toy, position
 from worldmodels.runs import Run
 from worldmodels.types import UserError
-from worldmodels.worlds.agent import RealJob, load_agent
+from worldmodels.worlds.agent import LARGEST, SMALLEST, RealJob, load_agent, parts
 from worldmodels.worlds.real import RealWorld
 from worldmodels.worlds.rollout import rollout
 
@@ -70,6 +71,50 @@ def test_lockstep_equals_one_at_a_time(agent):
         assert alone.lengths[0] == together.lengths[i]
         torch.testing.assert_close(alone.returns[0], together.returns[i])
     assert len(set(together.returns.tolist())) > 3
+
+
+def test_games_are_taken_again_for_the_episodes_that_wait(agent):
+    """Three games play ten episodes: as if there were ten, and none is stepped after its end."""
+    made = []
+
+    def make():
+        made.append(Toy())
+        return made[-1]
+
+    parameters, seeds = controllers(agent, 10), list(range(10))
+    few = rollout(RealWorld(make, agent.vision, agent.memory, lanes=3), agent.policy(parameters), seeds)
+    many = rollout(RealWorld(Toy, agent.vision, agent.memory), agent.policy(parameters), seeds)
+    assert len(made) == 3
+    assert torch.equal(few.lengths, many.lengths)
+    torch.testing.assert_close(few.returns, many.returns)
+
+
+def test_observations_are_shrunk_together(agent):
+    """What the games show is not what V sees: here, of a picture beside each frame, the frame."""
+    class Wide(gymnasium.ObservationWrapper):
+        def observation(self, frame):
+            return np.concatenate([frame, 255 - frame], 1)
+
+    seen = []
+
+    def shrink(pictures):
+        seen.append(pictures.shape)
+        return np.ascontiguousarray(pictures[:, :, :64])
+
+    parameters, seeds = controllers(agent, 3), [1, 2, 3]
+    wide = rollout(RealWorld(lambda: Wide(Toy()), agent.vision, agent.memory, shrink), agent.policy(parameters), seeds)
+    plain = rollout(RealWorld(Toy, agent.vision, agent.memory), agent.policy(parameters), seeds)
+    assert torch.equal(wide.returns, plain.returns)
+    assert set(seen) <= {(n, 64, 128, 3) for n in (1, 2, 3)} and (3, 64, 128, 3) in seen
+
+
+@pytest.mark.parametrize("count", (1, 15, 16, 40, 100, 1024, 5000))
+def test_jobs_shrink_towards_the_end(count):
+    """Each episode is in one job; large ones come first, and the last worker waits for a small one."""
+    sizes = [len(range(count)[part]) for part in parts(count)]
+    assert [i for part in parts(count) for i in range(count)[part]] == list(range(count))
+    assert sizes == sorted(sizes, reverse=True)
+    assert max(sizes) <= LARGEST and (count < SMALLEST or sizes[-2:][0] <= 2 * SMALLEST)
 
 
 def test_an_episode_does_not_depend_on_those_played_before(agent):

@@ -39,7 +39,7 @@ def idle_cores() -> list[int]:
     before = idle()
     time.sleep(0.1)
     after = idle()
-    return sorted(os.sched_getaffinity(0), key=lambda core: before[f"cpu{core}"] - after[f"cpu{core}"])
+    return sorted(os.sched_getaffinity(0), key=lambda core: before.get(f"cpu{core}", 0) - after.get(f"cpu{core}", 0))
 
 
 def work(connection, core: int | None):
