@@ -125,7 +125,7 @@ def hull_sprite(across: float, down: float) -> np.ndarray:
     return sprite(drawn_hull(across, down))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=8192)
 def wheel_sprite(across: float, down: float, place: tuple, angle: int, rotation: int) -> np.ndarray:
     """A wheel with the light stripe that shows its rotation, as far as the hull does not cover it."""
     cos, sin = math.cos(angle / ANGLES), math.sin(angle / ANGLES)
@@ -134,27 +134,26 @@ def wheel_sprite(across: float, down: float, place: tuple, angle: int, rotation:
     def rectangle(low, high):
         return np.array(((-WHEEL_W, low), (WHEEL_W, low), (WHEEL_W, high), (-WHEEL_W, high))) @ turn + middle
 
-    canvas = drawn({WHEEL_COLOR: [rectangle(-WHEEL_R, WHEEL_R)]}, across, down)
+    canvas = drawn([rectangle(-WHEEL_R, WHEEL_R)], WHEEL_COLOR, across, down)
     ends = [rotation / ROTATIONS, rotation / ROTATIONS + 1.2]
     if any(math.sin(end) <= 0 for end in ends):             # else the stripe is below
         stripe = rectangle(*(WHEEL_R * (math.copysign(1, math.cos(end)) if math.sin(end) > 0 else math.cos(end)) for end in ends))
-        canvas = np.maximum(canvas, drawn({WHEEL_WHITE: [stripe]}, across, down))
+        canvas = np.maximum(canvas, drawn([stripe], WHEEL_WHITE, across, down))
     canvas[drawn_hull(across, down)[:, :, 3] > 0] = 0
     return sprite(canvas)
 
 
 @lru_cache(maxsize=64)
 def drawn_hull(across: float, down: float) -> np.ndarray:
-    return drawn({HULL_COLOR: HULL}, across, down)
+    return drawn(HULL, HULL_COLOR, across, down)
 
 
-def drawn(shapes: dict[tuple, list], across: float, down: float) -> np.ndarray:
-    """Shapes in metres around the car's middle, {colour: [corners]}, much finer than the frame; 255 in the fourth channel."""
+def drawn(shapes: list[np.ndarray], color: tuple, across: float, down: float) -> np.ndarray:
+    """Shapes in metres around the car's middle, much finer than the frame; 255 in the fourth channel."""
     height, width = (FINER * (part.stop - part.start) for part in CAR)
     canvas = np.zeros((height, width, 4), np.uint8)
-    for color, polygons in shapes.items():
-        for corners in polygons:
-            fill(canvas, to_pixels(np.array(corners) * (across * FINER, -down * FINER) + ON_CANVAS), (*darker(color)[:3], 255))
+    for corners in shapes:
+        fill(canvas, to_pixels(corners * (across * FINER, -down * FINER) + ON_CANVAS), (*darker(color)[:3], 255))
     return canvas
 
 
