@@ -21,7 +21,7 @@ from worldmodels.worlds.real import RealWorld
 from worldmodels.worlds.rollout import Rollouts, rollout
 
 SMALLEST, LARGEST = 16, 128     # episodes in one job ...
-SHARE = 4                       # ... which is this part of those that are left
+SHARE = 3                       # ... which is this part of those that are left
 
 
 class Agent(NamedTuple):
@@ -75,7 +75,8 @@ def worker_world(folder: Path, digest: str, max_steps: int, settings: tuple) -> 
     task, settings = TASKS[agent.task], dict(settings)
     if task.shrink is not None:
         settings["raw"] = True
-    return agent, RealWorld(lambda: task.env(max_steps=max_steps, **settings), agent.vision, agent.memory, task.shrink)
+    make_env = lambda: task.env(max_steps=max_steps, **settings)
+    return agent, RealWorld(make_env, agent.vision, agent.memory, task.shrink, task.lanes)
 
 
 @dataclass(frozen=True, repr=False)
