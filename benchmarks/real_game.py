@@ -205,7 +205,6 @@ def main():
     os.sched_setaffinity(0, idle_cores()[:1])                   # for as long as this process itself plays
 
     flops = product_rate()
-    print(f"one core's matrix product: {flops / 1e9:.0f} GFLOP/s")
     cars = {"gymnasium": play("car_racing", CarRacing(drawing="official")), "ours": play("car_racing", CarRacing()),
             "gymnasium, nothing drawn": play("car_racing", physics_alone(CarRacing(drawing="official")))}
     doom = {"bare ViZDoom, one core": bare_engine(os.sched_getaffinity(0)), "bare ViZDoom, as it comes": bare_engine(cores),
@@ -219,6 +218,8 @@ def main():
         print(f"  ours is {cars['ours'] / cars['EnvPool']:.2f} × EnvPool")
     doom = rates(doom, options.seconds)
     print_rates("TakeCover alone, one core", doom, "bare ViZDoom, one core")
+    flops = max(flops, product_rate())                          # the better one, for the floor
+    print(f"\none core's matrix product: {flops / 1e9:.0f} GFLOP/s")
     os.sched_setaffinity(0, cores)
 
     bare = {"car_racing": cars["gymnasium, nothing drawn"], "take_cover": doom["bare ViZDoom, one core"]}
