@@ -122,7 +122,8 @@ def parts(count: int) -> list[slice]:
     cuts = [0]
     while cuts[-1] < count:
         left = count - cuts[-1]
-        cuts.append(cuts[-1] + min(left, max(SMALLEST, min(LARGEST, left // SHARE))))
+        size = min(LARGEST, left // SHARE // SMALLEST * SMALLEST)           # full lanes in games that all last as long
+        cuts.append(cuts[-1] + min(left, max(SMALLEST, size)))
     return [slice(*pair) for pair in zip(cuts, cuts[1:])]
 
 
