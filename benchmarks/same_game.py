@@ -3,7 +3,7 @@
     python benchmarks/same_game.py --run data/car_racing/quick [--episodes 200] [--workers 2]
 
 Physics and rewards are the same to the last bit (tests/envs/test_fast_car_racing.py); what differs is the controller's view, by
-0.3 of 255, and from the first different action on the two drives go their own ways. Both sets of drives are means over the same
+0.4 of 255, and from the first different action on the two drives go their own ways. Both sets of drives are means over the same
 tracks with the same noise in z; the fast game is the same game if the difference of the two is within its 95% interval.
 """
 
