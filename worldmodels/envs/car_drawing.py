@@ -78,14 +78,14 @@ class Ground:
         """Colours of the playfield, of its patches and of a tile that was touched; shapes [N, 4, 2] of tiles and kerbs with
         their colours, in the order in which they cover each other. A tile's colour is an array, a kerb's a tuple."""
         corners = (np.array(shapes) + PLAYFIELD) * PAINTED - 0.5
-        is_tile = [isinstance(color, np.ndarray) for color in colors]
+        pixels, is_tile = to_pixels(corners), [isinstance(color, np.ndarray) for color in colors]
         image = bare_field(field, patches).copy()
-        for shape, color in zip(to_pixels(corners), colors):
+        for shape, color in zip(pixels, colors):
             fill(image, shape, darker(color))
         self.levels = [halved(image)]
         while len(self.levels) < LEVELS:
             self.levels.append(halved(self.levels[-1]))
-        for shape, color, tile in zip(to_pixels(corners), colors, is_tile):
+        for shape, color, tile in zip(pixels, colors, is_tile):
             fill(image, shape, darker(road if tile else color))
         self.touched = halved(image)                            # as it looks when the car has been everywhere
         self.tiles = corners[is_tile] / 2 - 0.25                # [T, 4, 2], in the finest level's pixels
