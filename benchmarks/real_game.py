@@ -183,8 +183,9 @@ class Loop:
     def memory(self, executor: LocalExecutor, episodes: int = 1000, jobs: int = 10) -> list[float]:
         """MB of a worker after each tenth of the episodes, which are cut short: what grows would grow from one to the next."""
         fitness = RealFitness(executor, self.run, self.digest, 60, ())
-        parameters = np.zeros((episodes // jobs, self.size))
-        watched = [Watched(fitness.job(parameters, tuple(range(i, i + len(parameters))))) for i in range(jobs)]
+        each = episodes // jobs
+        parameters = np.zeros((each, self.size))
+        watched = [Watched(fitness.job(parameters, tuple(range(i * each, (i + 1) * each)))) for i in range(jobs)]
         return [occupied for _, occupied in executor.run(watched)]
 
 
