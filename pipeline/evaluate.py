@@ -19,7 +19,7 @@ from worldmodels.files import read_json, write_json
 from worldmodels.memory.latents import Latents, open_latents
 from worldmodels.runs import Run, differences, read_metrics
 from worldmodels.types import UserError
-from worldmodels.worlds.agent import Agent, RealFitness
+from worldmodels.worlds.agent import Agent, DreamFitness, RealFitness
 from worldmodels.worlds.collect import CollectJob, env_settings
 from worldmodels.worlds.dream import DreamConfig, DreamWorld
 from worldmodels.worlds.real import RealWorld
@@ -92,13 +92,13 @@ def score_dream(config: Config, agent: Agent, latents: Latents, controller: np.n
     e, world = config.evaluate, whole_dream(config, agent, latents)
     seeds = range(e.first_seed, e.first_seed + e.dream_episodes)
     stream = TASKS[config.task].policies[config.collect.policy]
-    policies = {collector(config): RandomPolicy.seeded(stream, seeds, world.device),
-                name: agent.policy(controller[None], len(seeds))}
+    players = {collector(config): lambda: rollout(world, RandomPolicy.seeded(stream, seeds, world.device), seeds).returns.cpu(),
+               name: lambda: DreamFitness(agent, world)(controller[None], seeds)[0]}
     common = {"temperature": config.dream.temperature, "first_seed": e.first_seed, "workers": 1, "device": str(world.device)}
     scores = []
-    for label, policy in policies.items():
+    for label, play in players.items():
         with timed(f"{label}, dream", len(seeds)) as (bar, wall):
-            returns = rollout(world, policy, seeds).returns.cpu().numpy()
+            returns = play()
             bar.update(len(seeds))
         scores.append(score(config.task, "dream", label, returns, wall(), **common))
     return scores

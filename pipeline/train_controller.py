@@ -28,7 +28,10 @@ def train_controller(config: Config, run: Run):
 
 def dream_fitness(config: Config, run: Run, agent: Agent, digest: str, stack: ExitStack) -> Fitness:
     latents = open_latents(run, config.collect.min_steps, digest.split("-")[0])
-    return DreamFitness(agent, DreamWorld(agent.memory, latents, config.dream))
+    world = DreamWorld(agent.memory, latents, config.dream)
+    if device(config) == "cuda":
+        return DreamFitness(agent, world)
+    return DreamFitness(agent, world, stack.enter_context(LocalExecutor(workers(config))), run, digest)
 
 
 def real_fitness(config: Config, run: Run, agent: Agent, digest: str, stack: ExitStack) -> Fitness:

@@ -13,6 +13,7 @@ from torch import Tensor
 from worldmodels.envs import TASKS
 from worldmodels.types import State, World
 from worldmodels.worlds.agent import Agent
+from worldmodels.worlds.dream import NoiseStream
 
 
 @dataclass(frozen=True)
@@ -104,15 +105,15 @@ def record(world: World, policy, seed: int, picture: Callable[[], tuple[np.ndarr
 def dream_along(agent: Agent, recording: Recording, temperature: float, seed: int, start: int) -> np.ndarray:
     """What M expects when it gets the recorded actions but, after `start`, no more real frames: latents [T+1, Z]."""
     device = next(agent.memory.parameters()).device
-    generator = torch.Generator(device).manual_seed(seed)
     z_size = agent.vision.config.z_size
     z = torch.from_numpy(recording.features[:, :z_size]).to(device)
     action = torch.from_numpy(recording.action).to(device)
     state, dreamed = agent.memory.initial(z[:1]), [z[0]]
+    noise = NoiseStream([seed], agent.memory.noise_size, z).steps()
     for t in range(len(action)):
         if t < start:
             state = agent.memory.observe(state, action[t:t + 1], z[t + 1:t + 2])
         else:
-            state = agent.memory.imagine(state, action[t:t + 1], temperature, generator).state
+            state = agent.memory.imagine(state, action[t:t + 1], temperature, next(noise)).state
         dreamed.append(state.features[0, :z_size])
     return torch.stack(dreamed).cpu().numpy()

@@ -60,8 +60,17 @@ class Transitions(NamedTuple):
     restart: Tensor                     # [B, T] float32, 0 or 1
 
 
+class Noise(NamedTuple):
+    """The chance in one imagined step: standard random numbers, as many as the memory's `noise_size` says."""
+
+    uniform: Tensor                     # [B, U] in [0, 1)
+    normal: Tensor                      # [B, N]
+
+
 class Memory(Protocol):
     """A model of how the world moves. `observe`, `imagine` and `loss` share one transition."""
+
+    noise_size: tuple[int, int]         # U and N of the noise that `imagine` takes
 
     def initial(self, z: Tensor) -> State:
         """The state at an episode's first latent z [B, Z]."""
@@ -69,11 +78,31 @@ class Memory(Protocol):
     def observe(self, state: State, action: Tensor, z: Tensor) -> State:
         """The state after `action` [B, A] led to the real latent `z` [B, Z]."""
 
-    def imagine(self, state: State, action: Tensor, temperature: float, generator: torch.Generator) -> Imagined:
-        """The same, with the latent, reward and done drawn from the model itself."""
+    def imagine(self, state: State, action: Tensor, temperature: float, noise: Noise) -> Imagined:
+        """The same, with the latent, reward and done drawn from the model itself; `noise` is all the chance there is in it."""
+
+    def dreamer(self, batch: int, action_size: int, temperature: float) -> "Dreamer":
+        """`imagine` in place, for a batch of this size: the same dream, at full speed."""
 
     def loss(self, batch: Transitions, carry: Any) -> tuple[Tensor, dict[str, Tensor], Any]:
         """Loss, metrics, and what to carry to the windows that follow (None to start)."""
+
+
+class Dreamer(Protocol):
+    """A batch of dreams under linear controllers, advanced in place: what a method returns is overwritten by its next call.
+    The batch is the last dimension here, so that every part of the state is one piece of memory."""
+
+    def load(self, state: State, weight: Tensor, bias: Tensor):
+        """Begins at `state` with linear controllers, weight [B, F, A] and bias [B, A]; B is always the same."""
+
+    def look(self) -> Tensor:
+        """What the controllers put out [A, B], before it is squashed to actions."""
+
+    def step(self, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Action [A, B], noise [U + N, B], uniform numbers first -> reward [B], done [B] bool."""
+
+    def keep(self, index: Tensor):
+        """Goes on with the dreams `index` [N] only."""
 
 
 Policy = Callable[[State], Tensor]      # -> action [B, A]
@@ -97,6 +126,8 @@ class World(Protocol):
 
 class Executor(Protocol):
     """Runs jobs elsewhere. A job is a callable without arguments whose result depends on nothing but itself."""
+
+    size: int                           # jobs that run at the same time
 
     def submit(self, job: Callable[[], Any]) -> Future: ...
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.memory.test_memories import A, B, T, Z, generator, memory, transitions, watched  # noqa: F401
+from tests.memory.test_memories import A, B, T, Z, memory, noise, transitions, watched  # noqa: F401
 from worldmodels.memory import MDNRNN, MemoryConfig, mixture
+from worldmodels.types import Noise
 
 
 @pytest.fixture
@@ -57,8 +58,9 @@ def test_imagination_draws_from_the_head_after_the_transition(memory):
     """The latent is a sample of the mixture that follows the action, at the given temperature."""
     state, action = watched(memory), torch.randn(B, A).double()
     head = memory.head(memory.observe(state, action, torch.zeros(B, Z).double()).inner[1])
-    imagined = memory.imagine(state, action, 0.7, generator())
-    assert torch.equal(imagined.state.features[:, :Z], mixture.sample(head[:, :-2], Z, 0.7, generator()))
+    uniform, normal = noise(memory)
+    imagined = memory.imagine(state, action, 0.7, Noise(uniform, normal))
+    assert torch.equal(imagined.state.features[:, :Z], mixture.sample(head[:, :-2], 0.7, uniform[:, :Z], normal))
     assert torch.equal(imagined.reward, head[:, -2])
 
 
@@ -70,7 +72,7 @@ def test_death_by_threshold_is_a_positive_logit_and_sampled_death_its_probabilit
         share = {}
         for death in ("threshold", "sampled"):
             memory.config = MemoryConfig(**vars(memory.config) | {"death": death})
-            share[death] = memory.imagine(state.rows(index), action[index], 1.0, generator()).done.double().mean().item()
+            share[death] = memory.imagine(state.rows(index), action[index], 1.0, noise(memory, batch=len(index))).done.double().mean().item()
         assert share["threshold"] == float(logit > 0)
         assert share["sampled"] == pytest.approx(torch.tensor(logit).sigmoid().item(), abs=0.015)
 

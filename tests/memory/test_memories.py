@@ -1,5 +1,6 @@
 """What every kind of memory keeps to: the conformance tests of MEMORIES."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -7,7 +8,7 @@ from worldmodels.envs.toy import POSITIONS
 from worldmodels.memory import MEMORIES, MemoryConfig
 from worldmodels.memory.train import train_memory
 from worldmodels.runs import Run
-from worldmodels.types import Transitions
+from worldmodels.types import Noise, Transitions
 
 B, T, Z, A = 3, 12, 4, 2
 
@@ -45,8 +46,11 @@ def watched(memory, steps=5):
     return state
 
 
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
+def noise(memory, seed=0, batch=B):
+    """Noise for one step of a batch."""
+    rng = np.random.default_rng(seed)
+    U, N = memory.noise_size
+    return Noise(torch.from_numpy(rng.random((batch, U))), torch.from_numpy(rng.standard_normal((batch, N))))
 
 
 def test_features_have_the_stated_size_and_show_the_latent(memory):
@@ -60,19 +64,45 @@ def test_features_have_the_stated_size_and_show_the_latent(memory):
 
 def test_imagining_equals_observing_what_was_imagined(memory):
     state, action = watched(memory), torch.randn(B, A).double()
-    imagined = memory.imagine(state, action, 1.0, generator())
+    imagined = memory.imagine(state, action, 1.0, noise(memory))
     observed = memory.observe(state, action, imagined.state.features[:, :Z])
     assert torch.equal(imagined.state.features, observed.features)
     for a, b in zip(imagined.state.inner, observed.inner):
         assert torch.equal(a, b)
 
 
-def test_imagination_follows_its_generator(memory):
+def test_imagination_follows_its_noise(memory):
     state, action = watched(memory), torch.randn(B, A).double()
-    first, second, other = (memory.imagine(state, action, 1.0, generator(seed)) for seed in (4, 4, 5))
+    first, second, other = (memory.imagine(state, action, 1.0, noise(memory, seed)) for seed in (4, 4, 5))
     assert torch.equal(first.state.features, second.state.features) and torch.equal(first.done, second.done)
     assert not torch.equal(first.state.features, other.state.features)
     assert first.reward.shape == first.done.shape == (B,) and first.done.dtype == torch.bool
+
+
+@pytest.mark.parametrize("temperature", (0.5, 1.0, 1.3))
+@torch.no_grad()
+def test_a_dreamer_dreams_what_is_imagined(memory, temperature):
+    """What linear controllers make of the features, rewards and deaths, step by step, also after some dreams were dropped."""
+    state, weight, bias = watched(memory), torch.randn(B, memory.feature_size, A).double(), torch.randn(B, A).double()
+    dreamer = memory.dreamer(B, A, temperature)
+    dreamer.load(watched(memory), 2 * weight, bias)                 # which leaves nothing behind
+    dreamer.step(torch.randn(A, B).double(), torch.cat(noise(memory, 9), 1).t())
+    for start in (memory.initial(torch.randn(B, Z).double()), state):
+        dreamer.load(start, weight, bias)
+        state, kept = start, torch.arange(B)
+        for t in range(12):
+            out = (state.features[:, None] @ weight[kept])[:, 0] + bias[kept]
+            torch.testing.assert_close(dreamer.look().t(), out)
+            imagined = memory.imagine(state, out.tanh(), temperature, Noise(*(n[kept] for n in noise(memory, t))))
+            reward, done = dreamer.step(out.tanh().t(), torch.cat(noise(memory, t), 1)[kept].t())
+            torch.testing.assert_close(reward, imagined.reward)
+            assert torch.equal(done, imagined.done)
+            state = imagined.state
+            if t == 6:
+                index = torch.tensor([2, 0])
+                dreamer.keep(index)
+                state, kept = state.rows(index), kept[index]
+        dreamer = memory.dreamer(B, A, temperature)
 
 
 def test_rollouts_do_not_know_each_other(memory):
@@ -142,7 +172,7 @@ def expect(memory, positions, action):
     """What the memory expects of one more step: mean latent over draws, reward, done."""
     with torch.no_grad():
         state = walk(memory, positions).rows(torch.zeros(200, dtype=torch.int64))
-        imagined = memory.imagine(state, torch.full((200, 1), action), 1.0, generator())
+        imagined = memory.imagine(state, torch.full((200, 1), action), 1.0, Noise(*(t.float() for t in noise(memory, batch=200))))
     return imagined.state.features[:, :POSITIONS].mean(0), imagined.reward[0].item(), imagined.done[0].item()
 
 

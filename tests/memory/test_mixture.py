@@ -12,6 +12,13 @@ def raw(logits, mu, log_sigma):
     return torch.stack([logits, mu, log_sigma], -3).flatten(-3)
 
 
+def sample(out, z_size, temperature, seed=0):
+    """Samples of the mixtures `out` [N, 3*K*Z] with the noise of a seed."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = len(out), z_size
+    return mixture.sample(out, temperature, torch.rand(shape, generator=generator), torch.randn(shape, generator=generator))
+
+
 def test_the_density_equals_that_of_torchs_mixture():
     logits, mu, log_sigma = torch.randn(3, 6, 2, 5, 4, dtype=torch.float64)             # K = 5, Z = 4
     z = 2 * torch.randn(6, 2, 4, dtype=torch.float64)
@@ -44,7 +51,7 @@ def test_extreme_outputs_give_a_finite_likelihood_and_gradient():
 def test_temperature_scales_the_variance_of_one_component(tau):
     mu, log_sigma = torch.tensor([[1.0, -2.0]]), torch.tensor([[0.3, -1.0]])
     out = raw(torch.zeros(1, 2), mu, log_sigma).expand(60_000, -1)
-    z = mixture.sample(out, 2, tau, torch.Generator().manual_seed(0))
+    z = sample(out, 2, tau)
     torch.testing.assert_close(z.mean(0), mu[0], atol=0.03, rtol=0)
     torch.testing.assert_close(z.var(0), tau * (2 * log_sigma[0]).exp(), atol=0, rtol=0.03)
 
@@ -55,7 +62,7 @@ def test_components_are_drawn_as_pi_to_the_power_of_one_over_tau(tau):
     pi = torch.tensor([[0.6, 0.1], [0.3, 0.1], [0.1, 0.8]])                             # [K, Z]
     mu = torch.tensor([[-10.0], [0.0], [10.0]]).expand(3, 2)
     out = raw(pi.log() + 3, mu, torch.full((3, 2), -3.0)).expand(60_000, -1)
-    z = mixture.sample(out, 2, tau, torch.Generator().manual_seed(0))
+    z = sample(out, 2, tau)
     frequency = torch.stack([((z - mu[k]).abs() < 3).float().mean(0) for k in range(3)])
     expected = pi ** (1 / tau) / (pi ** (1 / tau)).sum(0)
     torch.testing.assert_close(frequency, expected, atol=0.01, rtol=0)
@@ -63,14 +70,15 @@ def test_components_are_drawn_as_pi_to_the_power_of_one_over_tau(tau):
 
 def test_dimensions_are_drawn_independently():
     out = raw(torch.zeros(2, 2), torch.tensor([[-5.0, -5.0], [5.0, 5.0]]), torch.full((2, 2), -3.0)).expand(40_000, -1)
-    z = mixture.sample(out, 2, 1.0, torch.Generator().manual_seed(0))
+    z = sample(out, 2, 1.0)
     assert abs(torch.corrcoef(z.T)[0, 1]) < 0.02
 
 
-def test_samples_follow_their_generator():
-    out = torch.randn(50, 3 * 5 * 4)
-    first, second, other = (mixture.sample(out, 4, 1.0, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
-    assert torch.equal(first, second) and not torch.equal(first, other)
+def test_the_uniform_number_picks_the_component():
+    """Cumulated weights 0.2, 0.5, 1: each component between them, the first at 0 and the last at the greatest number below 1."""
+    out = raw(torch.tensor([[0.2], [0.3], [0.5]]).log(), torch.tensor([[1.0], [2.0], [3.0]]), torch.zeros(3, 1)).expand(7, -1)
+    uniform = torch.tensor([0.0, 0.19, 0.21, 0.49, 0.51, 0.99, 1 - 2**-24])[:, None]
+    assert mixture.sample(out, 1.0, uniform, torch.zeros(7, 1))[:, 0].tolist() == [1, 1, 2, 2, 3, 3, 3]
 
 
 def test_the_mean_log_density_of_samples_is_minus_the_entropy():
@@ -79,5 +87,5 @@ def test_the_mean_log_density_of_samples_is_minus_the_entropy():
     grid = torch.linspace(-60, 60, 100_001, dtype=torch.float64)
     log_p = mixture.log_prob(out.expand(len(grid), -1), grid[:, None])[:, 0]
     entropy = -torch.trapezoid(log_p.exp() * log_p, grid)
-    z = mixture.sample(out.expand(100_000, -1), 1, 1.0, torch.Generator().manual_seed(0)).double()
+    z = sample(out.expand(100_000, -1), 1, 1.0).double()
     assert -mixture.log_prob(out.expand(100_000, -1), z).mean().item() == pytest.approx(entropy.item(), abs=0.02)

@@ -6,7 +6,8 @@ import torch
 
 from worldmodels.memory import MDNRNN, MemoryConfig
 from worldmodels.worlds.agent import Agent, DreamFitness
-from worldmodels.worlds.dream import STARTS, DreamConfig, DreamWorld
+from worldmodels.types import Noise
+from worldmodels.worlds.dream import BLOCK, STARTS, DreamConfig, DreamWorld, NoiseStream
 from worldmodels.worlds.rollout import rollout
 
 NEVER, ALWAYS = -1e4, 1e4
@@ -79,6 +80,40 @@ def test_starts_anywhere_are_warmed_on_the_frames_before_them(counted_latents):
     assert set(starts) <= {(e, t) for e in range(8) for t in range(3 + 2 * e)} and len(set(starts)) > 70
 
 
+def test_a_dream_does_not_depend_on_those_beside_it(counted_latents):
+    """The same returns alone, together, and with the rest in another order."""
+    world = make_world(counted_latents, max_steps=30)
+    policies = policy(world, 6)
+    together = rollout(world, policies, [4, 9, 4, 1, 9, 7])
+    for row, seed in enumerate([4, 9, 4, 1, 9, 7]):
+        alone = rollout(world, policies.rows(torch.tensor([row])), [seed])
+        torch.testing.assert_close(alone.returns[0], together.returns[row], rtol=1e-4, atol=1e-4)
+        assert alone.lengths[0] == together.lengths[row]
+
+
+def test_noise_is_a_function_of_the_seed_and_the_step():
+    streams = [NoiseStream(seeds, (3, 2), torch.zeros(1, dtype=torch.float64)) for seeds in ([5, 6], [7, 5])]
+    first, second = ([stream.block() for _ in range(3)] for stream in streams)
+    for a, b in zip(first, second):
+        assert a.shape == (BLOCK, 5, 2) and a.dtype == torch.float64
+        assert torch.equal(a[..., 0], b[..., 1]) and not torch.equal(a[..., 1], b[..., 0])
+    assert not torch.equal(first[0], first[1])
+    streams[1].keep([1])
+    assert torch.equal(streams[0].block()[..., 0], streams[1].block()[..., 0])
+    steps = NoiseStream([5], (3, 2), torch.zeros(1, dtype=torch.float64)).steps()
+    for numbers in torch.cat(first)[..., 0]:
+        uniform, normal = next(steps)
+        assert torch.equal(uniform[0], numbers[:3]) and torch.equal(normal[0], numbers[3:])
+
+
+def test_noise_is_uniform_and_normal():
+    numbers = torch.cat([NoiseStream(range(300), (2, 2), torch.zeros(1)).block() for _ in range(2)])
+    uniform, normal = numbers.split(2, 1)
+    assert 0 <= uniform.min() < 0.001 and 0.999 < uniform.max() < 1
+    assert uniform.mean().item() == pytest.approx(0.5, abs=0.01) and uniform.std().item() == pytest.approx(12**-0.5, abs=0.01)
+    assert normal.mean().item() == pytest.approx(0, abs=0.03) and normal.std().item() == pytest.approx(1, abs=0.03)
+
+
 def test_a_dream_is_cut_at_its_cap(counted_latents):
     world = make_world(counted_latents, NEVER, max_steps=7)
     assert rollout(world, policy(world, 4), range(4)).lengths.tolist() == [7] * 4
@@ -111,5 +146,6 @@ def test_dream_fitness_is_members_by_episodes(counted_latents):
     state = world.reset(seeds)
     for member, p in zip(returns, parameters):
         action = agent.policy(p[None], len(seeds))(state)
-        expected = world.memory.imagine(state, action, 1.0, torch.Generator()).reward
+        noise = Noise(torch.rand(4, 3), torch.randn(4, 2))                  # the reward does not depend on it
+        expected = world.memory.imagine(state, action, 1.0, noise).reward
         np.testing.assert_allclose(member, expected, atol=1e-6)

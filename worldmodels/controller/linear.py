@@ -23,7 +23,7 @@ class LinearPolicy:
         self.parameters, self.squash = parameters, squash
         layer = parameters.unflatten(-1, (-1, action_size))                 # [B, F (+ 1), A]
         self.weight = layer[:, :-1] if bias else layer
-        self.bias = layer[:, -1] if bias else 0.0
+        self.bias = layer[:, -1] if bias else parameters.new_zeros(len(parameters), action_size)
         self._like = lambda p: LinearPolicy(p, action_size, bias, squash)
 
     def __call__(self, state: State) -> Tensor:

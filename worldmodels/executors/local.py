@@ -105,7 +105,7 @@ class LocalExecutor:
     """`submit(job) -> Future` over `workers` processes; a context manager."""
 
     def __init__(self, workers: int, deadline: float = 1800.0):
-        self.deadline = deadline                    # seconds a job may take
+        self.size, self.deadline = workers, deadline        # seconds a job may take
         self.restarts = 0
         self._context = multiprocess.get_context("spawn")
         self._queue: deque = deque()

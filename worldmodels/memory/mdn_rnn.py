@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldmodels.memory import mixture
+from worldmodels.memory.dreamer import MDNRNNDreamer
 from worldmodels.memory.lstm import LSTM
 from worldmodels.training import TrainConfig
-from worldmodels.types import Imagined, State, Transitions
+from worldmodels.types import Imagined, Noise, State, Transitions
 
 DEATH = {
-    "threshold": lambda logit, generator: logit > 0,
-    "sampled": lambda logit, generator: torch.rand(logit.shape, generator=generator, device=logit.device) < logit.sigmoid(),
+    "threshold": lambda logit, uniform: logit > 0,
+    "sampled": lambda logit, uniform: uniform < logit.sigmoid(),
 }
 
 
@@ -48,6 +49,7 @@ class MDNRNN(nn.Module):
         self.lstm = LSTM(z_size + action_size + config.restart_input, config.hidden_size)
         self.head = nn.Linear(config.hidden_size, 3 * config.mixtures * z_size + 2)     # mixture, reward, done logit
         self.feature_size = z_size + (1 + config.cell_feature) * config.hidden_size
+        self.noise_size = z_size + 1, z_size            # a uniform number picks a component, a last one decides death
 
     def initial(self, z: Tensor) -> State:
         zeros = z.new_zeros(len(z), self.config.hidden_size)
@@ -57,12 +59,18 @@ class MDNRNN(nn.Module):
         h, c = self._transition(state, action)
         return self._state(z, h, c, torch.zeros_like(state.inner[3]))
 
-    def imagine(self, state: State, action: Tensor, temperature: float, generator: torch.Generator) -> Imagined:
+    def imagine(self, state: State, action: Tensor, temperature: float, noise: Noise) -> Imagined:
         h, c = self._transition(state, action)
         raw, reward, logit = self._heads(h)
-        z = mixture.sample(raw, self.z_size, temperature, generator)
-        done = DEATH[self.config.death](logit, generator)
-        return Imagined(self._state(z, h, c, torch.zeros_like(state.inner[3])), reward, done)
+        z = mixture.sample(raw, temperature, noise.uniform[:, :-1], noise.normal)
+        return Imagined(self._state(z, h, c, torch.zeros_like(state.inner[3])), reward, self.died(logit, noise.uniform[:, -1]))
+
+    def dreamer(self, batch: int, action_size: int, temperature: float) -> MDNRNNDreamer:
+        return MDNRNNDreamer(self, batch, action_size, temperature)
+
+    def died(self, logit: Tensor, uniform: Tensor) -> Tensor:
+        """Whether a dream with this done logit ends, both [B]."""
+        return DEATH[self.config.death](logit, uniform)
 
     def loss(self, batch: Transitions, carry: tuple[Tensor, Tensor] | None):
         """Negative log-likelihood a dimension + squared error of the reward + cross-entropy of done, each a mean over steps."""

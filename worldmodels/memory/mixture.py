@@ -22,16 +22,15 @@ def log_prob(raw: Tensor, z: Tensor) -> Tensor:
     return torch.logsumexp(logits + log_n, -2) - torch.logsumexp(logits, -2) - LOG_SQRT_2PI
 
 
-def sample(raw: Tensor, z_size: int, temperature: float, generator: torch.Generator) -> Tensor:
-    """Draws z [..., Z]: mixture logits divided by tau, noise times sqrt(tau); one uniform number picks the component."""
-    logits, mu, log_sigma = split(raw, z_size)
+def sample(raw: Tensor, temperature: float, uniform: Tensor, normal: Tensor) -> Tensor:
+    """z [..., Z]: mixture logits divided by tau, noise times sqrt(tau); of uniform and normal numbers, [..., Z] each, the first
+    picks the component."""
+    logits, mu, log_sigma = split(raw, uniform.shape[-1])
     weights = torch.softmax(logits / temperature, -2)                           # pi_k^(1/tau), normalised
-    uniform = torch.rand(mu[..., :1, :].shape, generator=generator, device=raw.device)
     # the component k where the cumulated weights pass the uniform number
-    k = (weights.cumsum(-2) < uniform).sum(-2, keepdim=True).clamp_(max=mu.shape[-2] - 1)
+    k = (weights.cumsum(-2)[..., :-1, :] < uniform[..., None, :]).sum(-2, keepdim=True)
     mu, log_sigma = mu.gather(-2, k).squeeze(-2), log_sigma.gather(-2, k).squeeze(-2)
-    noise = torch.randn(mu.shape, generator=generator, device=raw.device)
-    return mu + math.sqrt(temperature) * torch.exp(log_sigma) * noise           # tau scales the variance
+    return mu + math.sqrt(temperature) * torch.exp(log_sigma) * normal          # tau scales the variance
 
 
 def split(raw: Tensor, z_size: int) -> tuple[Tensor, Tensor, Tensor]:

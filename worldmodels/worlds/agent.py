@@ -2,7 +2,7 @@
 batch in the dream."""
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple, Sequence
 
@@ -14,11 +14,12 @@ from worldmodels.controller import population_policy
 from worldmodels.envs import TASKS
 from worldmodels.memory import MEMORIES, MemoryConfig
 from worldmodels.runs import Run
-from worldmodels.types import Executor, UserError
+from worldmodels.types import Executor, State, UserError
 from worldmodels.vision import VAE, VisionConfig
-from worldmodels.worlds.dream import DreamWorld
+from worldmodels.worlds.dream import DreamConfig, DreamWorld
+from worldmodels.worlds.population import WIDTH, GraphedDream, dream
 from worldmodels.worlds.real import RealWorld
-from worldmodels.worlds.rollout import Rollouts, rollout
+from worldmodels.worlds.rollout import rollout
 
 SMALLEST, LARGEST = 16, 128     # episodes in one job ...
 SHARE = 3                       # ... which is this part of those that are left
@@ -67,11 +68,18 @@ def load_agent(run: Run, device: str = "cpu") -> tuple[Agent, str]:
 
 
 @lru_cache(maxsize=1)
-def worker_world(folder: Path, digest: str, max_steps: int, settings: tuple) -> tuple[Agent, RealWorld]:
-    """This process's agent and real world, reused from job to job."""
+def worker_agent(folder: Path, digest: str) -> Agent:
+    """This process's agent, reused from job to job."""
     agent, found = load_agent(Run(folder))
     if found != digest:
         raise UserError(f"V or M in {folder} changed while a controller was being scored: run the command again")
+    return agent
+
+
+@lru_cache(maxsize=1)
+def worker_world(folder: Path, digest: str, max_steps: int, settings: tuple) -> tuple[Agent, RealWorld]:
+    """This process's agent and real world, reused from job to job."""
+    agent = worker_agent(folder, digest)
     task, settings = TASKS[agent.task], dict(settings)
     if task.shrink is not None:
         settings["raw"] = True
@@ -127,13 +135,60 @@ def parts(count: int) -> list[slice]:
     return [slice(*pair) for pair in zip(cuts, cuts[1:])]
 
 
-class DreamFitness:
-    """Controllers in the dream, all members and episodes as one batch."""
+@dataclass(frozen=True, repr=False)
+class DreamJob:
+    """Dreams of some members; a pure function of its fields."""
 
-    def __init__(self, agent: Agent, world: DreamWorld):
-        self.agent, self.world = agent, world
+    folder: Path
+    digest: str
+    config: DreamConfig
+    start: tuple[np.ndarray, ...]   # the state in which each seed's dream begins: features and what is inside, [S, ...]
+    seeds: np.ndarray               # S
+    parameters: np.ndarray          # [M, n]
+    member: np.ndarray              # [B], each dream's row of `parameters` ...
+    seed: np.ndarray                # [B] ... and of `seeds`
+
+    def __call__(self) -> tuple[np.ndarray, np.ndarray]:
+        agent = worker_agent(self.folder, self.digest)
+        features, *inner = map(torch.from_numpy, self.start)
+        policy = agent.policy(self.parameters[self.member])
+        dreamt = dream(agent.memory, policy, State(features, tuple(inner)), self.seeds, torch.from_numpy(self.seed), self.config)
+        return dreamt.returns.numpy(), dreamt.lengths.numpy()
+
+
+class DreamFitness:
+    """Controllers in the dream, all members and episodes together: on the GPU, or spread over an executor's workers, or else
+    in this process."""
+
+    def __init__(self, agent: Agent, world: DreamWorld, executor: Executor | None = None, run: Run | None = None, digest: str = ""):
+        self.agent, self.world, self.executor = agent, world, executor
+        self.job = partial(DreamJob, run and run.folder.absolute(), digest, world.config)
+        self.graphed = GraphedDream(agent.memory, world.config)
 
     def __call__(self, parameters: np.ndarray, seeds: Sequence[int]) -> np.ndarray:
         """Parameters [P, n], seeds [E] -> returns [P, E]."""
-        played: Rollouts = rollout(self.world, self.agent.policy(parameters, len(seeds)), list(seeds) * len(parameters))
-        return played.returns.cpu().numpy().reshape(len(parameters), len(seeds))
+        return self.play(parameters, seeds)[0]
+
+    def play(self, parameters: np.ndarray, seeds: Sequence[int], progress: tqdm | None = None) -> np.ndarray:
+        """Parameters [P, n], seeds [E] -> returns and lengths, [2, P, E]."""
+        count, episodes = len(parameters) * len(seeds), len(seeds)
+        seeds, start = np.asarray(seeds, np.int64), self.world.starts(seeds)
+        member, seed = np.divmod(np.arange(count), episodes)        # a member's episodes beside each other
+        if self.executor is None:
+            play = self.graphed if self.world.device.type == "cuda" else partial(dream, self.agent.memory, config=self.world.config)
+            seed = torch.from_numpy(seed).to(self.world.device)
+            dreamt = play(self.agent.policy(parameters[member]), start, seeds, seed)
+            results = [[t.cpu().numpy() for t in dreamt]]
+        else:
+            size = -(-count // self.executor.size // WIDTH) * WIDTH
+            cuts = [slice(i, min(i + size, count)) for i in range(0, count, size)]
+            jobs = [self._job(start, seeds, parameters, member[cut], seed[cut]) for cut in cuts]
+            results = self.executor.run(jobs, progress, weight=lambda result: len(result[0]))
+        return np.concatenate(results, axis=1).reshape(2, len(parameters), episodes)
+
+    def _job(self, start: State, seeds: np.ndarray, parameters: np.ndarray, member: np.ndarray, seed: np.ndarray) -> DreamJob:
+        """The job of these dreams, with what they need and no more."""
+        members, member = np.unique(member, return_inverse=True)
+        used, seed = np.unique(seed, return_inverse=True)
+        state = tuple(t[torch.from_numpy(used)].numpy() for t in (start.features, *start.inner))
+        return self.job(state, seeds[used], parameters[members], member, seed)

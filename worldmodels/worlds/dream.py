@@ -2,15 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from typing import Sequence
+from typing import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from worldmodels.memory.latents import Latents
-from worldmodels.training import step_seed
-from worldmodels.types import Memory, State, Step
+from worldmodels.types import Memory, Noise, State, Step
 
 
 @dataclass(frozen=True)
@@ -21,8 +20,39 @@ class DreamConfig:
     max_steps: int = 2100           # a dream is cut here
 
 
+BLOCK = 16              # steps whose noise is drawn together
+
+
+class NoiseStream:
+    """The chance in some dreams, a function of each one's seed and nothing else: dreams of a seed share it, whoever dreams them,
+    so that members of a generation are compared on equal terms; and no dream depends on those beside it."""
+
+    def __init__(self, seeds: Sequence[int], noise_size: tuple[int, int], like: Tensor):
+        self.noise_size, self.like = noise_size, like
+        self.generators = [np.random.default_rng([seed, 1]) for seed in seeds]
+
+    def block(self) -> Tensor:
+        """The next BLOCK steps' numbers, uniform ones first, [BLOCK, U + N, seeds], on the device and of the type of `like`."""
+        U, N = self.noise_size
+        numbers = np.empty((len(self.generators), BLOCK, U + N), np.float32)
+        for rng, mine in zip(self.generators, numbers):
+            mine[:, :U] = rng.random((BLOCK, U), np.float32)
+            mine[:, U:] = rng.standard_normal((BLOCK, N), np.float32)
+        return torch.from_numpy(numbers).to(self.like).permute(1, 2, 0).contiguous()
+
+    def steps(self) -> Iterator[Noise]:
+        """One step's noise after the other, [seeds, U] and [seeds, N]."""
+        while True:
+            for numbers in self.block():
+                yield Noise(*numbers.t().split(self.noise_size, 1))
+
+    def keep(self, index: Sequence[int]):
+        """Goes on with these seeds only."""
+        self.generators = [self.generators[i] for i in index]
+
+
 class DreamWorld:
-    """Memory as a world. The same seeds give the same starts, and the same dream for the same policies."""
+    """Memory as a world. A dream is a function of its seed and of what is done in it."""
 
     lanes = math.inf
     slack = 0.05            # dropping rollouts copies the rest: cheaper once for many than at every death
@@ -30,24 +60,29 @@ class DreamWorld:
     def __init__(self, memory: Memory, latents: Latents, config: DreamConfig):
         self.memory, self.latents, self.config = memory, latents, config
         self.device = next(memory.parameters()).device
-        self.generator = torch.Generator(self.device)
 
     def reset(self, seeds: Sequence[int]) -> State:
         unique, row = np.unique(np.asarray(seeds, np.int64), return_inverse=True)
-        self.generator.manual_seed(step_seed(*unique.tolist()))
-        self.steps = 0
-        self.state = STARTS[self.config.start](self, unique).rows(torch.from_numpy(row).to(self.device))
+        self.row, self.steps = torch.from_numpy(row).to(self.device), 0
+        self.state = self.starts(unique).rows(self.row)
+        self.noise = NoiseStream(unique, self.memory.noise_size, self.state.features).steps()
         return self.state
 
     def step(self, action: Tensor) -> Step:
-        self.state, reward, done = self.memory.imagine(self.state, action, self.config.temperature, self.generator)
+        noise = Noise(*(numbers[self.row] for numbers in next(self.noise)))
+        self.state, reward, done = self.memory.imagine(self.state, action, self.config.temperature, noise)
         self.steps += 1
         return Step(self.state, reward, done | (self.steps >= self.config.max_steps))
 
     def go_on(self, index: Tensor, seeds: Sequence[int]) -> State:
         assert not seeds, "all dreams start together"
-        self.state = self.state.rows(index)
+        self.state, self.row = self.state.rows(index), self.row[index]
         return self.state
+
+    @torch.inference_mode()
+    def starts(self, seeds: Sequence[int]) -> State:
+        """Where the dreams of these seeds begin, one each."""
+        return STARTS[self.config.start](self, np.asarray(seeds, np.int64))
 
     def _start_first(self, seeds: np.ndarray) -> State:
         """Each seed starts at the first frame of some episode."""
