@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from tests.memory.test_memories import A, B, T, Z, memory, noise, transitions, watched  # noqa: F401
-from worldmodels.memory import MDNRNN, MemoryConfig, mixture
+from tests.memory.test_mixture import torchs_log_prob
+from worldmodels.memory import MDNRNN, MemoryConfig, mdn_rnn, mixture
 from worldmodels.types import Noise
 
 
@@ -44,7 +45,7 @@ def test_the_loss_predicts_with_the_transition_that_observes(memory, weights):
                 state = memory.initial(batch.z[b, t][None])
             state = memory.observe(state, batch.action[b, t][None], batch.next_z[b, t][None])
             out = memory.head(state.inner[1])[0]
-            nll.append(-mixture.log_prob(out[:-2], batch.next_z[b, t]).mean())
+            nll.append(mixture.nll(out[None, :-2].detach(), batch.next_z[b, t][None])[0].mean())
             error.append((out[-2] - batch.reward[b, t]) ** 2)
             end = batch.terminated[b, t]
             done.append(-(positive * end * F.logsigmoid(out[-1]) + (1 - end) * F.logsigmoid(-out[-1])))
@@ -52,6 +53,24 @@ def test_the_loss_predicts_with_the_transition_that_observes(memory, weights):
     for name, values in (("nll", nll), ("reward_error", error), ("done", done)):
         torch.testing.assert_close(metrics[name], torch.stack(values).mean())
     torch.testing.assert_close(loss, metrics["nll"] + reward_weight * metrics["reward_error"] + done_weight * metrics["done"])
+
+
+def test_the_losss_gradient_equals_autograds(memory, monkeypatch):
+    """Of every parameter, through the head in chunks that do not divide the steps, with weights for the parts, twice the loss."""
+    monkeypatch.setattr(mdn_rnn, "ROWS", 7)
+    memory.config = MemoryConfig(**vars(memory.config) | {"reward_weight": 0.5, "done_weight": 2.0, "done_positive_weight": 10.0})
+    batch = transitions([(0, 0), (1, 4)])
+    keep, x = 1 - batch.restart.t()[..., None], torch.cat([batch.z, batch.action, batch.restart[..., None]], -1)
+    x = x[..., :memory.lstm.input.in_features].transpose(0, 1)
+    h, *_ = memory.lstm(x, *torch.zeros(2, B, 6).double(), keep=keep)
+    out = memory.head(h.transpose(0, 1))
+    nll = -torchs_log_prob(out[..., :-2].clone(), batch.next_z).mean()
+    done = F.binary_cross_entropy_with_logits(out[..., -1], batch.terminated, pos_weight=torch.tensor(10.0))
+    plain = nll + 0.5 * F.mse_loss(out[..., -2], batch.reward) + 2 * done
+    loss = memory.loss(batch, None)[0]
+    torch.testing.assert_close(loss, plain)
+    for a, b in zip(*(torch.autograd.grad(2 * value, list(memory.parameters())) for value in (loss, plain))):
+        torch.testing.assert_close(a, b)
 
 
 def test_imagination_draws_from_the_head_after_the_transition(memory):

@@ -19,32 +19,44 @@ def sample(out, z_size, temperature, seed=0):
     return mixture.sample(out, temperature, torch.rand(shape, generator=generator), torch.randn(shape, generator=generator))
 
 
-def test_the_density_equals_that_of_torchs_mixture():
-    logits, mu, log_sigma = torch.randn(3, 6, 2, 5, 4, dtype=torch.float64)             # K = 5, Z = 4
-    z = 2 * torch.randn(6, 2, 4, dtype=torch.float64)
-    logits_z, mu_z, sigma_z = (t.transpose(-1, -2) for t in (logits, mu, log_sigma.exp()))
-    reference = MixtureSameFamily(Categorical(logits=logits_z), Normal(mu_z, sigma_z)).log_prob(z)
-    torch.testing.assert_close(mixture.log_prob(raw(logits, mu, log_sigma), z), reference)
+def log_prob(out, z):
+    """log p(z) of each dimension."""
+    return -mixture.nll(out, z)[0]
+
+
+def torchs_log_prob(out, z):
+    """The same by torch's own distributions."""
+    logits, mu, log_sigma = (t.transpose(-1, -2) for t in out.unflatten(-1, (3, -1, z.shape[-1])).unbind(-3))
+    return MixtureSameFamily(Categorical(logits=logits), Normal(mu, log_sigma.exp())).log_prob(z)
+
+
+def test_the_density_and_its_gradient_equal_those_of_torchs_mixture():
+    out = torch.randn(12, 3 * 5 * 4, dtype=torch.float64, requires_grad=True)           # K = 5, Z = 4
+    z = 2 * torch.randn(12, 4, dtype=torch.float64)
+    value, gradient = mixture.nll(out.detach(), z)
+    expected = -torchs_log_prob(out, z)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected.sum(), out)[0])
 
 
 def test_one_component_is_a_normal_density():
     mu, log_sigma, z = torch.randn(3, 7, 1, 3)
     reference = Normal(mu[:, 0], log_sigma[:, 0].exp()).log_prob(z[:, 0])
-    torch.testing.assert_close(mixture.log_prob(raw(torch.randn(7, 1, 3), mu, log_sigma), z[:, 0]), reference)
+    torch.testing.assert_close(log_prob(raw(torch.randn(7, 1, 3), mu, log_sigma), z[:, 0]), reference)
 
 
 def test_the_density_integrates_to_one():
     logits, mu, log_sigma = torch.randn(3, 5, 2, dtype=torch.float64)
     z = torch.linspace(-60, 60, 200_001, dtype=torch.float64)
-    density = mixture.log_prob(raw(logits, mu, log_sigma).expand(len(z), -1), z[:, None].expand(-1, 2)).exp()
+    density = log_prob(raw(logits, mu, log_sigma).expand(len(z), -1), z[:, None].expand(-1, 2)).exp()
     torch.testing.assert_close(torch.trapezoid(density, z, dim=0), torch.ones(2, dtype=torch.float64))
 
 
 def test_extreme_outputs_give_a_finite_likelihood_and_gradient():
-    out = torch.tensor([[1e4, -1e4, 5.0, -5.0, -1e4, 1e4]], requires_grad=True)         # K = 2, Z = 1
-    value = mixture.log_prob(out, torch.tensor([[3.0]]))
-    value.sum().backward()
-    assert value.isfinite().all() and out.grad.isfinite().all()
+    out = torch.tensor([[1e4, -1e4, 5.0, -5.0, -1e4, 1e4]])                             # K = 2, Z = 1
+    value, gradient = mixture.nll(out, torch.tensor([[3.0]]))
+    assert value.isfinite().all() and gradient.isfinite().all()
+    assert not gradient[0, 4:].any()                                                    # log sigma beyond its bound
 
 
 @pytest.mark.parametrize("tau", (0.25, 1.0, 1.5))
@@ -85,7 +97,7 @@ def test_the_mean_log_density_of_samples_is_minus_the_entropy():
     """Sampling and density speak of the same mixture (Monte Carlo against the integral)."""
     out = torch.randn(3 * 5 * 1, dtype=torch.float64)
     grid = torch.linspace(-60, 60, 100_001, dtype=torch.float64)
-    log_p = mixture.log_prob(out.expand(len(grid), -1), grid[:, None])[:, 0]
+    log_p = log_prob(out.expand(len(grid), -1), grid[:, None])[:, 0]
     entropy = -torch.trapezoid(log_p.exp() * log_p, grid)
     z = sample(out.expand(100_000, -1), 1, 1.0).double()
-    assert -mixture.log_prob(out.expand(100_000, -1), z).mean().item() == pytest.approx(entropy.item(), abs=0.02)
+    assert -log_prob(out.expand(100_000, -1), z).mean().item() == pytest.approx(entropy.item(), abs=0.02)

@@ -78,13 +78,9 @@ class MDNRNN(nn.Module):
         x = self._input(batch.z, batch.action, restart).transpose(0, 1)             # [T, B, I]
         zeros = x.new_zeros(x.shape[1], self.config.hidden_size)
         h, *carry = self.lstm(x, *(carry or (zeros, zeros)), keep=1 - restart.transpose(0, 1))
-        raw, reward, logit = self._heads(h.transpose(0, 1))                         # [B, T, ...]
-        nll = -mixture.log_prob(raw, batch.next_z).mean()
-        reward_error = (reward - batch.reward).square().mean()
-        positive = logit.new_tensor(self.config.done_positive_weight)
-        done = F.binary_cross_entropy_with_logits(logit, batch.terminated, pos_weight=positive)
-        loss = nll + self.config.reward_weight * reward_error + self.config.done_weight * done
-        return loss, {"loss": loss, "nll": nll, "reward_error": reward_error, "done": done}, tuple(carry)
+        targets = (t.transpose(0, 1).flatten(0, 1) for t in (batch.next_z, batch.reward, batch.terminated))
+        loss, nll, error, done = HeadLoss.apply(h.flatten(0, 1), self.head.weight, self.head.bias, *targets, self.config)
+        return loss, {"loss": loss, "nll": nll, "reward_error": error, "done": done}, tuple(carry)
 
     def _transition(self, state: State, action: Tensor) -> tuple[Tensor, Tensor]:
         z, h, c, restart = state.inner
@@ -99,3 +95,40 @@ class MDNRNN(nn.Module):
 
     def _state(self, z: Tensor, h: Tensor, c: Tensor, restart: Tensor) -> State:
         return State(torch.cat([z, c, h] if self.config.cell_feature else [z, h], -1), (z, h, c, restart))
+
+
+ROWS = 512              # of a chunk in HeadLoss
+
+
+class HeadLoss(torch.autograd.Function):
+    """The head and its loss, with the gradient, chunk by chunk: h [N, H], weight [O, H], bias [O], and of each row the next
+    z [N, Z], reward [N] and terminated [N] -> the loss, and the means of its three parts.
+
+    A window of 100 × 999 steps has 400 MB of mixture parameters; in chunks they, and all that is made of them, stay in a cache.
+    """
+
+    @staticmethod
+    def forward(ctx, h, weight, bias, z, reward, terminated, config):
+        d_h, d_weight, d_bias, sums = torch.empty_like(h), torch.zeros_like(weight), torch.zeros_like(bias), h.new_zeros(3)
+        positive = config.done_positive_weight
+        for h, d_h_rows, z, reward, end in zip(*(t.split(ROWS) for t in (h, d_h, z, reward, terminated))):
+            out = torch.addmm(bias, h, weight.t())
+            nll, d_raw = mixture.nll(out[:, :-2], z)
+            miss, logit = out[:, -2] - reward, out[:, -1]
+            # -(w y log p + (1 - y) log(1 - p)), where p = sigmoid(logit)
+            done = positive * end * F.softplus(-logit) + (1 - end) * F.softplus(logit)
+            sums += torch.stack([nll.sum() / z.shape[1], miss.square().sum(), done.sum()])
+            p = logit.sigmoid()
+            d_done = (1 - end) * p - positive * end * (1 - p)
+            d_out = torch.cat([d_raw / z.shape[1], 2 * config.reward_weight * miss[:, None], config.done_weight * d_done[:, None]], 1)
+            torch.mm(d_out, weight, out=d_h_rows)
+            d_weight.addmm_(d_out.t(), h)
+            d_bias += d_out.sum(0)
+        nll, error, done = sums / len(terminated)
+        ctx.save_for_backward(*(gradient.div_(len(terminated)) for gradient in (d_h, d_weight, d_bias)))
+        ctx.mark_non_differentiable(nll, error, done)
+        return nll + config.reward_weight * error + config.done_weight * done, nll, error, done
+
+    @staticmethod
+    def backward(ctx, d_loss, *_):
+        return *(d_loss * gradient for gradient in ctx.saved_tensors), None, None, None, None

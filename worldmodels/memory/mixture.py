@@ -13,13 +13,33 @@ LOG_SIGMA = 7.0         # bound on |log sigma|
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
 
-def log_prob(raw: Tensor, z: Tensor) -> Tensor:
-    """log p(z) of each dimension: raw [..., 3*K*Z] as the head puts it out, z [..., Z] -> [..., Z]."""
-    logits, mu, log_sigma = split(raw, z.shape[-1])                             # [..., K, Z] each
-    # log sum_k pi_k N(z; mu_k, sigma_k), each latent dimension on its own
-    deviation = (z[..., None, :] - mu) * torch.exp(-log_sigma)
-    log_n = -0.5 * deviation.square() - log_sigma                               # [..., K, Z], without its constant
-    return torch.logsumexp(logits + log_n, -2) - torch.logsumexp(logits, -2) - LOG_SQRT_2PI
+def nll(raw: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """-log p(z) of each dimension [N, Z], and its gradient by `raw` [N, 3*K*Z], the head's output, for z [N, Z].
+
+    The gradient is written out because autograd keeps, and goes through, a dozen tensors as large as `raw`.
+    """
+    logits, mu, log_sigma = split(raw, z.shape[-1])                             # [N, K, Z] each
+    gradient = torch.empty_like(raw)
+    d_logits, d_mu, d_log_sigma = gradient.unflatten(-1, (3, -1, z.shape[-1])).unbind(-3)
+    # -log p = log sum_k exp(logits_k) - log sum_k exp(logits_k) N(z; mu_k, sigma_k), each latent dimension on its own
+    inverse = torch.exp(-log_sigma)
+    deviation = (z[:, None] - mu).mul_(inverse)
+    squared = deviation.square()
+    log_pi, pi = log_sum_exp(logits)
+    log_joint, share = log_sum_exp((logits - log_sigma).sub_(squared, alpha=0.5))       # share: of each component in p(z)
+    torch.sub(pi, share, out=d_logits)
+    torch.mul(share, squared.neg_().add_(1), out=d_log_sigma)
+    torch.mul(share.neg_(), deviation.mul_(inverse), out=d_mu)
+    d_log_sigma.masked_fill_(log_sigma.abs() == LOG_SIGMA, 0)                   # at its bound it does not move
+    return log_pi - log_joint + LOG_SQRT_2PI, gradient
+
+
+def log_sum_exp(x: Tensor) -> tuple[Tensor, Tensor]:
+    """log sum_k exp(x_k) [N, Z] of x [N, K, Z], and each k's share of the sum [N, K, Z]."""
+    top = x.amax(1, keepdim=True)
+    share = (x - top).exp_()
+    total = share.sum(1, keepdim=True)
+    return (top + total.log())[:, 0], share.div_(total)
 
 
 def sample(raw: Tensor, temperature: float, uniform: Tensor, normal: Tensor) -> Tensor:
