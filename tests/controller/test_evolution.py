@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from worldmodels.controller import CMAES, ControllerConfig, evolve
+from worldmodels.controller import CMAES, ControllerConfig, evolution, evolve
 from worldmodels.controller.evolution import generation_seeds
 from worldmodels.runs import Run, read_metrics
 from worldmodels.types import UserError
@@ -29,6 +29,25 @@ def test_it_maximises_a_known_function(function, generations):
         search.tell(function(search.ask()))
     np.testing.assert_allclose(search.mean, OPTIMUM, atol=1e-3)
     assert search.sigma < 0.05
+
+
+def test_seldom_decompositions_find_the_same(monkeypatch):
+    """Forty ill-conditioned, rotated dimensions: as near to the optimum in as many generations, with a fifth of the eigenvectors."""
+    rotation = np.linalg.qr(np.random.default_rng(3).normal(size=(40, 40)))[0]
+    distance, decompositions = {}, {}
+    for laziness in (1, evolution.LAZINESS):
+        monkeypatch.setattr(evolution, "LAZINESS", laziness)
+        ends = []
+        for seed in range(6):
+            search = CMAES(40, 16, 0.1, seed=seed)
+            for _ in range(500):
+                search.tell(-(((search.ask() - 0.5) @ rotation) ** 2 * np.logspace(0, 2, 40)).sum(-1))
+            ends.append(np.log10(np.linalg.norm(search.mean - 0.5)))
+            decompositions[laziness] = search._es.sm.count_eigen
+        distance[laziness] = np.array(ends)
+    seldom, often = distance[evolution.LAZINESS], distance[1]
+    assert decompositions[evolution.LAZINESS] < decompositions[1] / 4
+    assert often.mean() < -1 and seldom.mean() < often.mean() + 2 * often.std()
 
 
 def test_it_starts_at_zero_with_the_given_step_size():
