@@ -23,16 +23,16 @@ import cv2
 import numpy as np
 import torch
 
-from pipeline.command import memory_info, vision_info
+from pipeline.command import vision_info
 from pipeline.presets import PRESETS
+from random_run import random_run
 from worldmodels.controller import parameter_count
 from worldmodels.envs import TASKS
 from worldmodels.envs.car_racing import CarRacing
 from worldmodels.envs.take_cover import STILL, TakeCover
 from worldmodels.executors import LocalExecutor
 from worldmodels.executors.local import idle_cores
-from worldmodels.runs import Run
-from worldmodels.worlds.agent import RealFitness, build_memory, build_vision, load_agent
+from worldmodels.worlds.agent import RealFitness, build_vision, load_agent
 
 try:
     import envpool
@@ -129,17 +129,6 @@ def encoder_flops(task: str) -> int:
         if isinstance(layer, torch.nn.Conv2d):
             flops += 2 * x[0].numel() * layer.weight[0].numel()
     return flops + 2 * vision.posterior.weight.numel()
-
-
-def random_run(task: str, folder: Path) -> Run:
-    """A run with V and M of the paper's sizes, untrained."""
-    run, config = Run(folder), PRESETS[task, "paper"]()
-    torch.manual_seed(0)
-    info = vision_info(config)
-    run.save("vision", build_vision(info).state_dict(), info)
-    info = memory_info(config, run.load("vision", "")[1]["digest"])
-    run.save("memory", build_memory(info).state_dict(), info)
-    return run
 
 
 @dataclass

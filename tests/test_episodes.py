@@ -1,5 +1,6 @@
 """Episodes on disk, and the frames streamed from them."""
 
+import tracemalloc
 from itertools import islice
 
 import numpy as np
@@ -137,3 +138,15 @@ def test_skipping_gives_the_batches_that_would_have_followed(folder, pool_frames
     batches = numbers(islice(episodes.frame_batches(4, 5, pool_frames), 80))
     for skip in range(0, 70):
         assert numbers(islice(episodes.frame_batches(4, 5, pool_frames, skip), 3)) == batches[skip:skip + 3]
+
+
+def test_one_pool_is_in_memory_at_a_time(tmp_path):
+    """Also while the next one is read."""
+    for seed in range(40):
+        write(episode_path(tmp_path, seed), episode(9), {})
+    batches = EpisodeFolder(tmp_path).frame_batches(5, 0, pool_frames=100)
+    tracemalloc.start()
+    assert len(numbers(islice(batches, 160))) == 160                # two epochs of four pools
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 100 * 64 * 64 * 3 < peak < 150 * 64 * 64 * 3

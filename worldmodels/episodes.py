@@ -76,9 +76,9 @@ class EpisodeFolder:
     def frame_batches(self, batch: int, seed: int, pool_frames: int = 50_000, skip: int = 0) -> Iterator[np.ndarray]:
         """Endless shuffled batches [batch, 64, 64, 3] uint8 from every frame of every episode.
 
-        Episodes are shuffled each epoch and read in pools of about `pool_frames` frames (12 KB each in memory); batches
-        are drawn without replacement within a pool. The order is a function of `seed` alone; `skip` starts at a later
-        batch of the same order, without reading what lies before it.
+        Episodes are shuffled each epoch and read in pools of about `pool_frames` frames (12 KB each), of which one is in memory
+        at a time; batches are drawn without replacement within a pool. The order is a function of `seed` alone; `skip` starts
+        at a later batch of the same order, without reading what lies before it.
         """
         epoch = 0
         while True:
@@ -89,10 +89,13 @@ class EpisodeFolder:
                 if skip >= batches:
                     skip -= batches
                     continue
-                frames = np.concatenate([read(self.paths[i]).frames for i in pool])
+                frames = np.empty((len(order), 64, 64, 3), np.uint8)
+                for i, place in zip(pool, np.split(frames, np.cumsum(self.lengths[pool] + 1)[:-1])):
+                    place[:] = read(self.paths[i]).frames
                 for index in np.array_split(order[:batches * batch], batches)[skip:]:
                     yield frames[index]
                 skip = 0
+                del frames, place                       # makes room before the next pool is read
             epoch += 1
 
     def _pools(self, order: np.ndarray, pool_frames: int) -> list[np.ndarray]:

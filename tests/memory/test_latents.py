@@ -1,5 +1,6 @@
 """Streams of encoded episodes: what follows what, and where an episode begins."""
 
+import weakref
 from itertools import islice
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from tests.conftest import counted_episode, make_latents
+from worldmodels.files import load_arrays
 from worldmodels.memory.latents import Latents, write_latents
 from worldmodels.types import UserError
 
@@ -100,3 +102,45 @@ def test_latents_of_another_v_and_missing_ones_are_refused_by_name(tmp_path):
         Latents([tmp_path / "0.safetensors"], "another digest")
     with pytest.raises(UserError, match="1.safetensors"):
         Latents([tmp_path / "1.safetensors"], "v")
+
+
+@pytest.mark.parametrize("kept", (1, 3, 8))
+def test_windows_do_not_depend_on_how_many_episodes_are_kept_and_no_more_are(tmp_path, monkeypatch, kept):
+    expected = windows(make_latents(tmp_path, [counted_episode(e, steps) for e, steps in enumerate(LENGTHS)]), 25, skip=2)
+    paths, loaded = sorted(tmp_path.iterdir()), []
+
+    def load(path):
+        arrays, info = load_arrays(path)
+        loaded.append(weakref.ref(arrays["mu"]))
+        return arrays, info
+
+    monkeypatch.setattr("worldmodels.memory.latents.load_arrays", load)
+    monkeypatch.setattr("worldmodels.memory.latents.CACHE", kept * sum(path.stat().st_size for path in paths) // 8 + 1)
+    latents = Latents(paths, "v")
+    assert not loaded and latents.lengths.tolist() == LENGTHS.tolist()
+    for window, theirs in zip(latents.windows(3, 4, 0, 2), expected):
+        assert all(map(torch.equal, window, theirs))
+        assert sum(mu() is not None for mu in loaded) <= kept
+    assert len(loaded) == 8 if kept == 8 else len(loaded) > 16
+
+
+def test_no_flipped_byte_and_no_truncation_goes_unnoticed(tmp_path):
+    """Of the header when it is opened or, like the rest, when it is read."""
+    make_latents(tmp_path, [counted_episode(0, 5)])
+    path = tmp_path / "0.safetensors"
+    good = path.read_bytes()
+    damaged = [good[:i] + bytes([good[i] ^ bit]) + good[i + 1:] for i in range(len(good)) for bit in (1, 2, 16)]
+    for data in damaged + [good[:size] for size in range(len(good))]:
+        path.write_bytes(data)
+        with pytest.raises(UserError, match="0.safetensors"):
+            Latents([path], "v").episode(0)
+
+
+def test_a_file_damaged_behind_its_header_is_refused_by_name_when_its_turn_comes(tmp_path):
+    make_latents(tmp_path, [counted_episode(e, 5) for e in range(2)])
+    paths = sorted(tmp_path.iterdir())
+    paths[1].write_bytes(paths[1].read_bytes()[:-1])
+    latents = Latents(paths, "v")
+    assert len(latents.episode(0).reward) == 5
+    with pytest.raises(UserError, match="1.safetensors"):
+        windows(latents, 1, batch=1, sequence=10)

@@ -1,21 +1,26 @@
 """Encoded episodes: what M is trained on, and where dreams start.
 
-One file an episode: mu and log-variance of each frame as V encoded them, with the actions, rewards and ends beside them, so
-that no frame is read again. All of a run's are held in memory at half precision: 10,000 rollouts of 1,000 frames with 32
-dimensions take 1.3 GB.
+One file an episode: mu and log-variance of each frame as V encoded them, at half precision, with the actions, rewards and ends
+beside them, so that no frame is read again. 10,000 rollouts of 1,000 frames with 32 dimensions take 1.45 GB on disk and CACHE in
+memory: episodes are read and verified when they are needed (0.35 ms each), and those that were used last are kept.
 """
 
+import json
+import struct
+from functools import lru_cache
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from worldmodels.episodes import SUFFIX, Episode, EpisodeFolder
-from worldmodels.files import load_arrays, save_arrays
+from worldmodels.files import header, load_arrays, save_arrays
 from worldmodels.runs import Run
 from worldmodels.types import Transitions, UserError
+
+CACHE = 2**29       # bytes of episodes kept in memory
 
 
 def latent_path(folder: Path, episode: Path) -> Path:
@@ -35,29 +40,48 @@ def open_latents(run: Run, min_steps: int, vision_digest: str) -> "Latents":
     return Latents([latent_path(run.latents, path) for path in paths], vision_digest)
 
 
+class Encoded(NamedTuple):
+    """An episode as it is stored."""
+
+    mu: np.ndarray              # [T+1, Z] float16
+    log_var: np.ndarray         # [T+1, Z] float16
+    action: np.ndarray          # [T, A] float32
+    reward: np.ndarray          # [T] float32
+    terminated: np.ndarray      # [T] bool
+
+
+def sample(mu: np.ndarray, log_var: np.ndarray, generator: torch.Generator) -> Tensor:
+    """z ~ N(mu, sigma) on the CPU, shaped like `mu`, float32."""
+    mu, log_var = torch.from_numpy(mu).float(), torch.from_numpy(log_var).float()
+    return mu + torch.exp(0.5 * log_var) * torch.randn(mu.shape, generator=generator)
+
+
+def stored_length(path: Path, vision_digest: str) -> int:
+    """The transitions in a file, from its header only; a UserError where it is missing, or damaged, or made by another V."""
+    try:
+        with open(path, "rb") as file:
+            found = header(file.read(4096))
+        steps, vision = int(found["action"]["shape"][0]), json.loads(found["__metadata__"]["info"])["vision"]
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run `python -m pipeline.encode`") from None
+    except (LookupError, OSError, TypeError, ValueError, struct.error) as error:
+        raise UserError(f"{path} is damaged ({error}): delete it and run `python -m pipeline.encode`") from None
+    if vision != vision_digest:
+        raise UserError(f"{path} was encoded by another V: delete {path.parent} and run `python -m pipeline.encode`")
+    return steps
+
+
 class Latents:
-    """All frames and transitions of a folder's episodes, one after the other."""
+    """The episodes of some files; of these only how many transitions each has, `lengths` [E], is in memory from the start."""
 
     def __init__(self, paths: list[Path], vision_digest: str):
-        self.mu, self.log_var, self.action, self.reward, self.terminated = [], [], [], [], []
-        for path in paths:
-            if not path.exists():
-                raise UserError(f"{path} is missing: run `python -m pipeline.encode`")
-            arrays, info = load_arrays(path)
-            if info["vision"] != vision_digest:
-                raise UserError(f"{path} was encoded by another V: delete {path.parent} and run `python -m pipeline.encode`")
-            for name, value in arrays.items():
-                getattr(self, name).append(value)
-        self.lengths = np.array([len(a) for a in self.action])                      # [E] transitions
-        first = np.concatenate([[0], np.cumsum(self.lengths + 1)[:-1]])             # [E] each episode's first frame
-        self.first_frame = first
-        for name in ("mu", "log_var", "action", "reward", "terminated"):
-            setattr(self, name, torch.from_numpy(np.concatenate(getattr(self, name))))
+        self.lengths = np.array([stored_length(path, vision_digest) for path in paths])
+        kept = CACHE * len(paths) // sum(path.stat().st_size for path in paths)     # of mean size: what is used is shuffled
+        self._episode = lru_cache(max(1, kept))(lambda number: Encoded(**load_arrays(paths[number])[0]))
 
-    def sample(self, frame: Tensor, generator: torch.Generator) -> Tensor:
-        """z ~ N(mu, sigma) of the frames with the given numbers [...], on the CPU -> [..., Z] float32."""
-        mu, log_var = self.mu[frame].float(), self.log_var[frame].float()
-        return mu + torch.exp(0.5 * log_var) * torch.randn(mu.shape, generator=generator)
+    def episode(self, number: int) -> Encoded:
+        """An episode, from memory or from its file; a UserError names a damaged one."""
+        return self._episode(int(number))
 
     def windows(self, batch: int, sequence: int, seed: int, skip: int = 0) -> Iterator[Transitions]:
         """Endless windows of `sequence` steps from `batch` parallel streams, one following the other in time.
@@ -72,20 +96,27 @@ class Latents:
         epoch, number = divmod(skip, per_epoch)
         while True:
             order = np.random.default_rng([seed, epoch]).permutation(len(self.lengths))
-            frame = np.concatenate([self.first_frame[e] + np.arange(self.lengths[e]) for e in order])
-            step = np.concatenate([self.first_frame[e] - e + np.arange(self.lengths[e]) for e in order])
-            frame, step = (torch.from_numpy(a[:per_epoch * batch * sequence].reshape(batch, -1)) for a in (frame, step))
             for number in range(number, per_epoch):
-                columns = slice(number * sequence, (number + 1) * sequence)
+                begins = (np.arange(batch) * per_epoch + number) * sequence
                 generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch * per_epoch + number)
-                window = self.transitions(frame[:, columns], step[:, columns], generator)
+                window = self.transitions(order, begins, sequence, generator)
                 if number == 0:
                     window.restart[:, 0] = 1            # what came before is not what this epoch's streams begin with
                 yield window
             epoch, number = epoch + 1, 0
 
-    def transitions(self, frame: Tensor, step: Tensor, generator: torch.Generator) -> Transitions:
-        """The transitions numbered `step` [B, T], which start at the frames numbered `frame` [B, T]."""
-        restart = torch.isin(frame, torch.from_numpy(self.first_frame)).float()
-        return Transitions(self.sample(frame, generator), self.action[step], self.sample(frame + 1, generator),
-                           self.reward[step], self.terminated[step].float(), restart)
+    def transitions(self, order: np.ndarray, begins: np.ndarray, sequence: int, generator: torch.Generator) -> Transitions:
+        """T = `sequence` transitions from each of the places `begins` [B] on, in the episodes `order` joined end to end."""
+        ends, pieces = np.cumsum(self.lengths[order]), []                               # [E] where each episode ends
+        first, last = (np.searchsorted(ends, place, side="right") for place in (begins, begins + sequence - 1))
+        for row, begin in enumerate(begins):
+            for i in range(first[row], last[row] + 1):
+                episode, start = self.episode(order[i]), ends[i] - self.lengths[order[i]]
+                t, end = max(0, begin - start), min(begin + sequence, ends[i]) - start      # the row's part of the episode
+                now, then = slice(t, end), slice(t + 1, end + 1)
+                pieces.append((episode.mu[now], episode.log_var[now], episode.mu[then], episode.log_var[then],
+                               episode.action[now], episode.reward[now], episode.terminated[now], np.arange(t, end) == 0))
+        mu, log_var, next_mu, next_log_var, action, *rest = (
+            (joined := np.concatenate(parts)).reshape(len(begins), sequence, *joined.shape[1:]) for parts in zip(*pieces))
+        z, next_z = sample(mu, log_var, generator), sample(next_mu, next_log_var, generator)
+        return Transitions(z, torch.from_numpy(action), next_z, *(torch.from_numpy(a).float() for a in rest))

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from worldmodels.vision.layers import patches
 from worldmodels.vision.vae import VAE
 
 
@@ -28,15 +29,11 @@ def frozen_encoder(vision: VAE) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
         x = F.conv2d(frames.permute(0, 3, 1, 2).float(), first_weight, first.bias, 2).relu_()
         x = F.conv2d(x, second.weight, second.bias, 2).relu_().permute(0, 2, 3, 1)
         for weight, bias in products:
-            x = torch.addmm(bias, patches(x), weight).relu_().unflatten(0, (len(x), x.shape[1] // 2 - 1, -1))
+            col = patches(x, 4)                                                     # [B, n, n, 4, 4, C]
+            x = torch.addmm(bias, col.flatten(0, 2).flatten(1), weight).relu_().unflatten(0, col.shape[:3])
         return torch.addmm(vision.posterior.bias, x.flatten(1), posterior).chunk(2, -1)
 
     return encode
-
-
-def patches(x: Tensor) -> Tensor:
-    """Every second 4×4 patch of [B, n, n, C] -> [B * m * m, 4 * 4 * C] where m = n / 2 - 1."""
-    return x.unfold(1, 4, 2).unfold(2, 4, 2).permute(0, 1, 2, 4, 5, 3).flatten(0, 2).flatten(1)
 
 
 def patch_weight(weight: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ from worldmodels.runs import Run
 from worldmodels.training import train
 from worldmodels.vision.vae import VAE
 
+FEWEST = 16         # batches are a multiple of this: oneDNN keeps 7 MB for each size of batch that it meets
+
 
 def train_vision(vision: VAE, episodes: EpisodeFolder, run: Run, info: dict, seed: int):
     """Trains V on shuffled frames and stores the checkpoint "vision"."""
@@ -26,5 +28,6 @@ def train_vision(vision: VAE, episodes: EpisodeFolder, run: Run, info: dict, see
 def encode(vision: VAE, frames: np.ndarray, batch: int = 256) -> tuple[np.ndarray, np.ndarray]:
     """[T, 64, 64, 3] uint8 -> mean and log-variance, each [T, Z] float32."""
     device = next(vision.parameters()).device
-    parts = [vision.encode(torch.from_numpy(frames[i:i + batch]).to(device)) for i in range(0, len(frames), batch)]
-    return tuple(torch.cat(part).cpu().numpy() for part in zip(*parts))
+    filled = np.concatenate([frames, frames[:1].repeat(-len(frames) % FEWEST, 0)])
+    parts = [vision.encode(torch.from_numpy(filled[i:i + batch]).to(device)) for i in range(0, len(filled), batch)]
+    return tuple(torch.cat(part)[:len(frames)].cpu().numpy() for part in zip(*parts))

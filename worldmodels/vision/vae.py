@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from worldmodels.training import TrainConfig
+from worldmodels.vision.layers import PatchConv2d, PhaseConvTranspose2d, PixelConvTranspose2d
 
 
 @dataclass(frozen=True)
@@ -33,16 +34,16 @@ class VAE(nn.Module):
             nn.Conv2d(3, c, 4, 2), nn.ReLU(),                   # 64 -> 31
             nn.Conv2d(c, 2 * c, 4, 2), nn.ReLU(),               # -> 14
             nn.Conv2d(2 * c, 4 * c, 4, 2), nn.ReLU(),           # -> 6
-            nn.Conv2d(4 * c, 8 * c, 4, 2), nn.ReLU(),           # -> 2
+            PatchConv2d(4 * c, 8 * c, 4, 2), nn.ReLU(),         # -> 2
             nn.Flatten())
         self.posterior = nn.Linear(flat, 2 * config.z_size)
         self.decoder = nn.Sequential(
-            nn.Linear(config.z_size, flat),                     # no activation here (released code)
+            nn.Linear(config.z_size, flat),                         # no activation here (released code)
             nn.Unflatten(1, (flat, 1, 1)),
-            nn.ConvTranspose2d(flat, 4 * c, 5, 2), nn.ReLU(),   # 1 -> 5
-            nn.ConvTranspose2d(4 * c, 2 * c, 5, 2), nn.ReLU(),  # -> 13
-            nn.ConvTranspose2d(2 * c, c, 6, 2), nn.ReLU(),      # -> 30
-            nn.ConvTranspose2d(c, 3, 6, 2), nn.Sigmoid())       # -> 64
+            PixelConvTranspose2d(flat, 4 * c, 5, 2), nn.ReLU(),     # 1 -> 5
+            nn.ConvTranspose2d(4 * c, 2 * c, 5, 2), nn.ReLU(),      # -> 13
+            nn.ConvTranspose2d(2 * c, c, 6, 2), nn.ReLU(),          # -> 30
+            PhaseConvTranspose2d(c, 3, 6, 2), nn.Sigmoid())         # -> 64
         self.to(memory_format=torch.channels_last)      # as frames are stored: 1.3 times faster on a CPU
 
     def encode(self, frames: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodels.memory.latents import Latents
+from worldmodels.memory.latents import Latents, sample
 from worldmodels.types import Memory, Noise, State, Step
 
 
@@ -87,8 +87,7 @@ class DreamWorld:
     def _start_first(self, seeds: np.ndarray) -> State:
         """Each seed starts at the first frame of some episode."""
         starts = [int(rng.integers(len(self.latents.lengths))) for rng in self._generators(seeds)]
-        frames = torch.from_numpy(self.latents.first_frame[starts])
-        return self.memory.initial(self._sample(frames[:, None], seeds)[:, 0])
+        return self.memory.initial(self._sample(starts, np.zeros((len(seeds), 1), int), seeds)[:, 0])
 
     def _start_anywhere(self, seeds: np.ndarray) -> State:
         """Each seed starts at some frame, after M has observed the `warmup` frames before it (all, if there are fewer)."""
@@ -98,8 +97,9 @@ class DreamWorld:
         episode = np.searchsorted(ends, transition, side="right")
         t = transition - (ends - self.latents.lengths)[episode]        # the step within it; never after the last action
         steps = np.maximum(0, t[:, None] + np.arange(-self.config.warmup, 1))                       # [U, W+1]
-        z = self._sample(torch.from_numpy(self.latents.first_frame[episode][:, None] + steps), seeds)
-        action = self.latents.action[torch.from_numpy((transition - t)[:, None] + steps[:, :-1])].to(self.device)
+        z = self._sample(episode, steps, seeds)
+        action = np.stack([self.latents.episode(e).action[before] for e, before in zip(episode, steps[:, :-1])])    # [U, W, A]
+        action = torch.from_numpy(action).to(self.device)
         moves = torch.from_numpy(np.diff(steps) > 0).to(self.device)   # False while an episode has not yet begun  [U, W]
         state = self.memory.initial(z[:, 0])
         for i in range(self.config.warmup):
@@ -110,9 +110,11 @@ class DreamWorld:
     def _generators(self, seeds: np.ndarray) -> list[np.random.Generator]:
         return [np.random.default_rng([seed, 0]) for seed in seeds]
 
-    def _sample(self, frames: Tensor, seeds: np.ndarray) -> Tensor:
-        """Latents [U, N, Z] of stored frames [U, N], each row drawn with its own seed."""
-        rows = [self.latents.sample(f, torch.Generator().manual_seed(int(seed))) for f, seed in zip(frames, seeds)]
+    def _sample(self, episodes: Sequence[int], frames: np.ndarray, seeds: np.ndarray) -> Tensor:
+        """Latents [U, N, Z] of the frames [U, N] of episodes [U], each row drawn with its own seed."""
+        rows = []
+        for stored, frame, seed in zip(map(self.latents.episode, episodes), frames, seeds):
+            rows.append(sample(stored.mu[frame], stored.log_var[frame], torch.Generator().manual_seed(int(seed))))
         return torch.stack(rows).to(self.device)
 
 

@@ -1,0 +1,230 @@
+"""The dream's speed on this machine: against its matrix products alone, plain loops, and dreaming one rollout at a time.
+
+    python benchmarks/dream.py [--steps 160] [--rounds 5] [--peer FOLDER]
+
+All on the CPU: 64 members × 16 episodes, V and M of the paper's sizes with random weights, everything included that a generation
+of evolution includes (controllers, noise, rewards, deaths, sending jobs to worker processes). Lines take turns for --rounds
+rounds; medians are shown. "Products alone" are the two matrix products of a step and nothing else, the better of: in worker
+processes as our dream has them; in this process with all threads. --peer: a checkout of github.com/ctallec/world-models, whose
+MDRNNCell then dreams as its simulated_carracing.py has it, without its decoder. Where there is a GPU, its rates come at the end.
+"""
+
+import argparse
+import importlib.util
+import os
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from random_run import random_run
+from worldmodels.controller import CMAES, parameter_count
+from worldmodels.envs import TASKS
+from worldmodels.executors import LocalExecutor
+from worldmodels.runs import Run
+from worldmodels.types import State
+from worldmodels.worlds.agent import Agent, DreamFitness, load_agent
+from worldmodels.worlds.dream import DreamConfig
+from worldmodels.worlds.population import WIDTH
+
+MEMBERS, EPISODES = 64, 16
+BATCH = MEMBERS * EPISODES
+NEVER = -1e4                    # logit of a death that does not come
+
+
+class RandomStarts:
+    """As much of a DreamWorld as a generation needs: latents to start from that no V has seen."""
+
+    def __init__(self, agent: Agent, config: DreamConfig):
+        self.memory, self.config = agent.memory, config
+        self.device = next(agent.memory.parameters()).device
+
+    def starts(self, seeds) -> State:
+        z = np.stack([np.random.default_rng(seed).normal(size=self.memory.z_size) for seed in seeds])
+        return self.memory.initial(torch.tensor(z, dtype=torch.float32, device=self.device))
+
+
+@lru_cache(maxsize=4)
+def operands(hidden: int, inputs: int, outputs: int, width: int) -> tuple[torch.Tensor, ...]:
+    """The two products of a dream step, with room for their results: gates = W x, head = V h."""
+    W, x = torch.randn(4 * hidden, inputs + hidden + 1), torch.randn(inputs + hidden + 1, width)
+    V, h = torch.randn(outputs, hidden + 1), torch.randn(hidden + 1, width)
+    return W, x, torch.empty(4 * hidden, width), V, h, torch.empty(outputs, width)
+
+
+@dataclass(frozen=True)
+class Products:
+    """A job: the matrix products of so many dream steps."""
+
+    sizes: tuple[int, int, int, int]        # hidden, inputs, outputs, width
+    steps: int
+
+    def __call__(self):
+        W, x, gates, V, h, head = operands(*self.sizes)
+        with torch.inference_mode():
+            for _ in range(self.steps):
+                torch.mm(W, x, out=gates)
+                torch.mm(V, h, out=head)
+
+
+class PlainCell(nn.Module):
+    """What one would write first: an LSTMCell, a linear head, torch's distributions, a controller for each rollout."""
+
+    def __init__(self, hidden: int, z: int, actions: int, mixtures: int = 5):
+        super().__init__()
+        self.cell, self.head = nn.LSTMCell(z + actions, hidden), nn.Linear(hidden, 3 * mixtures * z + 2)
+        self.z_size, self.mixtures, self.actions = z, mixtures, actions
+
+    @torch.no_grad()
+    def dream(self, batch: int, steps: int):
+        z, h, c = torch.randn(batch, self.z_size), *torch.zeros(2, batch, self.cell.hidden_size)
+        weight = torch.randn(batch, self.z_size + len(h[0]), self.actions) * 0.1
+        returns, alive = torch.zeros(batch), torch.ones(batch)
+        for _ in range(steps):
+            action = torch.tanh(torch.einsum("bf,bfa->ba", torch.cat([z, h], 1), weight))
+            h, c = self.cell(torch.cat([z, action], 1), (h, c))
+            out = self.head(h)
+            logits, mu, log_sigma = out[:, :-2].view(batch, 3, self.z_size, self.mixtures).unbind(1)
+            k = torch.distributions.Categorical(logits=logits).sample()[..., None]
+            z = mu.gather(-1, k)[..., 0] + log_sigma.gather(-1, k)[..., 0].exp() * torch.randn(batch, self.z_size)
+            returns += out[:, -2] * alive
+            alive *= torch.rand(batch) >= (out[:, -1] + NEVER).sigmoid()
+        return returns
+
+
+def peers_dream(folder: Path, steps: int):
+    """One rollout of ctallec/world-models: its MDRNNCell, called and sampled as envs/simulated_carracing.py does."""
+    spec = importlib.util.spec_from_file_location("mdrnn", folder / "models" / "mdrnn.py")
+    mdrnn = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(mdrnn)
+    memory, controller = mdrnn.MDRNNCell(32, 3, 256, 5), nn.Linear(288, 3)
+    latent, hidden = torch.randn(1, 32), 2 * [torch.zeros(1, 256)]
+
+    def run():
+        nonlocal latent, hidden
+        with torch.no_grad():
+            for _ in range(steps):
+                action = controller(torch.cat([latent, hidden[0]], 1))
+                mu, _, log_pi, reward, done, hidden = memory(action, latent, hidden)
+                component = torch.distributions.Categorical(log_pi.squeeze().exp()).sample().item()
+                latent = mu[:, component, :]
+                reward.item(), done.item() > 0
+
+    return run
+
+
+def dying(run: Run, logit: float) -> Run:
+    """The run, its M with another done head: death comes at every step with the probability sigmoid(logit)."""
+    tensors, info = run.load("memory", "")
+    tensors["head.weight"][-1], tensors["head.bias"][-1] = 0, logit
+    info["memory"]["death"] = "sampled"
+    changed = Run(run.folder / f"dying at {logit:.2f}")
+    vision, vision_info = run.load("vision", "")
+    changed.save("vision", vision, vision_info)
+    changed.save("memory", tensors, info)
+    return changed
+
+
+def seconds(works: dict, rounds: int) -> dict[str, float]:
+    """The median time of each, in turns, after one that does not count."""
+    times = {name: [] for name in works}
+    for round in range(rounds + 1):
+        for name, work in works.items():
+            start = time.perf_counter()
+            work()
+            times[name].append(time.perf_counter() - start)
+    return {name: float(np.median(found[1:])) for name, found in times.items()}
+
+
+class Generation:
+    """A generation's fitness in the dream of a run, and the population it scores."""
+
+    def __init__(self, run: Run, config: DreamConfig, executor=None, device: str = "cpu"):
+        agent, digest = load_agent(run, device)
+        task = TASKS[agent.task]
+        size = parameter_count(agent.memory.feature_size, task.action_size, agent.task == "car_racing")
+        self.parameters = np.random.default_rng(0).normal(size=(MEMBERS, size)) * 0.1
+        self.fitness = DreamFitness(agent, RandomStarts(agent, config), executor, run, digest)
+
+    def __call__(self, members: int = MEMBERS) -> np.ndarray:
+        """Lengths [P, E]."""
+        return self.fitness.play(self.parameters[:members], range(EPISODES))[1]
+
+
+def steps_a_second(task: str, executor: LocalExecutor, folder: Path, steps: int, rounds: int, peer: Path | None):
+    run = dying(random_run(task, folder), NEVER)
+    ours = Generation(run, DreamConfig(max_steps=steps), executor)
+    memory = ours.fitness.agent.memory
+    hidden, inputs, outputs = memory.config.hidden_size, memory.lstm.input.in_features, memory.head.out_features
+    width = -(-BATCH // executor.size // WIDTH) * WIDTH
+    plain = PlainCell(hidden, memory.z_size, TASKS[task].action_size)
+    works = {"our dream": ours,
+             "products alone, workers": lambda: executor.run([Products((hidden, inputs, outputs, width), steps)] * executor.size),
+             "products alone, threads": Products((hidden, inputs, outputs, BATCH), steps),
+             "LSTMCell loop, batch 1,024": lambda: plain.dream(BATCH, steps // 8),
+             "LSTMCell loop, one rollout": lambda: plain.dream(1, steps)}
+    counts = [BATCH * steps] * 3 + [BATCH * (steps // 8), steps]
+    if peer and task == "car_racing":
+        works["ctallec/world-models, one rollout"], counts = peers_dream(peer, steps), counts + [steps]
+    found = seconds(works, rounds)
+    rates = {name: count / found[name] for name, count in zip(works, counts)}
+    flops = 2 * (4 * hidden * (inputs + hidden + 1) + outputs * (hidden + 1))
+    print(f"\n{task}: {hidden} cells, {flops / 1e6:.2f} MFLOP a step; {BATCH} rollouts × {steps} steps")
+    for name, rate in rates.items():
+        print(f"  {name:36} {rate:10,.0f} steps/s   ours is {rates['our dream'] / rate:7.2f} ×")
+    alone = max(rates["products alone, workers"], rates["products alone, threads"])
+    print(f"  our dream has {rates['our dream'] / alone:.0%} of the rate of its products alone ({alone * flops / 1e9:.0f} GFLOP/s), "
+          f"{rates['our dream'] / rates['products alone, workers']:.0%} of that of the same products in the same processes")
+
+
+def generation(executor: LocalExecutor, folder: Path, rounds: int):
+    """TakeCover, lives of 500 steps on average and at most 2,100: against a batch that waits for the last to die."""
+    run, config = random_run("take_cover", folder), DreamConfig(max_steps=2100)
+    real = Generation(dying(run, -np.log(499)), config, executor)
+    padded = Generation(dying(run, NEVER), replace(config, max_steps=525), executor)        # a quarter of its steps
+    found, lengths = seconds({"ours": real, "padded": padded}, rounds), real()
+    search = CMAES(real.parameters.shape[1], MEMBERS, 0.1, seed=0)
+    start = time.perf_counter()
+    for _ in range(60):
+        search.tell(-np.square(search.ask()).sum(1))
+    cma = (time.perf_counter() - start) / 60
+    print(f"\na TakeCover generation, {MEMBERS} × {EPISODES}, mean life {lengths.mean():.0f}, longest {lengths.max():.0f}: "
+          f"{found['ours']:.1f} s, {lengths.sum() / found['ours']:,.0f} steps/s")
+    print(f"  padded to 2,100 steps (4 × the time of 525): {4 * found['padded']:.1f} s, {4 * found['padded'] / found['ours']:.2f} × ours")
+    print(f"  CMA-ES, ask and tell: {1e3 * cma:.0f} ms, {cma / (found['ours'] + cma):.1%} of a generation")
+
+
+def gpu(folder: Path, rounds: int):
+    run, config = dying(random_run("car_racing", folder), NEVER), DreamConfig(max_steps=512)
+    work = Generation(run, config, device="cuda")
+    print(f"\n{torch.cuda.get_device_name()}, 256 cells")
+    for members in (64, 256, 1024, 4096):
+        work.parameters = np.random.default_rng(0).normal(size=(members, work.parameters.shape[1])) * 0.1
+        found = seconds({"dream": lambda: work(members)}, rounds)["dream"]
+        print(f"  {members * EPISODES:6} rollouts: {members * EPISODES * config.max_steps / found:12,.0f} steps/s", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=160, help="of each rollout")
+    parser.add_argument("--rounds", type=int, default=5, help="each line is measured so often; the median counts")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="worker processes of our dream")
+    parser.add_argument("--peer", type=Path, help="a checkout of ctallec/world-models")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder, LocalExecutor(options.workers) as executor:
+        folder = Path(folder)
+        for task in ("car_racing", "take_cover"):
+            steps_a_second(task, executor, folder / task, options.steps, options.rounds, options.peer)
+        generation(executor, folder / "generation", min(options.rounds, 3))
+        if torch.cuda.is_available():
+            gpu(folder / "gpu", options.rounds)
+
+
+if __name__ == "__main__":
+    main()

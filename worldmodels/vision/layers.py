@@ -1,0 +1,64 @@
+"""torch's convolutions of stride 2, with the same parameters and results, in forms that are faster to train on a CPU.
+
+Where channels are many and pixels few, oneDNN's convolutions are far from the rate of a matrix product: `PatchConv2d` and
+`PixelConvTranspose2d` are one. Where only three channels come out, `PhaseConvTranspose2d` gives oneDNN more of them. With batches of
+100 on two cores a step of these layers takes 0.6, 0.2 and 0.6 of the time. Tensors are [B, C, n, n], channels last in memory.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PatchConv2d(nn.Conv2d):
+    """[B, C, m, m] -> [B, O, n, n], a matrix product over the patches."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        col = Patches.apply(x.permute(0, 2, 3, 1), self.kernel_size[0])                          # [B, n, n, k, k, C]
+        weight = self.weight.permute(0, 2, 3, 1).flatten(1)                                     # [O, k*k*C], as it lies in memory
+        return torch.addmm(self.bias, col.flatten(0, 2).flatten(1), weight.t()).unflatten(0, col.shape[:3]).permute(0, 3, 1, 2)
+
+
+class PixelConvTranspose2d(nn.ConvTranspose2d):
+    """[B, C, 1, 1] -> [B, O, k, k]: a matrix product."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight.permute(0, 2, 3, 1)                                                # [C, k, k, O], as it lies in memory
+        bias = self.bias.expand(weight.shape[1:]).flatten()
+        return torch.addmm(bias, x.flatten(1), weight.flatten(1)).unflatten(1, weight.shape[1:]).permute(0, 3, 1, 2)
+
+
+class PhaseConvTranspose2d(nn.ConvTranspose2d):
+    """[B, C, n, n] -> [B, O, 2n + k - 2, 2n + k - 2] for even k, as a plain convolution that puts out 4 O channels: the four pixels
+    that each place of it becomes (Shi et al. 2016)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        half, O = self.kernel_size[0] // 2, self.out_channels
+        weight = self.weight.unflatten(3, (half, 2)).unflatten(2, (half, 2)).flip(2, 4)         # [C, O, k/2, 2, k/2, 2]
+        weight = weight.permute(3, 5, 1, 0, 2, 4).flatten(0, 2).contiguous(memory_format=torch.channels_last)
+        y = F.conv2d(x, weight, self.bias.repeat(4), padding=half - 1)                          # [B, 4O, m/2, m/2]
+        y = y.permute(0, 2, 3, 1).unflatten(-1, (2, 2, O)).transpose(2, 3)                      # [B, m/2, 2, m/2, 2, O]
+        return y.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+
+
+def patches(x: Tensor, k: int) -> Tensor:
+    """Every second k×k patch of x [B, m, m, C], [B, n, n, k, k, C]."""
+    return x.unfold(1, k, 2).unfold(2, k, 2).permute(0, 1, 2, 4, 5, 3).contiguous()
+
+
+class Patches(torch.autograd.Function):
+    """`patches`, with a gradient that adds slices up instead of single values."""
+
+    @staticmethod
+    def forward(ctx, x, k):
+        ctx.shape = x.shape
+        return patches(x, k)
+
+    @staticmethod
+    def backward(ctx, d_col):
+        n, k = d_col.shape[2:4]
+        d_x, span = d_col.new_zeros(ctx.shape), 2 * n - 1
+        for i in range(k):
+            for j in range(k):
+                d_x[:, i:i + span:2, j:j + span:2] += d_col[:, :, :, i, j]
+        return d_x, None
