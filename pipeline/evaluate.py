@@ -18,7 +18,7 @@ from worldmodels.executors import LocalExecutor
 from worldmodels.files import read_json, write_json
 from worldmodels.memory.latents import Latents, open_latents
 from worldmodels.runs import Run, differences, read_metrics
-from worldmodels.types import UserError
+from worldmodels.types import Executor, UserError
 from worldmodels.worlds.agent import Agent, DreamFitness, RealFitness
 from worldmodels.worlds.collect import CollectJob, env_settings
 from worldmodels.worlds.dream import DreamConfig, DreamWorld
@@ -48,30 +48,31 @@ def report(config: Config, run: Run, agent: Agent, digest: str, controller: np.n
     """scores.json and the pictures."""
     latents = open_latents(run, config.collect.min_steps, digest.split("-")[0])
     name = f"controller from the {config.world}"
-    scores = score_real(config, run, digest, controller, name) + score_dream(config, agent, latents, controller, name)
+    with LocalExecutor(workers(config)) as executor:
+        scores = score_real(config, run, digest, controller, name, executor)
+        scores += score_dream(config, run, agent, digest, latents, controller, name, executor)
     write_json(run.report / "scores.json", scores)
     draw(config, run, agent, latents, controller, scores)
 
 
-def score_real(config: Config, run: Run, digest: str, controller: np.ndarray, name: str) -> list[dict]:
+def score_real(config: Config, run: Run, digest: str, controller: np.ndarray, name: str, executor: Executor) -> list[dict]:
     """The task's random policies, acting at every frame, then the collecting policy as it collected, then the controller."""
     task, e = TASKS[config.task], config.evaluate
     common = {"temperature": None, "first_seed": e.first_seed, "workers": workers(config), "device": "cpu"}
     random = {f"random ({policy})": replace(config.collect, policy=policy, repeat=1) for policy in task.baselines}
     random[collector(config)] = config.collect
     scores = []
-    with LocalExecutor(workers(config)) as executor:
-        for label, settings in random.items():
-            settings = replace(settings, max_steps=task.max_steps)
-            jobs = [CollectJob(config.task, settings, e.first_seed + i) for i in range(e.random_episodes)]
-            with timed(f"{label}, real game", e.random_episodes) as (bar, wall):
-                returns = [total for _, total in executor.run(jobs, bar)]
-            scores.append(score(config.task, "real", label, returns, wall(), **common))
-        official = replace(config.collect, drawing="official")
-        fitness = RealFitness(executor, run, digest, task.max_steps, env_settings(config.task, official))
-        with timed(f"{name}, real game", e.episodes) as (bar, wall):
-            returns = fitness(controller[None], range(e.first_seed, e.first_seed + e.episodes), bar)[0]
-        scores.append(score(config.task, "real", name, returns, wall(), **common))
+    for label, settings in random.items():
+        settings = replace(settings, max_steps=task.max_steps)
+        jobs = [CollectJob(config.task, settings, e.first_seed + i) for i in range(e.random_episodes)]
+        with timed(f"{label}, real game", e.random_episodes) as (bar, wall):
+            returns = [total for _, total in executor.run(jobs, bar)]
+        scores.append(score(config.task, "real", label, returns, wall(), **common))
+    official = replace(config.collect, drawing="official")
+    fitness = RealFitness(executor, run, digest, task.max_steps, env_settings(config.task, official))
+    with timed(f"{name}, real game", e.episodes) as (bar, wall):
+        returns = fitness(controller[None], range(e.first_seed, e.first_seed + e.episodes), bar)[0]
+    scores.append(score(config.task, "real", name, returns, wall(), **common))
     return scores
 
 
@@ -87,14 +88,16 @@ def whole_dream(config: Config, agent: Agent, latents: Latents) -> DreamWorld:
     return DreamWorld(agent.memory, latents, DreamConfig(config.dream.temperature, max_steps=length))
 
 
-def score_dream(config: Config, agent: Agent, latents: Latents, controller: np.ndarray, name: str) -> list[dict]:
+def score_dream(config: Config, run: Run, agent: Agent, digest: str, latents: Latents, controller: np.ndarray, name: str,
+                executor: Executor) -> list[dict]:
     """The collecting policy and the controller in the dream."""
     e, world = config.evaluate, whole_dream(config, agent, latents)
     seeds = range(e.first_seed, e.first_seed + e.dream_episodes)
     stream = TASKS[config.task].policies[config.collect.policy]
     players = {collector(config): lambda: rollout(world, RandomPolicy.seeded(stream, seeds, world.device), seeds).returns.cpu(),
-               name: lambda: DreamFitness(agent, world)(controller[None], seeds)[0]}
-    common = {"temperature": config.dream.temperature, "first_seed": e.first_seed, "workers": 1, "device": str(world.device)}
+               name: lambda: DreamFitness(agent, world, executor, run, digest)(controller[None], seeds)[0]}
+    common = {"temperature": config.dream.temperature, "first_seed": e.first_seed, "workers": workers(config),
+              "device": str(world.device)}
     scores = []
     for label, play in players.items():
         with timed(f"{label}, dream", len(seeds)) as (bar, wall):

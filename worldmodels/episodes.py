@@ -5,8 +5,9 @@ beside playing (30 µs a frame where a TakeCover tic takes 670 µs) and reading 
 """
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Iterator, NamedTuple
+from typing import Any, Iterator, NamedTuple
 
 import lz4.frame
 import numpy as np
@@ -61,6 +62,16 @@ def damaged(path: Path, error) -> UserError:
     return UserError(f"episode {path} is damaged ({error}): delete it and run `python -m pipeline.collect` again")
 
 
+def ahead(items: Iterator[Any]) -> Iterator[Any]:
+    """The same items, each made in a thread while the one before it is in use."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item
+            del item
+
+
 class EpisodeFolder:
     """The episodes of a run, shortest ones left out: those of at most `min_steps` actions (released code: 100)."""
 
@@ -76,10 +87,16 @@ class EpisodeFolder:
     def frame_batches(self, batch: int, seed: int, pool_frames: int = 50_000, skip: int = 0) -> Iterator[np.ndarray]:
         """Endless shuffled batches [batch, 64, 64, 3] uint8 from every frame of every episode.
 
-        Episodes are shuffled each epoch and read in pools of about `pool_frames` frames (12 KB each), of which one is in memory
-        at a time; batches are drawn without replacement within a pool. The order is a function of `seed` alone; `skip` starts
+        Episodes are shuffled each epoch and read in pools of about `pool_frames` frames (12 KB each in memory), one ahead of the
+        one in use; batches are drawn without replacement within a pool. The order is a function of `seed` alone; `skip` starts
         at a later batch of the same order, without reading what lies before it.
         """
+        for frames, batches in ahead(self._read_pools(batch, seed, pool_frames, skip)):
+            for index in batches:
+                yield frames[index]
+
+    def _read_pools(self, batch: int, seed: int, pool_frames: int, skip: int) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+        """Each pool's frames, and which of them make its batches."""
         epoch = 0
         while True:
             rng = np.random.default_rng([seed, epoch])
@@ -92,8 +109,7 @@ class EpisodeFolder:
                 frames = np.empty((len(order), 64, 64, 3), np.uint8)
                 for i, place in zip(pool, np.split(frames, np.cumsum(self.lengths[pool] + 1)[:-1])):
                     place[:] = read(self.paths[i]).frames
-                for index in np.array_split(order[:batches * batch], batches)[skip:]:
-                    yield frames[index]
+                yield frames, np.array_split(order[:batches * batch], batches)[skip:]
                 skip = 0
                 del frames, place                       # makes room before the next pool is read
             epoch += 1

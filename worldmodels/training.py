@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from worldmodels.episodes import ahead
 from worldmodels.runs import Run
 from worldmodels.types import UserError
 
@@ -52,7 +53,7 @@ def train(name: str, model: nn.Module, config: TrainConfig, batches: Callable[[i
     log = run.metrics(name, start)
     totals, saved = {}, time.monotonic()
     with tqdm(total=config.steps, initial=start, desc=f"training {name}", unit="step") as bar:
-        for step, batch in zip(range(start, config.steps), batches(start)):
+        for step, batch in zip(range(start, config.steps), ahead(batches(start)) if device.type == "cuda" else batches(start)):
             generator.manual_seed(step_seed(seed, step))
             for group in optimizer.param_groups:
                 group["lr"] = config.rate(step)

@@ -104,3 +104,21 @@ def test_encoding_in_batches_equals_encoding_at_once(frames):
     assert mu.shape == log_var.shape == (5, 7) and mu.dtype == np.float32
     np.testing.assert_allclose(mu, vision.encode(frames)[0].detach(), atol=1e-5)
     np.testing.assert_allclose(log_var, vision.encode(frames)[1].detach(), atol=1e-5)
+
+
+def test_episodes_of_all_lengths_are_encoded_in_batches_of_few_sizes(frames):
+    """Whatever is filled up is cut off again."""
+    vision = VAE(VisionConfig(z_size=3, channels=2))
+
+    class Watched:
+        parameters, sizes = vision.parameters, set()
+
+        def encode(self, frames):
+            self.sizes.add(len(frames))
+            return vision.encode(frames)
+
+    watched, frames = Watched(), frames.numpy()[:1].repeat(90, 0)
+    for length in range(1, 90):
+        mu, log_var = encode(watched, frames[:length], batch=48)
+        assert len(mu) == len(log_var) == length
+    assert watched.sizes == {16, 32, 48}

@@ -55,41 +55,44 @@ class MDNRNNDreamer:
     def step(self, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         self.action.copy_(action)
         self._lstm()
-        self.restart.zero_()
+        if len(self.restart):
+            self.restart.zero_()
         torch.mm(self.head_weight, self.one_h, out=self.raw)
         self._sample(noise[:self.Z], noise[self.Z + 1:])
-        return self.raw[-2], self.memory.died(self.raw[-1], noise[self.Z])
+        return self.reward, self.memory.died(self.logit, noise[self.Z])
 
     def keep(self, index: Tensor):
         self._allocate(*(t.index_select(-1, index) for t in (self.x, self.c, self.controllers)))
 
     def _lstm(self):
         torch.mm(self.gate_weight, self.up_to_h, out=self.gates).sigmoid_()
-        i, f, o, q = self.gates.view(4, self.H, -1)                             # g = 1 - 2q
+        i, f, o, q = self.each_gate                                             # g = 1 - 2q
         self.c.mul_(f).addcmul_(i, q, value=4).sub_(i, alpha=2)                 # -2c' = f(-2c) - 2i(1 - 2q)
         s = torch.sigmoid(self.c, out=i)                                        # tanh(c') = 1 - 2s
         torch.addcmul(o, o, s, value=-2, out=self.h)
-        torch.mul(self.c[:len(self.cell)], -0.5, out=self.cell)
+        if len(self.cell):
+            torch.mul(self.c, -0.5, out=self.cell)
 
     def _sample(self, uniform: Tensor, normal: Tensor):
-        logits, parameters = self.raw[:self.K * self.Z], self.raw[self.K * self.Z:-2]
-        weights = logits.view(self.K, self.Z, -1)
-        weights.sub_(torch.amax(weights, 0)).exp_()
-        for k in range(1, self.K):
-            weights[k] += weights[k - 1]                                        # cumulated
-        beyond = weights[:-1].lt_(weights[-1] * uniform)                        # 1 or 0
-        parameters = parameters.view(2, self.K, self.Z, -1)
-        drawn = parameters[:, 0]                                                # mu and log sigma
-        for k in range(self.K - 1):
-            drawn.addcmul_(parameters[:, k + 1], beyond[k])
+        self.weights.sub_(torch.amax(self.weights, 0)).exp_()
+        for before, weight in zip(self.each_weight, self.each_weight[1:]):
+            weight.add_(before)                                                 # cumulated
+        self.weights[:-1].lt_(self.each_weight[-1] * uniform)                   # 1 where the uniform number lies beyond, or 0
+        drawn, *differences = self.each_component                               # of mu and log sigma
+        for difference, beyond in zip(differences, self.each_weight):
+            drawn.addcmul_(difference, beyond)
         mu, log_sigma = drawn
         torch.addcmul(mu, log_sigma.clamp_(-LOG_SIGMA, LOG_SIGMA).exp_(), normal, value=math.sqrt(self.tau), out=self.z)
 
     def _allocate(self, x: Tensor, c: Tensor, controllers: Tensor):
-        """The state, views of its parts, and room for what a step works out."""
+        """The state, room for what a step works out, and views of the parts of both."""
         self.x, self.c, self.controllers = x, c, controllers                            # c is -2 times the cell
         self.action, self.restart, self.z, self.one, self.h, self.cell = x.split(self.sizes)
         self.up_to_h, self.one_h, self.seen = (x[:-len(self.cell) or None], x[sum(self.sizes[:3]):sum(self.sizes[:5])],
                                                x[sum(self.sizes[:2]):])
         self.gates, self.raw = (x.new_empty(len(w), x.shape[1]) for w in (self.gate_weight, self.head_weight))
         self.products = torch.empty_like(controllers)
+        self.each_gate = self.gates.chunk(4)
+        self.reward, self.logit = self.raw[-2:]
+        mixture = self.raw[:-2].view(3, self.K, self.Z, -1)
+        self.weights, self.each_weight, self.each_component = mixture[0], mixture[0].unbind(0), mixture[1:].unbind(1)

@@ -174,8 +174,9 @@ class DreamFitness:
         count, episodes = len(parameters) * len(seeds), len(seeds)
         seeds, start = np.asarray(seeds, np.int64), self.world.starts(seeds)
         member, seed = np.divmod(np.arange(count), episodes)        # a member's episodes beside each other
-        if self.executor is None:
-            play = self.graphed if self.world.device.type == "cuda" else partial(dream, self.agent.memory, config=self.world.config)
+        on_gpu = self.world.device.type == "cuda"
+        if on_gpu or self.executor is None:
+            play = self.graphed if on_gpu else partial(dream, self.agent.memory, config=self.world.config)
             seed = torch.from_numpy(seed).to(self.world.device)
             dreamt = play(self.agent.policy(parameters[member]), start, seeds, seed)
             results = [[t.cpu().numpy() for t in dreamt]]
