@@ -35,7 +35,7 @@ from worldmodels.worlds.population import WIDTH
 MEMBERS, EPISODES = 64, 16
 BATCH = MEMBERS * EPISODES
 NEVER = -1e4                    # logit of a death that does not come
-LIVES = -6.2                    # of one that comes after 500 steps or so
+LIVES = -9.2                    # of one that comes after 500 steps or so, as `dying` spreads it
 
 
 class RandomStarts:

@@ -11,6 +11,7 @@ the forward pass and of both gradients, at the rate of a large matrix product.
 import argparse
 import time
 from functools import partial
+from typing import Callable
 
 import numpy as np
 import torch
@@ -145,15 +146,18 @@ def blobs(batch: int, seed: int, device: str) -> Tensor:
     return (255 * torch.maximum(colour / 2, torch.exp(-30 * distance)[..., None])).to(torch.uint8).to(device)
 
 
-def vision(channels: int, batch: int, rounds: int, device: str, rate: float):
+def vision_steps(channels: int, device: str, generator: torch.Generator) -> dict:
+    """A training step of ours and of the plain loop, from the same weights."""
     torch.manual_seed(0)
     ours = VAE(VisionConfig(channels=channels)).to(device)
     plain = PlainVAE(ours).to(device)
-    generator = torch.Generator(device)
-    frames = blobs(batch, 0, device)
-    steps = {"ours": trainer(ours, lambda x: ours.loss(x, generator)[0], True, 0, 1e-3),
-             "plain": trainer(plain, lambda x: plain.loss(x, generator), False, 0, 1e-3)}
-    flops, hooks = 0, []
+    return {"ours": trainer(ours, lambda frames: ours.loss(frames, generator)[0], True, 0, 1e-3),
+            "plain": trainer(plain, lambda frames: plain.loss(frames, generator), False, 0, 1e-3)}
+
+
+def vision_flops(channels: int) -> int:
+    """Of one image's forward pass and both gradients."""
+    flops, plain = 0, PlainVAE(VAE(VisionConfig(channels=channels)))
 
     def count(layer, inputs, output):
         nonlocal flops
@@ -162,23 +166,25 @@ def vision(channels: int, batch: int, rounds: int, device: str, rate: float):
 
     for layer in plain.modules():
         if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
-            hooks.append(layer.register_forward_hook(count))
-    plain.loss(frames, generator)
-    for hook in hooks:
-        hook.remove()
+            layer.register_forward_hook(count)
+    plain.loss(blobs(1, 0, "cpu"), torch.Generator())
+    return flops
+
+
+def vision(channels: int, batch: int, rounds: int, device: str, rate: float):
+    frames, steps = blobs(batch, 0, device), vision_steps(channels, device, torch.Generator(device))
     found = in_turns({name: partial(step, frames) for name, step in steps.items()}, rounds, device)
-    report(f"V, {channels} channels, batches of {batch}", found, batch, "images", flops, rate)
-    return steps, generator
+    report(f"V, {channels} channels, batches of {batch}", found, batch, "images", batch * vision_flops(channels), rate)
 
 
-def compare(steps: dict, batch, count: int, generator: torch.Generator):
+def compare(steps: dict, batch: Callable[[int], object], count: int, generator: torch.Generator):
     """Trains both on the same batches with the same noise."""
     curves = {}
     for name, step in steps.items():
         generator.manual_seed(0)
         curves[name] = np.array([step(batch(seed)).item() for seed in range(1, count + 1)])
     ours, plain = curves["ours"], curves["plain"]
-    print(f"  {count} steps on, the plain loop's loss fell from {plain[0]:.5g} to {plain[-1]:.5g}, ours to {ours[-1]:.5g}; "
+    print(f"  in {count} steps from the same weights the plain loop's loss fell from {plain[0]:.5g} to {plain[-1]:.5g}, ours to {ours[-1]:.5g}; "
           f"the curves differ by {np.abs(ours / plain - 1).max():.0e} at most", flush=True)
 
 
@@ -193,18 +199,20 @@ def transitions(batch: int, sequence: int, z: int, actions: int, seed: int, devi
     return Transitions(*(t.contiguous().to(device) for t in window))
 
 
-def memory(hidden: int, z: int, actions: int, batch: int, sequence: int, rounds: int, device: str, rate: float):
+def memory_steps(hidden: int, z: int, actions: int, device: str) -> dict:
+    """The same for M."""
     torch.manual_seed(0)
-    config = MemoryConfig(hidden_size=hidden)
-    ours = MDNRNN(config, z, actions).to(device)
+    ours = MDNRNN(MemoryConfig(hidden_size=hidden), z, actions).to(device)
     plain = PlainMDNRNN(ours).to(device)
-    window = transitions(batch, sequence, z, actions, 0, device)
-    steps = {"ours": trainer(ours, lambda w: ours.loss(w, None)[0], True, 1.0, 1e-3),
-             "plain": trainer(plain, lambda w: plain.loss(w, None)[0], False, 1.0, 1e-3)}
+    return {"ours": trainer(ours, lambda window: ours.loss(window, None)[0], True, 1.0, 1e-3),
+            "plain": trainer(plain, lambda window: plain.loss(window, None)[0], False, 1.0, 1e-3)}
+
+
+def memory(hidden: int, z: int, actions: int, batch: int, sequence: int, rounds: int, device: str, rate: float):
+    window, steps = transitions(batch, sequence, z, actions, 0, device), memory_steps(hidden, z, actions, device)
     flops = 6 * batch * sequence * ((z + actions + hidden) * 4 * hidden + hidden * (15 * z + 2))
     found = in_turns({name: partial(step, window) for name, step in steps.items()}, rounds, device)
     report(f"M, {hidden} cells, windows of {batch} × {sequence}", found, batch * sequence, "transitions", flops, rate)
-    return steps
 
 
 def main():
@@ -217,12 +225,13 @@ def main():
     rate = product_rate(device)
 
     vision(32, 100, options.rounds, device, rate)
-    steps, generator = vision(16, 32, options.rounds, device, rate)
-    compare(steps, lambda seed: blobs(32, seed, device), options.curve, generator)
+    vision(16, 32, options.rounds, device, rate)
+    generator = torch.Generator(device)
+    compare(vision_steps(16, device, generator), lambda seed: blobs(32, seed, device), options.curve, generator)
     memory(256, 32, 3, 100, 999, max(1, options.rounds // 3), device, rate)
     memory(512, 64, 1, 100, 500, max(1, options.rounds // 3), device, rate)
-    steps = memory(256, 32, 3, 50, 40, options.rounds, device, rate)
-    compare(steps, lambda seed: transitions(50, 40, 32, 3, seed, device), options.curve, torch.Generator(device))
+    memory(256, 32, 3, 50, 40, options.rounds, device, rate)
+    compare(memory_steps(256, 32, 3, device), lambda seed: transitions(50, 40, 32, 3, seed, device), options.curve, generator)
 
 
 if __name__ == "__main__":

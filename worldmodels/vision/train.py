@@ -25,7 +25,7 @@ def train_vision(vision: VAE, episodes: EpisodeFolder, run: Run, info: dict, see
 
 
 @torch.inference_mode()
-def encode(vision: VAE, frames: np.ndarray, batch: int = 256) -> tuple[np.ndarray, np.ndarray]:
+def encode(vision: VAE, frames: np.ndarray, batch: int = 64) -> tuple[np.ndarray, np.ndarray]:
     """[T, 64, 64, 3] uint8 -> mean and log-variance, each [T, Z] float32."""
     device = next(vision.parameters()).device
     filled = np.concatenate([frames, frames[:1].repeat(-len(frames) % FEWEST, 0)])
