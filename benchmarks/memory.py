@@ -8,8 +8,8 @@ training M, each in a process of its own on the CPU: all that was resident (VmHW
 between them are read and left out, so that the steps see an epoch end and the next one begin. Where the rollouts don't fill
 M's windows (random driving leaves the track's grounds, on average after 640 frames), these are shorter than the paper's.
 
-Without --run it first collects CarRacing's rollouts in a temporary folder, of 999 actions at most. A run that is given is not changed;
-`python -m pipeline.collect --preset paper --task car_racing --run many --collect.episodes 1000` makes one.
+Without --run it first collects CarRacing's rollouts in a temporary folder, of 999 actions at most. A run that is given is not
+changed; `python -m pipeline.collect --preset paper --task car_racing --run many --collect.episodes 1000` makes one.
 """
 
 import argparse

@@ -2,10 +2,10 @@
 
     python benchmarks/training.py [--rounds 7] [--device cpu]
 
-The plain loops are what one would write first, with the same weights and the same data: for V torch's own layers and Adam; for M an
-nn.LSTMCell called step by step, torch's distributions for the mixture, the state zeroed where an episode begins. Lines take turns;
-medians are shown. Then both are trained side by side on synthetic data, and their losses compared. The floor is the multiplications of
-the forward pass and of both gradients, at the rate of a large matrix product.
+The plain loops are what one would write first, with the same weights and the same data: for V torch's own layers and Adam; for
+M an nn.LSTMCell called step by step, torch's distributions for the mixture, the state zeroed where an episode begins. Lines
+take turns; medians are shown. Then both are trained side by side on synthetic data, and their losses compared. The floor is the
+multiplications of the forward pass and of both gradients, at the rate of a large matrix product.
 """
 
 import argparse
@@ -134,7 +134,8 @@ def trainer(model: nn.Module, loss, fused: bool, clip: float, rate: float):
 def report(title: str, found: dict[str, float], count: int, unit: str, flops: float, rate: float):
     print(f"\n{title}: floor {1e3 * flops / rate:.0f} ms a step ({flops / 1e9:.1f} GFLOP at {rate / 1e9:.0f} GFLOP/s)")
     for name, seconds in found.items():
-        print(f"  {name:8} {1e3 * seconds:8.1f} ms, {count / seconds:9,.0f} {unit}/s, {flops / rate / seconds:.0%} of the floor's rate")
+        print(f"  {name:8} {1e3 * seconds:8.1f} ms, {count / seconds:9,.0f} {unit}/s, "
+              f"{flops / rate / seconds:.0%} of the floor's rate")
     print(f"  ours is {found['plain'] / found['ours']:.2f} × the plain loop", flush=True)
 
 
@@ -184,8 +185,8 @@ def compare(steps: dict, batch: Callable[[int], object], count: int, generator: 
         generator.manual_seed(0)
         curves[name] = np.array([step(batch(seed)).item() for seed in range(1, count + 1)])
     ours, plain = curves["ours"], curves["plain"]
-    print(f"  in {count} steps from the same weights the plain loop's loss fell from {plain[0]:.5g} to {plain[-1]:.5g}, ours to {ours[-1]:.5g}; "
-          f"the curves differ by {np.abs(ours / plain - 1).max():.0e} at most", flush=True)
+    print(f"  in {count} steps from the same weights the plain loop's loss fell from {plain[0]:.5g} to {plain[-1]:.5g}, "
+          f"ours to {ours[-1]:.5g}; the curves differ by {np.abs(ours / plain - 1).max():.0e} at most", flush=True)
 
 
 def transitions(batch: int, sequence: int, z: int, actions: int, seed: int, device: str) -> Transitions:

@@ -32,7 +32,7 @@ def test_it_maximises_a_known_function(function, generations):
 
 
 def test_seldom_decompositions_find_the_same(monkeypatch):
-    """Forty ill-conditioned, rotated dimensions: as near to the optimum in as many generations, with a fifth of the eigenvectors."""
+    """Forty ill-conditioned, rotated dimensions: as near to the optimum after as many generations."""
     rotation = np.linalg.qr(np.random.default_rng(3).normal(size=(40, 40)))[0]
     distance, decompositions = {}, {}
     for laziness in (1, evolution.LAZINESS):

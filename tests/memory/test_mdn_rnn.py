@@ -91,7 +91,8 @@ def test_death_by_threshold_is_a_positive_logit_and_sampled_death_its_probabilit
         share = {}
         for death in ("threshold", "sampled"):
             memory.config = MemoryConfig(**vars(memory.config) | {"death": death})
-            share[death] = memory.imagine(state.rows(index), action[index], 1.0, noise(memory, batch=len(index))).done.double().mean().item()
+            done = memory.imagine(state.rows(index), action[index], 1.0, noise(memory, batch=len(index))).done
+            share[death] = done.double().mean().item()
         assert share["threshold"] == float(logit > 0)
         assert share["sampled"] == pytest.approx(torch.tensor(logit).sigmoid().item(), abs=0.015)
 

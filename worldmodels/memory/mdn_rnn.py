@@ -97,14 +97,15 @@ class MDNRNN(nn.Module):
         return State(torch.cat([z, c, h] if self.config.cell_feature else [z, h], -1), (z, h, c, restart))
 
 
-ROWS = 512              # of a chunk in HeadLoss on a CPU
+ROWS = 512
 
 
 class HeadLoss(torch.autograd.Function):
-    """The head and its loss, with the gradient, on a CPU chunk by chunk: h [N, H], weight [O, H], bias [O], and of each row the next
-    z [N, Z], reward [N] and terminated [N] -> the loss, and the means of its three parts.
+    """The head and its loss, with the gradient: h [N, H], weight [O, H], bias [O], and of each row the next z [N, Z], reward [N]
+    and terminated [N] -> the loss, and the means of its three parts.
 
-    A window of 100 × 999 steps has 200 MB of mixture parameters; in chunks they, and all that is made of them, stay in a cache.
+    A window of 100 × 999 steps has 200 MB of mixture parameters. On a CPU it is gone through in chunks of ROWS; so they, and
+    all that is made of them, stay in a cache.
     """
 
     @staticmethod
@@ -121,7 +122,8 @@ class HeadLoss(torch.autograd.Function):
             sums += torch.stack([nll.sum() / z.shape[1], miss.square().sum(), done.sum()])
             p = logit.sigmoid()
             d_done = (1 - end) * p - positive * end * (1 - p)
-            d_out = torch.cat([d_raw / z.shape[1], 2 * config.reward_weight * miss[:, None], config.done_weight * d_done[:, None]], 1)
+            d_heads = torch.stack([2 * config.reward_weight * miss, config.done_weight * d_done], 1)
+            d_out = torch.cat([d_raw.div_(z.shape[1]), d_heads], 1)
             torch.mm(d_out, weight, out=d_h_rows)
             d_weight.addmm_(d_out.t(), h)
             d_bias += d_out.sum(0)

@@ -160,7 +160,8 @@ class DreamFitness:
     """Controllers in the dream, all members and episodes together: on the GPU, or spread over an executor's workers, or else
     in this process."""
 
-    def __init__(self, agent: Agent, world: DreamWorld, executor: Executor | None = None, run: Run | None = None, digest: str = ""):
+    def __init__(self, agent: Agent, world: DreamWorld, executor: Executor | None = None, run: Run | None = None,
+                 digest: str = ""):
         self.agent, self.world, self.executor = agent, world, executor
         self.job = partial(DreamJob, run and run.folder.absolute(), digest, world.config)
         self.graphed = GraphedDream(agent.memory, world.config)

@@ -1,7 +1,7 @@
 """A population of controllers in the dream: `rollout` in a `DreamWorld`, at full speed.
 
-On a CPU dreams that have ended are dropped (`dream`); on a GPU they are masked, and BLOCK steps are one CUDA graph (`GraphedDream`).
-Both advance with `Batch.advance`.
+On a CPU dreams that have ended are dropped (`dream`); on a GPU they are masked, and BLOCK steps are one CUDA graph
+(`GraphedDream`). Both advance with `Batch.advance`.
 
 A batch is always a multiple of WIDTH wide. Then no operation splits it differently than another batch, and on one CPU thread a
 dream is the same to the last bit whatever is dreamt beside it, and so whatever the number of workers.
