@@ -44,7 +44,7 @@ class VAE(nn.Module):
             nn.ConvTranspose2d(4 * c, 2 * c, 5, 2), nn.ReLU(),      # -> 13
             nn.ConvTranspose2d(2 * c, c, 6, 2), nn.ReLU(),          # -> 30
             PhaseConvTranspose2d(c, 3, 6, 2), nn.Sigmoid())         # -> 64
-        self.to(memory_format=torch.channels_last)      # as frames are stored: 1.3 times faster on a CPU
+        self.to(memory_format=torch.channels_last)      # as frames are stored: 1.05 to 1.2 times faster on a CPU
 
     def encode(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """[B, 64, 64, 3] uint8 -> mean and log-variance of z, each [B, Z]."""
