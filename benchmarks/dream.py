@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from random_run import random_run
+from turns import in_turns
 from worldmodels.controller import CMAES, parameter_count
 from worldmodels.envs import TASKS
 from worldmodels.executors import LocalExecutor
@@ -30,7 +31,7 @@ from worldmodels.runs import Run
 from worldmodels.types import State
 from worldmodels.worlds.agent import Agent, DreamFitness, load_agent
 from worldmodels.worlds.dream import DreamConfig
-from worldmodels.worlds.population import WIDTH
+from worldmodels.worlds.population import whole_widths
 
 MEMBERS, EPISODES = 64, 16
 BATCH = MEMBERS * EPISODES
@@ -132,17 +133,6 @@ def dying(run: Run, logit: float, spread: float = 0.0) -> Run:
     return changed
 
 
-def seconds(works: dict, rounds: int) -> dict[str, float]:
-    """The median time of each, in turns, after one that does not count."""
-    times = {name: [] for name in works}
-    for round in range(rounds + 1):
-        for name, work in works.items():
-            start = time.perf_counter()
-            work()
-            times[name].append(time.perf_counter() - start)
-    return {name: float(np.median(found[1:])) for name, found in times.items()}
-
-
 class Generation:
     """A generation's fitness in the dream of a run, and the population it scores."""
 
@@ -163,7 +153,7 @@ def steps_a_second(task: str, executor: LocalExecutor, folder: Path, steps: int,
     ours = Generation(run, DreamConfig(max_steps=steps), executor)
     memory = ours.fitness.agent.memory
     hidden, inputs, outputs = memory.config.hidden_size, memory.lstm.input.in_features, memory.head.out_features
-    width = -(-BATCH // executor.size // WIDTH) * WIDTH
+    width = whole_widths(-(-BATCH // executor.size))
     plain = PlainCell(hidden, memory.z_size, TASKS[task].action_size)
     works = {"our dream": ours,
              "products alone, workers": lambda: executor.run([Products((hidden, inputs, outputs, width), steps)] * executor.size),
@@ -173,15 +163,15 @@ def steps_a_second(task: str, executor: LocalExecutor, folder: Path, steps: int,
     counts = [BATCH * steps] * 3 + [BATCH * (steps // 8), steps]
     if peer and task == "car_racing":
         works["ctallec/world-models, one rollout"], counts = peers_dream(peer, steps), counts + [steps]
-    found = seconds(works, rounds)
+    found = in_turns(works, rounds)
     rates = {name: count / found[name] for name, count in zip(works, counts)}
     flops = 2 * (4 * hidden * (inputs + hidden + 1) + outputs * (hidden + 1))
     print(f"\n{task}: {hidden} cells, {flops / 1e6:.2f} MFLOP a step; {BATCH} rollouts × {steps} steps")
     for name, rate in rates.items():
         print(f"  {name:36} {rate:10,.0f} steps/s   ours is {rates['our dream'] / rate:7.2f} ×")
     alone = max(rates["products alone, workers"], rates["products alone, threads"])
-    print(f"  our dream has {rates['our dream'] / alone:.0%} of the rate of its products alone ({alone * flops / 1e9:.0f} GFLOP/s), "
-          f"{rates['our dream'] / rates['products alone, workers']:.0%} of that of the same products in the same processes")
+    print(f"  our dream has {rates['our dream'] / alone:.0%} of the rate of its products alone "
+          f"({alone * flops / 1e9:.0f} GFLOP/s), {rates['our dream'] / rates['products alone, workers']:.0%} of that of the same products in the same processes")
 
 
 def generation(executor: LocalExecutor, folder: Path, rounds: int):
@@ -189,7 +179,7 @@ def generation(executor: LocalExecutor, folder: Path, rounds: int):
     run, config = random_run("take_cover", folder), DreamConfig(max_steps=2100)
     real = Generation(dying(run, LIVES, spread=1.0), config, executor)
     padded = Generation(dying(run, NEVER), replace(config, max_steps=525), executor)        # a quarter of its steps
-    found, lengths = seconds({"ours": real, "padded": padded}, rounds), real()
+    found, lengths = in_turns({"ours": real, "padded": padded}, rounds), real()
     search = CMAES(real.parameters.shape[1], MEMBERS, 0.1, seed=0)
     start = time.perf_counter()
     for _ in range(60):
@@ -197,7 +187,8 @@ def generation(executor: LocalExecutor, folder: Path, rounds: int):
     cma = (time.perf_counter() - start) / 60
     print(f"\na TakeCover generation, {MEMBERS} × {EPISODES}, mean life {lengths.mean():.0f}, longest {lengths.max():.0f}: "
           f"{found['ours']:.1f} s, {lengths.sum() / found['ours']:,.0f} steps/s")
-    print(f"  padded to 2,100 steps (4 × the time of 525): {4 * found['padded']:.1f} s, {4 * found['padded'] / found['ours']:.2f} × ours")
+    print(f"  padded to 2,100 steps (4 × the time of 525): {4 * found['padded']:.1f} s, "
+          f"{4 * found['padded'] / found['ours']:.2f} × ours")
     print(f"  CMA-ES, ask and tell: {1e3 * cma:.0f} ms, {cma / (found['ours'] + cma):.1%} of a generation")
 
 
@@ -207,7 +198,7 @@ def gpu(folder: Path, rounds: int):
     print(f"\n{torch.cuda.get_device_name()}, 256 cells")
     for members in (64, 256, 1024, 4096):
         work.parameters = np.random.default_rng(0).normal(size=(members, work.parameters.shape[1])) * 0.1
-        found = seconds({"dream": lambda: work(members)}, rounds)["dream"]
+        found = in_turns({"dream": lambda: work(members)}, rounds)["dream"]
         print(f"  {members * EPISODES:6} rollouts: {members * EPISODES * config.max_steps / found:12,.0f} steps/s", flush=True)
 
 

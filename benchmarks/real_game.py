@@ -26,6 +26,7 @@ import torch
 from pipeline.command import vision_info
 from pipeline.presets import PRESETS
 from random_run import random_run
+from turns import product_rate
 from worldmodels.controller import parameter_count
 from worldmodels.envs import TASKS
 from worldmodels.envs.car_racing import CarRacing
@@ -108,16 +109,6 @@ def rates(players: dict[str, Iterator[int]], seconds: float) -> dict[str, float]
             steps[name] += next(players[name])
             wall[name] += time.perf_counter() - start
     return {name: steps[name] / wall[name] for name in players}
-
-
-def product_rate(repeats: int = 40) -> float:
-    """FLOP/s of a large matrix product; the median."""
-    a, times = torch.randn(1024, 1024), []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        a @ a
-        times.append(time.perf_counter() - start)
-    return 2 * 1024**3 / float(np.median(times))
 
 
 def encoder_flops(task: str) -> int:

@@ -9,7 +9,6 @@ multiplications of the forward pass and of both gradients, at the rate of a larg
 """
 
 import argparse
-import time
 from functools import partial
 from typing import Callable
 
@@ -18,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from turns import in_turns, product_rate
 from worldmodels.memory import MDNRNN, MemoryConfig
 from worldmodels.types import Transitions
 from worldmodels.vision import VAE, VisionConfig
@@ -85,34 +85,6 @@ class PlainMDNRNN(nn.Module):
             torch.distributions.Normal(mu, log_sigma.exp(), validate_args=False), validate_args=False)
         done = F.binary_cross_entropy_with_logits(out[..., -1], batch.terminated)
         return -mixture.log_prob(batch.next_z).mean() + F.mse_loss(out[..., -2], batch.reward) + done, (h.detach(), c.detach())
-
-
-def product_rate(device: str, size: int = 1024, repeats: int = 30) -> float:
-    """FLOP/s of a large matrix product; the median."""
-    a, times = torch.randn(size, size, device=device), []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        a @ a
-        finish(device)
-        times.append(time.perf_counter() - start)
-    return 2 * size**3 / float(np.median(times))
-
-
-def finish(device: str):
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def in_turns(works: dict, rounds: int, device: str) -> dict[str, float]:
-    """The median seconds of each, after one turn that does not count."""
-    times = {name: [] for name in works}
-    for _ in range(rounds + 1):
-        for name, work in works.items():
-            start = time.perf_counter()
-            work()
-            finish(device)
-            times[name].append(time.perf_counter() - start)
-    return {name: float(np.median(found[1:])) for name, found in times.items()}
 
 
 def trainer(model: nn.Module, loss, fused: bool, clip: float, rate: float):

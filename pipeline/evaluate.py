@@ -94,16 +94,17 @@ def score_dream(config: Config, run: Run, agent: Agent, digest: str, latents: La
     e, world = config.evaluate, whole_dream(config, agent, latents)
     seeds = range(e.first_seed, e.first_seed + e.dream_episodes)
     stream = TASKS[config.task].policies[config.collect.policy]
-    players = {collector(config): lambda: rollout(world, RandomPolicy.seeded(stream, seeds, world.device), seeds).returns.cpu(),
-               name: lambda: DreamFitness(agent, world, executor, run, digest)(controller[None], seeds)[0]}
-    common = {"temperature": config.dream.temperature, "first_seed": e.first_seed, "workers": workers(config),
-              "device": str(world.device)}
+    fitness = DreamFitness(agent, world, executor, run, digest)
+    random = lambda: rollout(world, RandomPolicy.seeded(stream, seeds, world.device), seeds).returns.cpu()
+    players = {collector(config): (random, 1),
+               name: (lambda: fitness(controller[None], seeds)[0], fitness.executor.size if fitness.executor else 1)}
+    common = {"temperature": config.dream.temperature, "first_seed": e.first_seed, "device": str(world.device)}
     scores = []
-    for label, play in players.items():
+    for label, (play, processes) in players.items():
         with timed(f"{label}, dream", len(seeds)) as (bar, wall):
             returns = play()
             bar.update(len(seeds))
-        scores.append(score(config.task, "dream", label, returns, wall(), **common))
+        scores.append(score(config.task, "dream", label, returns, wall(), workers=processes, **common))
     return scores
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from worldmodels.memory import MDNRNN, MemoryConfig
-from worldmodels.worlds.agent import Agent, DreamFitness
 from worldmodels.types import Noise
+from worldmodels.worlds.agent import Agent, DreamFitness
 from worldmodels.worlds.dream import BLOCK, STARTS, DreamConfig, DreamWorld, NoiseStream
 from worldmodels.worlds.rollout import rollout
 
@@ -104,6 +104,13 @@ def test_noise_is_a_function_of_the_seed_and_the_step():
     for numbers in torch.cat(first)[..., 0]:
         uniform, normal = next(steps)
         assert torch.equal(uniform[0], numbers[:3]) and torch.equal(normal[0], numbers[3:])
+
+
+def test_a_random_policys_choices_are_not_the_dreams_chance():
+    """The streams that a seed gives to starts, random policies and the game's V are others."""
+    uniform = NoiseStream([5], (40, 1), torch.zeros(1)).block()[0, :40, 0].numpy()
+    for stream in range(3):
+        assert not np.isin(np.random.default_rng([5, stream]).random(1000, np.float32), uniform).any()
 
 
 def test_noise_is_uniform_and_normal():

@@ -30,6 +30,15 @@ def world(request, counted_latents):
     return DreamWorld(memory, counted_latents, DreamConfig(temperature=1.2, max_steps=3 * BLOCK + 5))
 
 
+@pytest.fixture
+def one_thread():
+    """As workers have it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def controllers(world, members, seed=0):
     return np.random.default_rng(seed).normal(size=(members, world.memory.feature_size + 1))
 
@@ -55,8 +64,7 @@ def test_it_equals_the_plain_loop(world):
     np.testing.assert_allclose(played[0], expected[0], atol=1e-3)
 
 
-def test_a_dream_is_the_same_to_the_last_bit_whatever_is_dreamt_beside_it(world):
-    torch.set_num_threads(1)
+def test_a_dream_is_the_same_to_the_last_bit_whatever_is_dreamt_beside_it(world, one_thread):
     parameters = controllers(world, 40)
     together = fitness(world).play(parameters, SEEDS)
     for members in ([7], [39, 7, 0], range(20, 40)):
@@ -111,18 +119,17 @@ def test_a_gpu_dreams_what_the_cpu_dreams(world):
         np.testing.assert_allclose(played[0][same], expected[0][same], atol=1e-2)
 
 
-def test_workers_dream_the_same_as_one_process(toy_run, tmp_path):
+def test_workers_dream_the_same_as_one_process(toy_run, tmp_path, one_thread):
     """To the last bit, with one, two or three of them, single-threaded as they are."""
-    torch.set_num_threads(1)
     agent, digest = load_agent(toy_run)
     rng = np.random.default_rng(0)
     latents = make_latents(tmp_path, [(rng.normal(size=(9, 4)).astype(np.float32), counted_episode(e, 8)[1]) for e in range(5)])
     world = DreamWorld(agent.memory, latents, DreamConfig(max_steps=40))
-    parameters = controllers(world, 30)
-    expected = DreamFitness(agent, world).play(parameters, SEEDS)
+    parameters, seeds = controllers(world, 30), range(40)     # lives are short: some seeds tell the members apart
+    expected = DreamFitness(agent, world).play(parameters, seeds)
     assert expected[1].std(0).max() > 0 and expected[1].std(1).max() > 0
     for workers in (1, 3):
         with LocalExecutor(workers) as executor:
             fitness = DreamFitness(agent, world, executor, toy_run, digest)
-            np.testing.assert_array_equal(fitness.play(parameters, SEEDS), expected)
-            np.testing.assert_array_equal(fitness(parameters[:2], SEEDS[:1]), expected[0, :2, :1])
+            np.testing.assert_array_equal(fitness.play(parameters, seeds), expected)
+            np.testing.assert_array_equal(fitness(parameters[:2], seeds[:1]), expected[0, :2, :1])

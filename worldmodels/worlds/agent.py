@@ -17,7 +17,7 @@ from worldmodels.runs import Run
 from worldmodels.types import Executor, State, UserError
 from worldmodels.vision import VAE, VisionConfig
 from worldmodels.worlds.dream import DreamConfig, DreamWorld
-from worldmodels.worlds.population import WIDTH, GraphedDream, dream
+from worldmodels.worlds.population import GraphedDream, dream, whole_widths
 from worldmodels.worlds.real import RealWorld
 from worldmodels.worlds.rollout import rollout
 
@@ -162,9 +162,10 @@ class DreamFitness:
 
     def __init__(self, agent: Agent, world: DreamWorld, executor: Executor | None = None, run: Run | None = None,
                  digest: str = ""):
-        self.agent, self.world, self.executor = agent, world, executor
+        on_gpu = world.device.type == "cuda"
+        self.agent, self.world, self.executor = agent, world, None if on_gpu else executor
         self.job = partial(DreamJob, run and run.folder.absolute(), digest, world.config)
-        self.graphed = GraphedDream(agent.memory, world.config)
+        self.dream = GraphedDream(agent.memory, world.config) if on_gpu else partial(dream, agent.memory, config=world.config)
 
     def __call__(self, parameters: np.ndarray, seeds: Sequence[int]) -> np.ndarray:
         """Parameters [P, n], seeds [E] -> returns [P, E]."""
@@ -175,14 +176,12 @@ class DreamFitness:
         count, episodes = len(parameters) * len(seeds), len(seeds)
         seeds, start = np.asarray(seeds, np.int64), self.world.starts(seeds)
         member, seed = np.divmod(np.arange(count), episodes)        # a member's episodes beside each other
-        on_gpu = self.world.device.type == "cuda"
-        if on_gpu or self.executor is None:
-            play = self.graphed if on_gpu else partial(dream, self.agent.memory, config=self.world.config)
+        if self.executor is None:
             seed = torch.from_numpy(seed).to(self.world.device)
-            dreamt = play(self.agent.policy(parameters[member]), start, seeds, seed)
+            dreamt = self.dream(self.agent.policy(parameters[member]), start, seeds, seed)
             results = [[t.cpu().numpy() for t in dreamt]]
         else:
-            size = -(-count // self.executor.size // WIDTH) * WIDTH
+            size = whole_widths(-(-count // self.executor.size))
             cuts = [slice(i, min(i + size, count)) for i in range(0, count, size)]
             jobs = [self._job(start, seeds, parameters, member[cut], seed[cut]) for cut in cuts]
             results = self.executor.run(jobs, progress, weight=lambda result: len(result[0]))

@@ -25,11 +25,12 @@ BLOCK = 16              # steps whose noise is drawn together
 
 class NoiseStream:
     """The chance in some dreams, a function of each one's seed and nothing else: dreams of a seed share it, whoever dreams them,
-    so that members of a generation are compared on equal terms; and no dream depends on those beside it."""
+    so that members of a generation are compared on equal terms; and no dream depends on those beside it. The streams [seed, 0] to
+    [seed, 2] are those of starts, of random policies and of V in the game."""
 
     def __init__(self, seeds: Sequence[int], noise_size: tuple[int, int], like: Tensor):
         self.noise_size, self.like = noise_size, like
-        self.generators = [np.random.default_rng([seed, 1]) for seed in seeds]
+        self.generators = [np.random.default_rng([seed, 3]) for seed in seeds]
 
     def block(self) -> Tensor:
         """The next BLOCK steps' numbers, uniform ones first, [BLOCK, U + N, seeds], on the device and of the type of `like`."""

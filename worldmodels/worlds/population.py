@@ -21,13 +21,18 @@ from worldmodels.worlds.rollout import Rollouts
 WIDTH = 32
 
 
+def whole_widths(count: int) -> int:
+    """`count`, rounded up to a multiple of WIDTH."""
+    return -(-count // WIDTH) * WIDTH
+
+
 class Batch:
     """Dreams that begin at the states `start` [S], each under a controller of its own; `seed` [B] says which of the S starts
     and seeds a dream has."""
 
     def __init__(self, memory: Memory, policy: LinearPolicy, start: State, seed: Tensor, config: DreamConfig):
         self.count, self.max_steps = len(seed), config.max_steps
-        width = -(-self.count // WIDTH) * WIDTH
+        width = whole_widths(self.count)
         self.dreamer = memory.dreamer(width, policy.bias.shape[1], config.temperature)
         self.returns = start.features.new_empty(width)              # of the rollouts, as far as they are dropped
         self.lengths = torch.empty_like(self.returns)
@@ -60,9 +65,8 @@ class Batch:
         self.returns[self.rollout], self.lengths[self.rollout] = self.total, self.steps
         order = self.alive.argsort(descending=True, stable=True)
         alive = int(self.alive.sum())
-        width = -(-alive // WIDTH) * WIDTH
-        if 0 < width < len(order):
-            order = order[:width]
+        if 0 < whole_widths(alive) < len(order):
+            order = order[:whole_widths(alive)]
             self.dreamer.keep(order)
             for name in ("alive", "total", "steps", "rollout", "seed"):
                 setattr(self, name, getattr(self, name)[order])
