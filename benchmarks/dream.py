@@ -180,7 +180,7 @@ def generation(executor: LocalExecutor, folder: Path, rounds: int):
     real = Generation(dying(run, LIVES, spread=1.0), config, executor)
     padded = Generation(dying(run, NEVER), replace(config, max_steps=525), executor)        # a quarter of its steps
     found, lengths = in_turns({"ours": real, "padded": padded}, rounds), real()
-    search = CMAES(real.parameters.shape[1], MEMBERS, 0.1, seed=0)
+    search = CMAES(np.zeros(real.parameters.shape[1]), MEMBERS, 0.1, seed=0)
     start = time.perf_counter()
     for _ in range(60):
         search.tell(-np.square(search.ask()).sum(1))

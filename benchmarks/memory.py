@@ -53,7 +53,7 @@ def vision(config: Config, run: Run):
 
 
 def memory(config: Config, run: Run):
-    info = memory_info(config, run.load("vision", "train_vision")[1]["digest"])
+    info = memory_info(config, run)
     latents, m = open_latents(run, 0, info["vision_digest"]), config.memory
     latents.windows = spread(latents.windows, int(latents.lengths.sum()) // (m.batch * m.sequence), m.steps)
     train_memory(build_memory(info), latents, run, info, config.seed)

@@ -16,6 +16,6 @@ def random_run(task: str, folder: Path) -> Run:
     torch.manual_seed(0)
     info = vision_info(config)
     run.save("vision", build_vision(info).state_dict(), info)
-    info = memory_info(config, run.load("vision", "")[1]["digest"])
+    info = memory_info(config, run)
     run.save("memory", build_memory(info).state_dict(), info)
     return run

@@ -14,10 +14,12 @@ STAGES = (collect, train_vision, encode, train_memory, train_controller, evaluat
 
 
 def pipeline(config: Config, run: Run):
-    """All six stages in order; finished ones are skipped."""
-    for number, stage in enumerate(STAGES, 1):
-        say(f"\n[{number}/{len(STAGES)}] {stage.__doc__.split(':', 1)[1].strip()}")
-        stage(config, run)
+    """All six stages in order, --rounds times; finished ones are skipped."""
+    for round in range(1, config.rounds + 1):
+        for number, stage in enumerate(STAGES, 1):
+            where = f"round {round}/{config.rounds}, {number}/{len(STAGES)}" if config.rounds > 1 else f"{number}/{len(STAGES)}"
+            say(f"\n[{where}] {stage.__doc__.split(':', 1)[1].strip()}")
+            stage(config, run.at(round))
 
 
 if __name__ == "__main__":

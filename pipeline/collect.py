@@ -1,35 +1,66 @@
-"""Stage 1: random rollouts of the real game -> episodes/."""
+"""Stage 1: rollouts of the real game, random or by the controller of the round before -> episodes/."""
 
 from dataclasses import asdict
 
+import numpy as np
 from tqdm import tqdm
 
-from pipeline.command import main, say, workers
+from pipeline.command import clocked, main, say, workers
 from pipeline.presets import Config
 from worldmodels.episodes import episode_path
 from worldmodels.executors import LocalExecutor
 from worldmodels.files import read_json, write_json
 from worldmodels.runs import Run, differences
 from worldmodels.types import UserError
-from worldmodels.worlds.collect import CollectJob
+from worldmodels.worlds.agent import load_agent
+from worldmodels.worlds.collect import CollectJob, env_settings
+from worldmodels.worlds.explore import ExploreJob
+
+CHUNK = 128         # episodes that are played again together where one of them is missing: what they are depends on it to rounding
 
 
+@clocked
 def collect(config: Config, run: Run):
-    """Stage 1: random rollouts of the real game -> episodes/."""
-    settings = {key: value for key, value in asdict(config.collect).items() if key not in ("episodes", "min_steps")}
-    settings |= {"task": config.task}
+    """Stage 1: rollouts of the real game, random or by the controller of the round before -> episodes/."""
+    jobs, settings = random_jobs(config, run) if run.round == 1 else controller_jobs(config, run)
     recorded = run.episodes / "settings.json"
     if recorded.exists() and (different := differences(read_json(recorded), settings)):
         raise UserError(f"the episodes in {run.episodes} were collected with {different}: choose another --run, or delete them")
     write_json(recorded, settings)
-    first = config.seed * 10_000_000                            # runs of different seeds share no episode
-    seeds = range(first, first + config.collect.episodes)
-    missing = [seed for seed in seeds if not episode_path(run.episodes, seed).exists()]
+    missing = [job for job in jobs if not all(episode_path(run.episodes, seed).exists() for seed in job.seeds)]
+    total, left = (sum(len(job.seeds) for job in some) for some in (jobs, missing))
     if not missing:
-        return say(f"collect: {len(seeds)} episodes are there")
+        return say(f"collect: {total} episodes are there")
     with LocalExecutor(min(workers(config), len(missing))) as executor, \
-            tqdm(total=len(seeds), initial=len(seeds) - len(missing), desc="collecting", unit="episode") as bar:
-        executor.run([CollectJob(config.task, config.collect, seed, run.episodes) for seed in missing], bar)
+            tqdm(total=total, initial=total - left, desc="collecting", unit="episode") as bar:
+        executor.run(missing, bar, weight=lambda played: np.size(played[0]))
+
+
+def random_jobs(config: Config, run: Run) -> tuple[list[CollectJob], dict]:
+    """The first round's jobs, and what their episodes are to be made with."""
+    settings = asdict(config.collect)
+    for name in ("episodes", "again", "explore", "min_steps"):
+        del settings[name]
+    jobs = [CollectJob(config.task, config.collect, seed, run.episodes) for seed in seeds(config, run, config.collect.episodes)]
+    return jobs, settings | {"task": config.task}
+
+
+def controller_jobs(config: Config, run: Run) -> tuple[list[ExploreJob], dict]:
+    """The same of a later round."""
+    before = run.at(run.round - 1)
+    _, settings = random_jobs(config, run)
+    tensors, info = before.load("controller", f"train_controller --rounds {before.round}")
+    _, digest = load_agent(before)
+    chunks = np.array_split(seeds(config, run, config.collect.again), -(-config.collect.again // CHUNK))
+    jobs = [ExploreJob(before, digest, config.collect, env_settings(config.task, config.collect), tensors["parameters"].numpy(),
+                       tuple(chunk.tolist()), run.episodes) for chunk in chunks]
+    return jobs, settings | {"explore": config.collect.explore, "controller_before": info["digest"]}
+
+
+def seeds(config: Config, run: Run, count: int) -> range:
+    """Neither seeds of runs nor their rounds share an episode."""
+    first = config.seed * 10_000_000 + (run.round - 1) * 1_000_000
+    return range(first, first + count)
 
 
 if __name__ == "__main__":

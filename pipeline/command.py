@@ -1,16 +1,18 @@
 """What every stage script shares: the command line, the run's folder, and errors in one line."""
 
 import contextlib
+import functools
 import io
 import math
 import os
 import platform
 import re
 import sys
+import time
 from dataclasses import asdict, fields, is_dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Iterator
 
 import torch
 import tyro
@@ -32,15 +34,28 @@ def main(stage: Stage, arguments: list[str] | None = None):
     """Parses the command line and runs a stage. Exit code 2 and one line for a user's mistake, 130 after Ctrl-C."""
     try:
         config = parse(sys.argv[1:] if arguments is None else arguments, stage.__doc__)
-        run = open_run(config)
-        with kept_settings(config, run):
-            stage(config, run)
+        with open_run(config) as run, kept_settings(config, run):
+            stage(config, run.at(config.rounds))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\ninterrupted: the same command goes on from here", file=sys.stderr)
         sys.exit(130)
+
+
+def clocked(stage: Stage) -> Stage:
+    """The same stage, whose seconds are added to what wall.json says of it; the curve against wall time is drawn from there."""
+    @functools.wraps(stage)
+    def timed(config: Config, run: Run):
+        start, path = time.monotonic(), run.folder / "wall.json"
+        try:
+            stage(config, run)
+        finally:
+            seconds = read_json(path) if path.exists() else {}
+            spent = seconds.get(stage.__name__, 0) + time.monotonic() - start
+            write_json(path, seconds | {stage.__name__: round(spent, 1)})
+    return timed
 
 
 def parse(arguments: list[str], description: str | None = None) -> Config:
@@ -87,8 +102,8 @@ def parse_into(default: Config, arguments: list[str], description: str | None) -
         raise UserError(" ".join(text.split()) + " (--help lists every setting)") from None
 
 
-COUNTS = {"steps", "batch", "episodes", "max_steps", "generations", "z_size", "channels", "hidden_size", "mixtures", "sequence",
-          "repeat", "skill", "eval_every", "eval_episodes", "random_episodes", "dream_episodes", "video_steps"}    # at least 1
+COUNTS = {"rounds", "again", "steps", "batch", "episodes", "max_steps", "generations", "z_size", "channels", "hidden_size", "mixtures", "sequence",
+          "repeat", "skill", "eval_every", "eval_episodes", "trainings", "random_episodes", "dream_episodes", "video_steps"}    # at least 1
 LEAST = {"dream.temperature": 1e-6, "controller.population": 4, "vision.learning_rate": 1e-12, "memory.learning_rate": 1e-12,
          "controller.sigma": 1e-12}
 
@@ -101,7 +116,7 @@ def check(config: Config):
     for flag, (value, allowed) in choices.items():
         if value not in allowed:
             raise UserError(f"{flag} {value}: choose one of {', '.join(allowed)}")
-    for path, value in leaves(asdict(config)):
+    for path, value in [*leaves(asdict(config)), *(("dream.temperature", tau) for tau in config.sweep.temperatures)]:
         least = LEAST.get(path, 1 if path.split(".")[-1] in COUNTS else 0)
         if isinstance(value, (int, float)) and not value >= least:
             raise UserError(f"--{path.replace('_', '-')} {value}: must be at least {least:g}")
@@ -139,20 +154,23 @@ def from_dict(cls, values: dict):
     for key, value in values.items():
         if key in known:
             default = getattr(made, key)
-            nested[key] = from_dict(type(default), value) if is_dataclass(default) else value
+            nested[key] = (from_dict(type(default), value) if is_dataclass(default)
+                           else tuple(value) if isinstance(default, tuple) else value)
             if type(nested[key]) is not type(default) and not (isinstance(default, float) and type(value) is int):
                 raise TypeError(key)
     return replace(made, **nested)
 
 
-def open_run(config: Config) -> Run:
+@contextlib.contextmanager
+def open_run(config: Config) -> Iterator[Run]:
     """The run's folder, locked for this process."""
     run = Run(Path(config.data) / config.task / config.run)
-    try:
-        run.lock()
-    except OSError as error:
-        raise UserError(f"cannot write to {run.folder} ({error.strerror}): choose another --data") from None
-    return run
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(run.locked())
+        except OSError as error:
+            raise UserError(f"cannot write to {run.root} ({error.strerror}): choose another --data") from None
+        yield run
 
 
 @contextlib.contextmanager
@@ -184,11 +202,16 @@ def workers(config: Config) -> int:
 # What each checkpoint records of its making; a stage is finished when the stored one equals this.
 
 def vision_info(config: Config) -> dict:
-    return {"task": config.task, "seed": config.seed, "collect": asdict(config.collect), "vision": asdict(config.vision)}
+    collect = {key: value for key, value in asdict(config.collect).items() if key not in ("again", "explore")}
+    return {"task": config.task, "seed": config.seed, "collect": collect, "vision": asdict(config.vision)}
 
 
-def memory_info(config: Config, vision_digest: str) -> dict:
-    return vision_info(config) | {"memory": asdict(config.memory), "vision_digest": vision_digest}
+def memory_info(config: Config, run: Run) -> dict:
+    info = vision_info(config) | {"memory": asdict(config.memory), "vision_digest": run.load("vision", "train_vision")[1]["digest"]}
+    if run.round > 1:
+        _, before = run.at(run.round - 1).load("controller", f"train_controller --rounds {run.round - 1}")
+        info |= {"again": config.collect.again, "explore": config.collect.explore, "controller_before": before["digest"]}
+    return info
 
 
 def controller_info(config: Config, agent_digest: str) -> dict:

@@ -2,7 +2,7 @@
 
 from tqdm import tqdm
 
-from pipeline.command import device, main, say, vision_info
+from pipeline.command import clocked, device, main, say, vision_info
 from pipeline.presets import Config
 from worldmodels import episodes
 from worldmodels.files import load_arrays
@@ -13,20 +13,22 @@ from worldmodels.vision.train import encode as encode_frames
 from worldmodels.worlds.agent import build_vision
 
 
+@clocked
 def encode(config: Config, run: Run):
     """Stage 3: frames to latents -> latents/."""
     if not run.finished("vision", vision_info(config)):
         raise UserError(f"no V in {run.folder}: run `python -m pipeline.train_vision` first")
     tensors, info = run.load("vision", "train_vision")
-    paths = episodes.EpisodeFolder(run.episodes, config.collect.min_steps).paths
-    missing = [path for path in paths if not encoded(latent_path(run.latents, path), info["digest"])]
+    paths = {path: latent_path(round.latents, path) for round in run.until_now
+             for path in episodes.EpisodeFolder(round.episodes).paths}
+    missing = [path for path, latents in paths.items() if not encoded(latents, info["digest"])]
     if not missing:
         return say(f"encode: {len(paths)} episodes are encoded")
     vision = build_vision(info).to(device(config))
     vision.load_state_dict(tensors)
     for path in tqdm(missing, desc="encoding", unit="episode", initial=len(paths) - len(missing), total=len(paths)):
         episode = episodes.read(path)
-        write_latents(latent_path(run.latents, path), *encode_frames(vision, episode.frames), episode, info["digest"])
+        write_latents(paths[path], *encode_frames(vision, episode.frames), episode, info["digest"])
 
 
 def encoded(path, vision_digest: str) -> bool:

@@ -3,12 +3,13 @@
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from typing import Iterator
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from pipeline.command import controller_info, device, main, say, workers
+from pipeline.command import clocked, controller_info, device, main, say, workers
 from pipeline.presets import Config
 from pipeline.train_controller import checked_agent
 from worldmodels import plots
@@ -26,6 +27,7 @@ from worldmodels.worlds.real import RealWorld
 from worldmodels.worlds.rollout import rollout
 
 
+@clocked
 def evaluate(config: Config, run: Run):
     """Stage 6: scores and pictures -> report/."""
     agent, digest = checked_agent(config, run)
@@ -47,18 +49,18 @@ def evaluate(config: Config, run: Run):
 def report(config: Config, run: Run, agent: Agent, digest: str, controller: np.ndarray):
     """scores.json and the pictures."""
     latents = open_latents(run, config.collect.min_steps, digest.split("-")[0])
-    name = f"controller from the {config.world}"
     with LocalExecutor(workers(config)) as executor:
-        scores = score_real(config, run, digest, controller, name, executor)
-        scores += score_dream(config, run, agent, digest, latents, controller, name, executor)
+        scores = score_random(config, agent, latents, executor)
+        scores += score_controller(config, run, agent, digest, latents, controller, f"controller from the {config.world}", executor)
+    scores.sort(key=lambda score: score["world"] == "dream")
     write_json(run.report / "scores.json", scores)
     draw(config, run, agent, latents, controller, scores)
 
 
-def score_real(config: Config, run: Run, digest: str, controller: np.ndarray, name: str, executor: Executor) -> list[dict]:
-    """The task's random policies, acting at every frame, then the collecting policy as it collected, then the controller."""
+def score_random(config: Config, agent: Agent, latents: Latents, executor: Executor) -> list[dict]:
+    """The task's random policies in the real game, acting at every frame; then the collecting policy as it collected, in the real
+    game and in the dream."""
     task, e = TASKS[config.task], config.evaluate
-    common = {"temperature": None, "first_seed": e.first_seed, "workers": workers(config), "device": "cpu"}
     random = {f"random ({policy})": replace(config.collect, policy=policy, repeat=1) for policy in task.baselines}
     random[collector(config)] = config.collect
     scores = []
@@ -67,13 +69,44 @@ def score_real(config: Config, run: Run, digest: str, controller: np.ndarray, na
         jobs = [CollectJob(config.task, settings, e.first_seed + i) for i in range(e.random_episodes)]
         with timed(f"{label}, real game", e.random_episodes) as (bar, wall):
             returns = [total for _, total in executor.run(jobs, bar)]
-        scores.append(score(config.task, "real", label, returns, wall(), **common))
+        scores.append(score(config.task, "real", label, returns, wall(), **in_the_game(config)))
+    world, seeds = whole_dream(config, agent, latents), dream_seeds(config)
+    with timed(f"{collector(config)}, dream", len(seeds)) as (bar, wall):
+        policy = RandomPolicy.seeded(task.policies[config.collect.policy], seeds, world.device)
+        returns = rollout(world, policy, seeds).returns.cpu()
+        bar.update(len(seeds))
+    return scores + [score(config.task, "dream", collector(config), returns, wall(), **in_the_dream(config, world), workers=1)]
+
+
+def score_controller(config: Config, run: Run, agent: Agent, digest: str, latents: Latents, controller: np.ndarray, name: str,
+                     executor: Executor) -> list[dict]:
+    """A controller in the real game and in the dream."""
+    task, e = TASKS[config.task], config.evaluate
     official = replace(config.collect, drawing="official")
-    fitness = RealFitness(executor, run, digest, task.max_steps, env_settings(config.task, official))
+    game = RealFitness(executor, run, digest, task.max_steps, env_settings(config.task, official))
     with timed(f"{name}, real game", e.episodes) as (bar, wall):
-        returns = fitness(controller[None], range(e.first_seed, e.first_seed + e.episodes), bar)[0]
-    scores.append(score(config.task, "real", name, returns, wall(), **common))
-    return scores
+        returns = game(controller[None], range(e.first_seed, e.first_seed + e.episodes), bar)[0]
+    real = score(config.task, "real", name, returns, wall(), **in_the_game(config))
+    world, seeds = whole_dream(config, agent, latents), dream_seeds(config)
+    dream = DreamFitness(agent, world, executor, run, digest)
+    with timed(f"{name}, dream", len(seeds)) as (bar, wall):
+        returns = dream(controller[None], seeds)[0]
+        bar.update(len(seeds))
+    processes = dream.executor.size if dream.executor else 1
+    return [real, score(config.task, "dream", name, returns, wall(), **in_the_dream(config, world), workers=processes)]
+
+
+def in_the_game(config: Config) -> dict:
+    """What a score in the real game says beside its numbers."""
+    return {"temperature": None, "first_seed": config.evaluate.first_seed, "workers": workers(config), "device": "cpu"}
+
+
+def in_the_dream(config: Config, world: DreamWorld) -> dict:
+    return {"temperature": config.dream.temperature, "first_seed": config.evaluate.first_seed, "device": str(world.device)}
+
+
+def dream_seeds(config: Config) -> range:
+    return range(config.evaluate.first_seed, config.evaluate.first_seed + config.evaluate.dream_episodes)
 
 
 def collector(config: Config) -> str:
@@ -88,26 +121,6 @@ def whole_dream(config: Config, agent: Agent, latents: Latents) -> DreamWorld:
     return DreamWorld(agent.memory, latents, DreamConfig(config.dream.temperature, max_steps=length))
 
 
-def score_dream(config: Config, run: Run, agent: Agent, digest: str, latents: Latents, controller: np.ndarray, name: str,
-                executor: Executor) -> list[dict]:
-    """The collecting policy and the controller in the dream."""
-    e, world = config.evaluate, whole_dream(config, agent, latents)
-    seeds = range(e.first_seed, e.first_seed + e.dream_episodes)
-    stream = TASKS[config.task].policies[config.collect.policy]
-    fitness = DreamFitness(agent, world, executor, run, digest)
-    random = lambda: rollout(world, RandomPolicy.seeded(stream, seeds, world.device), seeds).returns.cpu()
-    players = {collector(config): (random, 1),
-               name: (lambda: fitness(controller[None], seeds)[0], fitness.executor.size if fitness.executor else 1)}
-    common = {"temperature": config.dream.temperature, "first_seed": e.first_seed, "device": str(world.device)}
-    scores = []
-    for label, (play, processes) in players.items():
-        with timed(f"{label}, dream", len(seeds)) as (bar, wall):
-            returns = play()
-            bar.update(len(seeds))
-        scores.append(score(config.task, "dream", label, returns, wall(), workers=processes, **common))
-    return scores
-
-
 @contextmanager
 def timed(description: str, total: int):
     """A progress bar, and a function that tells the seconds since it began."""
@@ -116,13 +129,27 @@ def timed(description: str, total: int):
         yield bar, lambda: time.monotonic() - start
 
 
+def history(run: Run) -> Iterator[tuple[float, list[dict]]]:
+    """Of each round that was scored: the minutes that it and those before it took to collect and train, and its scores."""
+    minutes = 0.0
+    for round in run.until_now:
+        seconds = read_json(round.folder / "wall.json")
+        minutes += (sum(seconds.values()) - seconds.get("evaluate", 0)) / 60
+        if (round.report / "scores.json").exists():
+            yield minutes, read_json(round.report / "scores.json")
+
+
 def draw(config: Config, run: Run, agent: Agent, latents: Latents, controller: np.ndarray, scores: list[dict]):
     """All pictures of the report."""
     say("drawing")
     task, folder, tau, repeat = TASKS[config.task], run.report, config.dream.temperature, config.collect.repeat
     plots.returns(scores, folder / "returns.png")
     plots.dream_vs_real(scores, folder / "dream_vs_real.png")
-    plots.curves(read_metrics(run.folder), folder / "curves.png")
+    plots.curves([*read_metrics(run.root, "vision"), *read_metrics(run.folder, "memory"), *read_metrics(run.folder, "controller")],
+                 folder / "curves.png")
+
+    if run.round > 1:
+        plots.rounds(list(history(run)), folder / "rounds.png")
 
     make_env = lambda: task.env(max_steps=task.max_steps, render_mode="rgb_array",
                                 **dict(env_settings(config.task, config.collect)))

@@ -15,6 +15,13 @@ from worldmodels.worlds.dream import DreamConfig
 
 
 @dataclass(frozen=True)
+class SweepConfig:
+    temperatures: tuple[float, ...] = (0.1, 0.5, 1.0, 1.15, 1.3)    # the paper's
+    trainings: int = 1              # controllers evolved at each temperature, with seeds of their own
+    episodes: int = 200             # of each, in the real game; --evaluate.episodes at the run's own temperature
+
+
+@dataclass(frozen=True)
 class Config:
     task: Literal["car_racing", "take_cover", "toy"] = "take_cover"
     """The game (toy: an instant world for tests)."""
@@ -32,12 +39,17 @@ class Config:
     """Worker processes for the real game; 0: one for each CPU core."""
     world: Literal["dream", "real"] = "dream"
     """Where the controller is evolved."""
+    rounds: int = 1
+    """How often to collect, train M and evolve C. From the second round on, C of the round before plays where the random policy
+    did, with --collect.explore, and M and C are trained on from where they are (the paper's iterative procedure). A stage by
+    itself works on the last of these rounds."""
     collect: CollectConfig = field(default_factory=CollectConfig)
     vision: VisionConfig = field(default_factory=VisionConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     dream: DreamConfig = field(default_factory=DreamConfig)
     controller: ControllerConfig = field(default_factory=ControllerConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
 
 
 def paper_car_racing() -> Config:

@@ -2,7 +2,9 @@
 
 from contextlib import ExitStack
 
-from pipeline.command import controller_info, device, main, memory_info, say, workers
+import numpy as np
+
+from pipeline.command import clocked, controller_info, device, main, memory_info, say, workers
 from pipeline.presets import Config
 from worldmodels.controller import evolve, parameter_count
 from worldmodels.envs import TASKS
@@ -15,15 +17,25 @@ from worldmodels.worlds.collect import env_settings
 from worldmodels.worlds.dream import DreamWorld
 
 
+@clocked
 def train_controller(config: Config, run: Run):
     """Stage 5: C, evolved in the dream or in the real game -> checkpoints/controller."""
     agent, digest = checked_agent(config, run)
     info = controller_info(config, digest)
     if run.finished("controller", info):
         return say("train_controller: C is trained")
-    size = parameter_count(agent.memory.feature_size, TASKS[config.task].action_size, config.controller.bias)
+    if run.round > 1:
+        start = run.at(run.round - 1).load("controller", "train_controller")[0]["parameters"].numpy()
+    else:
+        start = nothing(config, agent)
     with ExitStack() as stack:
-        evolve(config.controller, size, FITNESS[config.world](config, run, agent, digest, stack), run, info, config.seed)
+        fitness = FITNESS[config.world](config, run, agent, digest, stack)
+        evolve(config.controller, start, fitness, run, info, config.seed + run.round - 1)
+
+
+def nothing(config: Config, agent: Agent) -> np.ndarray:
+    """The parameters [n] of a controller that pays no heed to anything."""
+    return np.zeros(parameter_count(agent.memory.feature_size, TASKS[config.task].action_size, config.controller.bias))
 
 
 def dream_fitness(config: Config, run: Run, agent: Agent, digest: str, stack: ExitStack) -> Fitness:
@@ -44,8 +56,7 @@ FITNESS = {"dream": dream_fitness, "real": real_fitness}
 
 def checked_agent(config: Config, run: Run) -> tuple[Agent, str]:
     """The run's V and M; a UserError where they were made with other settings than the config's."""
-    vision_digest = run.load("vision", "train_vision")[1]["digest"]
-    if not run.finished("memory", memory_info(config, vision_digest)):
+    if not run.finished("memory", memory_info(config, run)):
         raise UserError(f"no memory in {run.folder}: run `python -m pipeline.train_memory` first")
     return load_agent(run, device(config))
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from pipeline.command import device, main, say, vision_info
+from pipeline.command import clocked, device, main, say, vision_info
 from pipeline.presets import Config
 from worldmodels.episodes import EpisodeFolder
 from worldmodels.runs import Run
@@ -10,9 +10,12 @@ from worldmodels.vision import VAE
 from worldmodels.vision.train import train_vision as train
 
 
+@clocked
 def train_vision(config: Config, run: Run):
     """Stage 2: V, the convolutional VAE -> checkpoints/vision."""
     info = vision_info(config)
+    if run.round > 1:
+        return say("train_vision: V is that of the first round")
     if run.finished("vision", info):
         return say("train_vision: V is trained")
     episodes = EpisodeFolder(run.episodes, config.collect.min_steps)

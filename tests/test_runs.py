@@ -25,7 +25,7 @@ def test_a_checkpoint_comes_back_with_its_info_and_digest(run):
     tensors, info = run.load("vision", "train_vision")
     assert all(torch.equal(tensors[name], value) for name, value in TENSORS.items())
     assert info["seed"] == 0
-    assert json.loads((run.checkpoints / "vision.json").read_text()) == info
+    assert json.loads(run.path("vision").with_suffix(".json").read_text()) == info
     run.save("vision", TENSORS | {"n": torch.tensor([4])}, {"seed": 0})
     assert run.load("vision", "train_vision")[1]["digest"] != info["digest"]
 
@@ -75,9 +75,11 @@ def test_a_save_that_fails_leaves_the_checkpoint_before(run, monkeypatch):
 
 
 def test_a_run_is_locked_against_a_second_process(run):
-    run.lock()
-    with pytest.raises(UserError, match="another process"):
-        Run(run.folder).lock()
+    with run.locked():
+        with pytest.raises(UserError, match="another process"), Run(run.root).locked():
+            pass
+    with run.locked():
+        pass
 
 
 def test_metrics_after_the_resumed_step_are_forgotten(run):

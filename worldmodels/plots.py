@@ -67,6 +67,34 @@ def dream_vs_real(scores: Sequence[dict], path: Path):
     save(figure, path)
 
 
+PAPER_TAU = {0.1: (2086, 193), 0.5: (2060, 196), 1.0: (1145, 868), 1.15: (918, 1092), 1.3: (732, 753)}    # its table 2: dream, real
+
+
+def temperature(scores: Sequence[dict], path: Path):
+    """Returns in the dream and in the game of controllers evolved at each temperature, and the paper's beside them."""
+    panels = 1 + (scores[0]["task"] == "take_cover")
+    figure, axes = plt.subplots(1, panels, figsize=(5 * panels + 1, 4.2), sharey=True, squeeze=False)
+    taus, axes = sorted({s["evolved_at"] for s in scores}), axes[0]
+    for column, world in enumerate(("dream", "real")):
+        mine = [s for s in scores if s["world"] == world]
+        axes[0].errorbar([taus.index(s["evolved_at"]) for s in mine], [s["mean"] for s in mine],
+                         [s["mean"] - s["ci95"][0] for s in mine], fmt="o", ms=5, capsize=3, color=COLOURS[world])
+        means = [np.mean([s["mean"] for s in mine if s["evolved_at"] == tau]) for tau in taus]
+        axes[0].plot(range(len(taus)), means, color=COLOURS[world], label=f"in the {'game' if world == 'real' else world}")
+        for axis in axes[1:]:
+            axis.plot(range(len(PAPER_TAU)), [row[column] for row in PAPER_TAU.values()], "o-", ms=5, color=COLOURS[world])
+    for axis, title, ticks in zip(axes, ("here (bars: 95% interval of the mean)", "the paper"), (taus, PAPER_TAU)):
+        axis.set_title(title, fontsize=10)
+        axis.set_xticks(range(len(ticks)), [f"{tau:g}" for tau in ticks])
+        axis.set_xlabel("temperature of the dream in which the controller was evolved")
+        axis.grid(alpha=0.25)
+    axes[0].set_ylabel("mean return")
+    axes[0].legend(fontsize=9)
+    figure.suptitle("A dream that is too certain is exploited: high returns there, low ones in the game", fontsize=12)
+    figure.tight_layout()
+    save(figure, path)
+
+
 def curves(metrics: Sequence[dict], path: Path):
     """Training curves of all three stages."""
     panels = [("vision", ("squared_error", "kl"), "V: squared error and KL per image", "step"),
@@ -86,6 +114,27 @@ def curves(metrics: Sequence[dict], path: Path):
         axis.grid(alpha=0.25)
         if stage == "memory" and "done" in names or stage == "vision":
             axis.set_yscale("log")
+    figure.tight_layout()
+    save(figure, path)
+
+
+def rounds(history: Sequence[tuple[float, Sequence[dict]]], path: Path):
+    """What each round of collecting and training added: (minutes since the beginning, scores) of each."""
+    figure, axis = plt.subplots(figsize=(7, 4.2))
+    minutes = [at for at, _ in history]
+    for world in ("real", "dream"):
+        mine = [next(s for s in scores if s["world"] == world and not s["controller"].startswith("random")) for _, scores in history]
+        axis.errorbar(minutes, [s["mean"] for s in mine], [s["mean"] - s["ci95"][0] for s in mine], fmt="o-", ms=5, capsize=3,
+                      color=COLOURS[world], label=f"controller, {'game' if world == 'real' else 'dream'}")
+    best = max((s for s in history[0][1] if s["world"] == "real" and s["controller"].startswith("random")), key=lambda s: s["mean"])
+    axis.axhline(best["mean"], color=COLOURS["random"], ls="--", label=f"{best['controller']}, game")
+    axis.set_xlim(left=0)
+    axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
+    axis.set_xlabel("minutes of collecting and training")
+    axis.set_ylabel("mean return, with its 95% interval")
+    axis.set_title("After each round", fontsize=11)
+    axis.grid(alpha=0.25)
+    axis.legend(fontsize=9)
     figure.tight_layout()
     save(figure, path)
 

@@ -3,7 +3,9 @@
 import contextlib
 import fcntl
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Iterator
 
 import torch
 from torch import Tensor
@@ -12,33 +14,61 @@ from worldmodels.files import digest, load_arrays, save_arrays, write_atomic, wr
 from worldmodels.types import UserError
 
 
+@dataclass(frozen=True)
 class Run:
-    """data/<task>/<run>; see data/README.md for what is in it."""
+    """data/<task>/<run>, see data/README.md for what is in it; and which round of it (the paper's iterative procedure).
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.episodes, self.latents = folder / "episodes", folder / "latents"
-        self.checkpoints, self.report = folder / "checkpoints", folder / "report"
+    What a round makes lies in a folder of its own, the first one's in the run's. V is trained in the first round alone.
+    """
 
-    def lock(self):
+    root: Path
+    round: int = 1
+
+    def at(self, round: int) -> "Run":
+        return Run(self.root, round)
+
+    @property
+    def folder(self) -> Path:
+        return self.root if self.round == 1 else self.root / f"round-{self.round}"
+
+    @property
+    def until_now(self) -> "list[Run]":
+        """The rounds up to this one, on whose episodes it is trained."""
+        return [self.at(round) for round in range(1, self.round + 1)]
+
+    @property
+    def episodes(self) -> Path:
+        return self.folder / "episodes"
+
+    @property
+    def latents(self) -> Path:
+        return self.folder / "latents"
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
         """Takes the run for this process and sweeps what a kill left half-written; a UserError where another one works on it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.folder / ".lock", "w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"another process is working on {self.folder}: wait for it, or choose another --run") from None
-        for leftover in self.folder.rglob(".*"):
-            if leftover.name != ".lock":
-                leftover.unlink()
+        self.root.mkdir(parents=True, exist_ok=True)
+        with open(self.root / ".lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(f"another process is working on {self.root}: wait for it, or choose another --run") from None
+            for leftover in self.root.rglob(".*"):
+                if leftover.name != ".lock":
+                    leftover.unlink()
+            yield
 
     # checkpoints: <name>.safetensors when finished, <name>.progress.safetensors before
 
     def path(self, name: str) -> Path:
-        return self.checkpoints / f"{name}.safetensors"
+        return (self.root if name == "vision" else self.folder) / "checkpoints" / f"{name}.safetensors"
 
     def progress_path(self, name: str) -> Path:
-        return self.checkpoints / f"{name}.progress.safetensors"
+        return self.path(name).with_suffix(".progress.safetensors")
 
     def finished(self, name: str, info: dict) -> bool:
         """Whether the checkpoint exists; a UserError if it was made with other settings than `info`."""

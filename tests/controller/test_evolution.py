@@ -24,7 +24,7 @@ def ellipsoid(x):
 
 @pytest.mark.parametrize("function, generations", ((sphere, 60), (ellipsoid, 250)))
 def test_it_maximises_a_known_function(function, generations):
-    search = CMAES(5, 16, 0.1, seed=0)
+    search = CMAES(np.zeros(5), 16, 0.1, seed=0)
     for _ in range(generations):
         search.tell(function(search.ask()))
     np.testing.assert_allclose(search.mean, OPTIMUM, atol=1e-3)
@@ -39,7 +39,7 @@ def test_seldom_decompositions_find_the_same(monkeypatch):
         monkeypatch.setattr(evolution, "LAZINESS", laziness)
         ends = []
         for seed in range(3):
-            search = CMAES(40, 16, 0.1, seed=seed)
+            search = CMAES(np.zeros(40), 16, 0.1, seed=seed)
             for _ in range(500):
                 search.tell(-(((search.ask() - 0.5) @ rotation) ** 2 * np.logspace(0, 2, 40)).sum(-1))
             ends.append(np.log10(np.linalg.norm(search.mean - 0.5)))
@@ -51,7 +51,7 @@ def test_seldom_decompositions_find_the_same(monkeypatch):
 
 
 def test_it_starts_at_zero_with_the_given_step_size():
-    search = CMAES(200, 64, 0.1, seed=0)
+    search = CMAES(np.zeros(200), 64, 0.1, seed=0)
     assert not search.mean.any() and search.sigma == 0.1
     population = search.ask()
     assert population.shape == (64, 200)
@@ -59,33 +59,33 @@ def test_it_starts_at_zero_with_the_given_step_size():
 
 
 def test_a_search_restored_from_its_history_asks_bit_equal_populations():
-    search = CMAES(5, 8, 0.1, seed=4)
+    search = CMAES(np.zeros(5), 8, 0.1, seed=4)
     for _ in range(12):
         search.tell(ellipsoid(search.ask()))
-    restored = CMAES(5, 8, 0.1, seed=4, history=np.stack(search.history))
+    restored = CMAES(np.zeros(5), 8, 0.1, seed=4, history=np.stack(search.history))
     for _ in range(5):
         assert np.array_equal(search.mean, restored.mean) and search.sigma == restored.sigma
         a, b = search.ask(), restored.ask()
         assert np.array_equal(a, b)
         search.tell(sphere(a))
         restored.tell(sphere(b))
-    assert not np.array_equal(CMAES(5, 8, 0.1, seed=5).ask(), CMAES(5, 8, 0.1, seed=4).ask())
+    assert not np.array_equal(CMAES(np.zeros(5), 8, 0.1, seed=5).ask(), CMAES(np.zeros(5), 8, 0.1, seed=4).ask())
 
 
 def test_the_search_leaves_numpys_global_randomness_alone():
     np.random.seed(0)
     expected = np.random.random(3)
     np.random.seed(0)
-    search = CMAES(5, 8, 0.1, seed=4)
+    search = CMAES(np.zeros(5), 8, 0.1, seed=4)
     first = search.ask()
     assert np.array_equal(np.random.random(3), expected)
     np.random.seed(1)
-    assert np.array_equal(CMAES(5, 8, 0.1, seed=4).ask(), first)
+    assert np.array_equal(CMAES(np.zeros(5), 8, 0.1, seed=4).ask(), first)
 
 
 @pytest.mark.parametrize("bad", (np.nan, -np.inf, np.inf))
 def test_a_fitness_that_is_not_finite_counts_as_the_worst(bad):
-    broken, told = CMAES(5, 8, 0.1, seed=4), CMAES(5, 8, 0.1, seed=4)
+    broken, told = CMAES(np.zeros(5), 8, 0.1, seed=4), CMAES(np.zeros(5), 8, 0.1, seed=4)
     fitness = sphere(broken.ask())
     told.ask()
     with_bad, with_worst = fitness.copy(), fitness.copy()
@@ -98,14 +98,14 @@ def test_a_fitness_that_is_not_finite_counts_as_the_worst(bad):
 
 
 def test_a_generation_without_any_finite_fitness_is_a_user_error():
-    search = CMAES(5, 8, 0.1, seed=4)
+    search = CMAES(np.zeros(5), 8, 0.1, seed=4)
     search.ask()
     with pytest.raises(UserError, match="generation 1"):
         search.tell(np.full(8, np.nan))
 
 
 def test_a_flat_fitness_does_not_end_the_search():
-    search = CMAES(5, 8, 0.1, seed=4)
+    search = CMAES(np.zeros(5), 8, 0.1, seed=4)
     for _ in range(40):
         search.tell(np.full(len(search.ask()), 3.0))
     assert np.isfinite(search.ask()).all()
@@ -138,7 +138,7 @@ def test_evolve_stores_the_best_mean_that_it_scored(run):
             assert parameters.shape == (8, 5) and len(seeds) == 3
         return noisy(parameters, seeds)
 
-    best = evolve(CONFIG, 5, fitness, run, {"seed": 0}, 0)
+    best = evolve(CONFIG, np.zeros(5), fitness, run, {"seed": 0}, 0)
     assert len(means) == 3                                      # generations 4, 8 and the last
     assert np.array_equal(best, max(means, key=lambda m: m[0])[1])
     assert sphere(best) > sphere(np.zeros(5))
@@ -160,7 +160,7 @@ def test_a_mean_that_gets_worse_is_not_kept(run):
         means.append(parameters[0])
         return np.full((1, len(seeds)), next(scores))
 
-    assert np.array_equal(evolve(CONFIG, 5, fitness, run, {}, 0), means[1])
+    assert np.array_equal(evolve(CONFIG, np.zeros(5), fitness, run, {}, 0), means[1])
 
 
 @pytest.mark.parametrize("calls", (1, 5, 6, 9))
@@ -176,11 +176,11 @@ def test_an_interrupted_evolution_goes_on_bit_for_bit(run, tmp_path, calls):
             return noisy(parameters, seeds)
         return fitness
 
-    expected = evolve(CONFIG, 5, recorded(whole), Run(tmp_path / "whole"), {"seed": 0}, 0)
+    expected = evolve(CONFIG, np.zeros(5), recorded(whole), Run(tmp_path / "whole"), {"seed": 0}, 0)
     with pytest.raises(KeyboardInterrupt):
-        evolve(CONFIG, 5, recorded(parts, calls), run, {"seed": 0}, 0)
+        evolve(CONFIG, np.zeros(5), recorded(parts, calls), run, {"seed": 0}, 0)
     resumed = []
-    best = evolve(CONFIG, 5, recorded(resumed), run, {"seed": 0}, 0)
+    best = evolve(CONFIG, np.zeros(5), recorded(resumed), run, {"seed": 0}, 0)
     assert np.array_equal(best, expected)
     assert resumed == whole[-len(resumed):] and len(resumed) < len(whole)
     assert read_metrics(run.folder) == read_metrics(tmp_path / "whole")
@@ -193,6 +193,6 @@ def test_an_evolution_under_other_settings_is_refused(run):
         return noisy(parameters, seeds)
 
     with pytest.raises(KeyboardInterrupt):
-        evolve(CONFIG, 5, fitness, run, {"seed": 0}, 0)
+        evolve(CONFIG, np.zeros(5), fitness, run, {"seed": 0}, 0)
     with pytest.raises(UserError, match=r"seed=0 \(now 1\)"):
-        evolve(CONFIG, 5, fitness, run, {"seed": 1}, 1)
+        evolve(CONFIG, np.zeros(5), fitness, run, {"seed": 1}, 1)

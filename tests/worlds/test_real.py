@@ -128,10 +128,10 @@ def test_an_episode_does_not_depend_on_those_played_before(agent):
 
 def test_a_job_is_refused_when_v_or_m_have_changed(toy_run):
     _, digest = load_agent(toy_run)
-    job = RealJob(toy_run.folder, digest, 5, (), np.zeros((2, 13)), (0, 1))
+    job = RealJob(toy_run, digest, 5, (), np.zeros((2, 13)), (0, 1))
     assert job()[1].tolist() == [5, 5]
     with pytest.raises(UserError, match="changed"):
-        RealJob(toy_run.folder, "another-digest", 5, (), np.zeros((2, 13)), (0, 1))()
+        RealJob(toy_run, "another-digest", 5, (), np.zeros((2, 13)), (0, 1))()
 
 
 def test_weights_that_do_not_fit_their_config_are_refused_by_name(toy_run, tmp_path):

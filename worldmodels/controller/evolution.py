@@ -25,7 +25,7 @@ class ControllerConfig:
     generations: int = 1800
     population: int = 64
     episodes: int = 16              # of each member in each generation
-    sigma: float = 0.1              # initial step size; the search starts at zero
+    sigma: float = 0.1              # initial step size; the search starts at zero, or where the round before ended
     bias: bool = True               # the linear layer has one (paper: CarRacing yes, TakeCover no)
     eval_every: int = 25            # generations between scores of the CMA mean
     eval_episodes: int = 1024       # fresh ones, for each such score
@@ -45,12 +45,12 @@ class CMAES:
     and depends on none of the library's internals.
     """
 
-    def __init__(self, size: int, population: int, sigma: float, seed: int, history: np.ndarray | None = None):
+    def __init__(self, start: np.ndarray, population: int, sigma: float, seed: int, history: np.ndarray | None = None):
         rng = np.random.default_rng(seed)
         options = {"popsize": population, "verbose": -9, "seed": np.nan, "maxiter": np.inf, "tolfun": 0, "tolx": 0,
                    "tolfunhist": 0, "tolstagnation": np.inf, "tolflatfitness": np.inf,
                    "randn": lambda *shape: rng.standard_normal(shape)}
-        self._es = cma.CMAEvolutionStrategy(np.zeros(size), sigma, options)
+        self._es = cma.CMAEvolutionStrategy(start, sigma, options)
         self._es.sm.lazy_update_gap *= LAZINESS
         self.history: list[np.ndarray] = []
         for fitness in () if history is None else tqdm(history, desc="restoring CMA-ES", unit="gen", leave=False):
@@ -90,19 +90,20 @@ def generation_seeds(seed: int, generation: int, episodes: int, evaluation: bool
     return np.random.default_rng([seed, generation, evaluation]).integers(2**31, size=episodes).tolist()
 
 
-def evolve(config: ControllerConfig, size: int, fitness: Fitness, run: Run, info: dict, seed: int) -> np.ndarray:
-    """Evolves a controller of `size` parameters; stores the best CMA mean as the checkpoint "controller" and returns it.
+def evolve(config: ControllerConfig, start: np.ndarray, fitness: Fitness, run: Run, info: dict, seed: int) -> np.ndarray:
+    """Evolves a controller from the parameters `start` [n] on; stores the best CMA mean as the checkpoint "controller" and returns
+    it.
 
     Every `eval_every` generations, and at the end, the mean is scored on fresh episodes and kept where it is the best so far.
     """
     progress = run.load_progress("controller", info)
-    state, start = progress or ({"history": None, "best": torch.zeros(size, dtype=torch.float64),
+    state, begun = progress or ({"history": None, "best": torch.from_numpy(start),
                                  "best_score": torch.tensor(-np.inf, dtype=torch.float64)}, 0)
-    search = CMAES(size, config.population, config.sigma, seed, None if state["history"] is None else state["history"].numpy())
+    search = CMAES(start, config.population, config.sigma, seed, None if state["history"] is None else state["history"].numpy())
     best, best_score = state["best"].numpy(), float(state["best_score"])
-    log = run.metrics("controller", start)
-    with tqdm(total=config.generations, initial=start, desc="evolving controller", unit="gen") as bar:
-        for generation in range(start + 1, config.generations + 1):
+    log = run.metrics("controller", begun)
+    with tqdm(total=config.generations, initial=begun, desc="evolving controller", unit="gen") as bar:
+        for generation in range(begun + 1, config.generations + 1):
             returns = fitness(search.ask(), generation_seeds(seed, generation, config.episodes))     # [P, E]
             scores = returns.mean(1)
             search.tell(scores)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodels.episodes import SUFFIX, Episode, EpisodeFolder
+from worldmodels.episodes import SUFFIX, Episode
 from worldmodels.files import header, load_arrays, save_arrays
 from worldmodels.runs import Run
 from worldmodels.types import Transitions, UserError
@@ -35,9 +35,15 @@ def write_latents(path: Path, mu: np.ndarray, log_var: np.ndarray, episode: Epis
 
 
 def open_latents(run: Run, min_steps: int, vision_digest: str) -> "Latents":
-    """The latents of a run's episodes of more than `min_steps` steps."""
-    paths = EpisodeFolder(run.episodes, min_steps).paths
-    return Latents([latent_path(run.latents, path) for path in paths], vision_digest)
+    """The latents of the episodes of more than `min_steps` steps that a run has collected up to this round.
+
+    Where the episodes themselves are gone, as in a published run, those latents that are there.
+    """
+    paths = []
+    for round in run.until_now:
+        encoded = {latent_path(round.latents, path) for path in round.episodes.glob(f"*{SUFFIX}")}
+        paths += sorted(encoded or round.latents.glob("*.safetensors"))
+    return Latents(paths, vision_digest, min_steps)
 
 
 class Encoded(NamedTuple):
@@ -74,8 +80,12 @@ def stored_length(path: Path, vision_digest: str) -> int:
 class Latents:
     """The episodes of some files; of these only how many transitions each has, `lengths` [E], is in memory from the start."""
 
-    def __init__(self, paths: list[Path], vision_digest: str):
-        self.lengths = np.array([stored_length(path, vision_digest) for path in paths])
+    def __init__(self, paths: list[Path], vision_digest: str, min_steps: int = 0):
+        lengths = np.array([stored_length(path, vision_digest) for path in paths], int)
+        paths, self.lengths = [path for path, steps in zip(paths, lengths) if steps > min_steps], lengths[lengths > min_steps]
+        if not paths:
+            raise UserError(f"no encoded episodes of more than {min_steps} steps: run `python -m pipeline.collect`, then "
+                            "`python -m pipeline.encode`, or lower --collect.min-steps")
         kept = CACHE * len(paths) // sum(path.stat().st_size for path in paths)     # of mean size: what is used is shuffled
         self._episode = lru_cache(max(1, kept))(lambda number: Encoded(**load_arrays(paths[number])[0]))
 

@@ -3,7 +3,6 @@ batch in the dream."""
 
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import NamedTuple, Sequence
 
 import numpy as np
@@ -68,18 +67,18 @@ def load_agent(run: Run, device: str = "cpu") -> tuple[Agent, str]:
 
 
 @lru_cache(maxsize=1)
-def worker_agent(folder: Path, digest: str) -> Agent:
+def worker_agent(run: Run, digest: str) -> Agent:
     """This process's agent, reused from job to job."""
-    agent, found = load_agent(Run(folder))
+    agent, found = load_agent(run)
     if found != digest:
-        raise UserError(f"V or M in {folder} changed while a controller was being scored: run the command again")
+        raise UserError(f"V or M in {run.folder} changed while a controller was being scored: run the command again")
     return agent
 
 
 @lru_cache(maxsize=1)
-def worker_world(folder: Path, digest: str, max_steps: int, settings: tuple) -> tuple[Agent, RealWorld]:
+def worker_world(run: Run, digest: str, max_steps: int, settings: tuple) -> tuple[Agent, RealWorld]:
     """This process's agent and real world, reused from job to job."""
-    agent = worker_agent(folder, digest)
+    agent = worker_agent(run, digest)
     task, settings = TASKS[agent.task], dict(settings)
     if task.shrink is not None:
         settings["raw"] = True
@@ -91,7 +90,7 @@ def worker_world(folder: Path, digest: str, max_steps: int, settings: tuple) -> 
 class RealJob:
     """Plays one episode for each (parameters [n], seed); a pure function of these and of the digest of V and M."""
 
-    folder: Path
+    run: Run
     digest: str
     max_steps: int
     settings: tuple
@@ -99,7 +98,7 @@ class RealJob:
     seeds: tuple[int, ...]      # N
 
     def __call__(self) -> tuple[np.ndarray, np.ndarray]:
-        agent, world = worker_world(self.folder, self.digest, self.max_steps, self.settings)
+        agent, world = worker_world(self.run, self.digest, self.max_steps, self.settings)
         played = rollout(world, agent.policy(self.parameters), self.seeds)
         return played.returns.numpy(), played.lengths.numpy()
 
@@ -109,7 +108,7 @@ class RealFitness:
 
     def __init__(self, executor: Executor, run: Run, digest: str, max_steps: int, settings: tuple):
         self.executor = executor
-        self.job = lambda parameters, seeds: RealJob(run.folder.absolute(), digest, max_steps, settings, parameters, seeds)
+        self.job = lambda parameters, seeds: RealJob(run, digest, max_steps, settings, parameters, seeds)
 
     def __call__(self, parameters: np.ndarray, seeds: Sequence[int], progress: tqdm | None = None) -> np.ndarray:
         """Parameters [P, n], seeds [E] -> returns [P, E]."""
@@ -139,7 +138,7 @@ def parts(count: int) -> list[slice]:
 class DreamJob:
     """Dreams of some members; a pure function of its fields."""
 
-    folder: Path
+    run: Run
     digest: str
     config: DreamConfig
     start: tuple[np.ndarray, ...]   # the state in which each seed's dream begins: features and what is inside, [S, ...]
@@ -149,7 +148,7 @@ class DreamJob:
     seed: np.ndarray                # [B] ... and of `seeds`
 
     def __call__(self) -> tuple[np.ndarray, np.ndarray]:
-        agent = worker_agent(self.folder, self.digest)
+        agent = worker_agent(self.run, self.digest)
         features, *inner = map(torch.from_numpy, self.start)
         policy = agent.policy(self.parameters[self.member])
         dreamt = dream(agent.memory, policy, State(features, tuple(inner)), self.seeds, torch.from_numpy(self.seed), self.config)
@@ -164,7 +163,7 @@ class DreamFitness:
                  digest: str = ""):
         on_gpu = world.device.type == "cuda"
         self.agent, self.world, self.executor = agent, world, None if on_gpu else executor
-        self.job = partial(DreamJob, run and run.folder.absolute(), digest, world.config)
+        self.job = partial(DreamJob, run, digest, world.config)
         self.dream = GraphedDream(agent.memory, world.config) if on_gpu else partial(dream, agent.memory, config=world.config)
 
     def __call__(self, parameters: np.ndarray, seeds: Sequence[int]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Stage 1: random rollouts of the real game, one job for each episode."""
+"""Stage 1: random rollouts of the real game, one job for each episode; explore.py has those of later rounds."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,7 +12,9 @@ from worldmodels.envs import TASKS
 
 @dataclass(frozen=True)
 class CollectConfig:
-    episodes: int = 10_000          # how many are played
+    episodes: int = 10_000          # how many are played in the first round, with the random policy ...
+    again: int = 10_000             # ... and in each later one, by the controller of the round before
+    explore: float = 0.5            # the share of such an episode that is left to the random policy is drawn from 0 to this
     max_steps: int = 999            # each is cut here, counted in the game's own frames
     repeat: int = 1                 # the agent acts every so many frames of the game, here and ever after (paper: 1)
     min_steps: int = 0              # those of no more steps are not trained on (released code: 100 in TakeCover)
@@ -40,6 +42,10 @@ class CollectJob:
     config: CollectConfig
     seed: int
     folder: Path | None = None
+
+    @property
+    def seeds(self) -> tuple[int]:
+        return self.seed,
 
     def __call__(self) -> tuple[int, float]:
         task = TASKS[self.task]

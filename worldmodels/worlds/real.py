@@ -37,6 +37,7 @@ class RealWorld:
         frames, rewards, terminated, truncated, _ = zip(*(env.step(a) for env, a in zip(self.envs, action.cpu().numpy())))
         self.frames = self.shrink(np.stack(frames))
         self.state = self.memory.observe(self.state, action, self._sample(self.frames, self.noise))
+        self.ends = terminated, truncated
         done = np.logical_or(terminated, truncated)
         return Step(self.state, torch.tensor(rewards, dtype=torch.float32, device=self.device),
                     torch.from_numpy(done).to(self.device))

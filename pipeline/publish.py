@@ -1,0 +1,65 @@
+"""A finished run to give away: weights, settings, scores, pictures and a model card -> data/published/."""
+
+import shutil
+
+from pipeline.command import controller_info, main
+from pipeline.evaluate import history
+from pipeline.presets import Config
+from pipeline.train_controller import checked_agent
+from worldmodels.evaluate import table
+from worldmodels.files import read_json, write_atomic
+from worldmodels.runs import Run
+from worldmodels.types import UserError
+
+STARTS = 64         # encoded episodes that go along: a dream begins where one of them does
+
+CARD = """# {task}: V, M and C of the run `{run}`
+
+`--task {task} --preset {preset} --seed {seed}`, commit {commit}; every setting is in `config.json`. V is a convolutional VAE
+({v:,} parameters), M an MDN-RNN with reward and done heads ({m:,}), C one linear layer ({c:,}), evolved in the {world}; rounds of
+collecting and training: {rounds}. All of it took {minutes:.0f} minutes.
+
+    python -m pipeline.evaluate --task {task} --data data/published --run {run}
+
+scores it again, without training. These are the scores, on seeds that nothing was trained on or chosen by (tau: the dream's
+temperature):
+
+{table}
+
+Loading the files runs no code: they are safetensors and JSON. They know this game, drawn as it is here, and nothing else.
+License: MIT.
+"""
+
+
+def publish(config: Config, run: Run):
+    """Beside the stages: a finished run to give away, with its scores and a model card -> data/published/."""
+    agent, digest = checked_agent(config, run)
+    scores = run.report / "scores.json"
+    if not run.finished("controller", controller_info(config, digest)) or not scores.exists():
+        raise UserError(f"{run.folder} is not scored: run `python -m pipeline.evaluate` first")
+    target = Run(run.root.parent.parent / "published" / config.task / config.run, run.round)
+    before = [run.at(run.round - 1).path("controller")] if run.round > 1 else []        # it collected, and is checked for
+    files = [run.root / "config.json", *run.report.glob("*.*"), *sorted(run.at(1).latents.glob("*"))[:STARTS],
+             *(run.path(name) for name in ("vision", "memory", "controller")), *before]
+    for round in run.until_now:
+        files += [path for path in (round.folder / "metrics.jsonl", round.folder / "wall.json", round.report / "scores.json")
+                  if path.exists()]
+    files += [path.with_suffix(".json") for path in files if path.parent.name == "checkpoints"]
+    for path in files:
+        if path.name != "made_with.json":           # so that who scores it again plays it again
+            copy = target.root / path.relative_to(run.root)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+    card = CARD.format(
+        task=config.task, run=config.run, preset=config.preset, seed=config.seed, world=config.world, rounds=run.round,
+        commit=read_json(run.root / "config.json")["git_commit"], minutes=list(history(run))[-1][0],
+        v=sum(p.numel() for p in agent.vision.parameters()), m=sum(p.numel() for p in agent.memory.parameters()),
+        c=run.load("controller", "train_controller")[0]["parameters"].numel(),
+        table="\n".join("    " + line for line in table(read_json(scores)).splitlines()))
+    write_atomic(target.root / "README.md", card.encode())
+    size = sum(path.stat().st_size for path in target.root.rglob("*") if path.is_file()) / 1e6
+    print(f"published: {target.root}, {size:.1f} MB")
+
+
+if __name__ == "__main__":
+    main(publish)

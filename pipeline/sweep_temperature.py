@@ -1,0 +1,54 @@
+"""The paper's table of temperatures: controllers evolved in dreams of each tau, scored there and in the real game
+-> report/temperature.json and temperature.png."""
+
+from contextlib import ExitStack
+from dataclasses import replace
+
+from pipeline.command import controller_info, main, say, workers
+from pipeline.evaluate import score_controller
+from pipeline.presets import Config
+from pipeline.train_controller import checked_agent, dream_fitness, nothing
+from worldmodels import plots
+from worldmodels.controller import evolve
+from worldmodels.evaluate import table
+from worldmodels.executors import LocalExecutor
+from worldmodels.files import write_json
+from worldmodels.memory.latents import Latents, open_latents
+from worldmodels.runs import Run
+from worldmodels.worlds.agent import Agent
+
+
+def sweep_temperature(config: Config, run: Run):
+    """Beside the stages: the temperature of the dream and what it does to a controller -> report/temperature.json, .png."""
+    agent, digest = checked_agent(config, run)
+    latents = open_latents(run, config.collect.min_steps, digest.split("-")[0])
+    scores = []
+    for tau in config.sweep.temperatures:
+        for training in range(config.sweep.trainings):
+            say(f"\ntau {tau:g}, training {training + 1} of {config.sweep.trainings}")
+            dreaming = replace(config, dream=replace(config.dream, temperature=tau), seed=config.seed + training)
+            scores += scores_at(dreaming, tau == config.dream.temperature, run, agent, digest, latents)
+            write_json(run.report / "temperature.json", scores)
+    plots.temperature(scores, run.report / "temperature.png")
+    print(table(scores))
+    print(f"\nin {run.report}/: temperature.json, temperature.png")
+
+
+def scores_at(config: Config, own: bool, run: Run, agent: Agent, digest: str, latents: Latents) -> list[dict]:
+    """Evolves a controller, or takes the one that is there, and scores it in the real game and in its dream."""
+    name = f"evolved at tau {config.dream.temperature:g}"
+    place, info = Run(run.folder / "temperature" / f"{config.dream.temperature:g}-{config.seed}"), controller_info(config, digest)
+    if not place.finished("controller", info):
+        with ExitStack() as stack:
+            evolve(config.controller, nothing(config, agent), dream_fitness(config, run, agent, digest, stack), place, info,
+                   config.seed)
+    if not own:
+        config = replace(config, evaluate=replace(config.evaluate, episodes=config.sweep.episodes))
+    controller = place.load("controller", "sweep_temperature")[0]["parameters"].numpy()
+    with LocalExecutor(workers(config)) as executor:
+        scores = score_controller(config, run, agent, digest, latents, controller, name, executor)
+    return [score | {"evolved_at": config.dream.temperature, "seed": config.seed} for score in scores]
+
+
+if __name__ == "__main__":
+    main(sweep_temperature)

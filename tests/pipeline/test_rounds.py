@@ -1,0 +1,120 @@
+"""The iterative procedure: a second round plays with the first one's controller, and trains its M and C on."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from pipeline import __main__ as stages
+from pipeline.command import main
+from pipeline.publish import publish
+from pipeline.sweep_temperature import sweep_temperature
+from tests.pipeline.conftest import finish, start
+from worldmodels import episodes
+from worldmodels.files import load_arrays
+
+SETTINGS = ["--task", "toy", "--run", "two", "--rounds", "2", "--collect.again", "5", "--workers", "1", "--device", "cpu"]
+
+
+@pytest.fixture(scope="session")
+def two_rounds(finished, tmp_path_factory):
+    """The folder of a toy run of two rounds, the first of them the finished smoke run."""
+    data = tmp_path_factory.mktemp("rounds")
+    shutil.copytree(finished("toy"), data / "toy" / "two")
+    main(stages.pipeline, [*SETTINGS, "--preset", "smoke", "--data", str(data)])
+    return data
+
+
+@pytest.fixture
+def copied(two_rounds, tmp_path):
+    shutil.copytree(two_rounds, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "toy" / "two", [*SETTINGS, "--data", str(tmp_path)]
+
+
+def arrays(folder, name):
+    return load_arrays(folder / "checkpoints" / f"{name}.safetensors")
+
+
+def test_the_first_rounds_controller_collects_for_the_second(two_rounds):
+    run = two_rounds / "toy" / "two"
+    assert {path.name for path in (run / "round-2" / "episodes").glob("*.lz4")} == {
+        f"{1_000_000 + i:09d}.safetensors.lz4" for i in range(5)}
+    assert len(list((run / "round-2" / "latents").glob("*"))) == 5 and len(list((run / "latents").glob("*"))) == 4
+    digest = json.loads((run / "checkpoints" / "controller.json").read_text())["digest"]
+    assert json.loads((run / "round-2" / "episodes" / "settings.json").read_text())["controller_before"] == digest
+    assert arrays(run / "round-2", "memory")[1]["controller_before"] == digest
+
+
+def test_m_and_c_of_the_second_round_go_on_from_the_first(copied):
+    """With a learning rate and a step size of next to nothing they end where they begin."""
+    run, arguments = copied
+    shutil.rmtree(run / "round-2" / "checkpoints")
+    for stage in (stages.train_memory, stages.train_controller):
+        main(stage, [*arguments, "--memory.learning-rate", "1e-9", "--controller.sigma", "1e-9"])
+    for name in ("memory", "controller"):
+        before, after = arrays(run, name)[0], arrays(run / "round-2", name)[0]
+        assert all(np.allclose(before[key], after[key], atol=1e-6) for key in before)
+    assert not np.allclose(arrays(run, "memory")[0]["head.weight"], 0, atol=1e-6)
+
+
+def test_m_of_the_second_round_is_trained_on_the_episodes_of_both(copied, capsys):
+    run, arguments = copied
+    for path in run.glob("latents/*"):                      # the first round's become unreadable
+        path.write_bytes(b"")
+    shutil.rmtree(run / "round-2" / "checkpoints")
+    with pytest.raises(SystemExit):
+        main(stages.train_memory, arguments)
+    assert "latents" in capsys.readouterr().err
+
+
+def test_collecting_goes_on_where_it_stopped(copied):
+    """Episodes played together are played together again, so that what was not lost comes out the same."""
+    run, arguments = copied
+    paths = sorted((run / "round-2" / "episodes").glob("*.lz4"))
+    before = [episodes.read(path) for path in paths]
+    for path in paths[1:3]:
+        path.unlink()
+    main(stages.collect, arguments)
+    for one, other in zip(before, map(episodes.read, paths)):
+        assert all(np.array_equal(a, b) for a, b in zip(one, other))
+
+
+def test_each_round_is_scored_and_drawn(two_rounds):
+    run = two_rounds / "toy" / "two"
+    assert (run / "round-2" / "report" / "rounds.png").stat().st_size > 10_000
+    for round in (run, run / "round-2"):
+        scores = json.loads((round / "report" / "scores.json").read_text())
+        assert [s["world"] for s in scores] == ["real", "real", "dream", "dream"]
+        assert set(json.loads((round / "wall.json").read_text())) == {stage.__name__ for stage in stages.STAGES}
+
+
+def test_a_later_round_needs_the_one_before(copied):
+    run, arguments = copied
+    code, _, err = finish(start("-m", "pipeline.collect", *arguments, "--rounds", "4", cwd=run))
+    assert code == 2 and "train_controller --rounds 3" in err and len(err.splitlines()) == 1
+
+
+def test_a_published_run_is_scored_without_its_episodes(copied, tmp_path, capsys):
+    run, arguments = copied
+    main(publish, arguments)
+    given = tmp_path / "published"
+    assert "2" in (given / "toy" / "two" / "README.md").read_text() and not list(given.rglob("*.lz4"))
+    shutil.rmtree(run)
+    main(stages.evaluate, ["--task", "toy", "--run", "two", "--data", str(given), "--workers", "1"])
+    assert "controller from the dream" in capsys.readouterr().out
+
+
+def test_the_sweep_scores_a_controller_at_each_temperature_and_takes_up_those_that_are_there(copied):
+    run, arguments = copied
+    arguments += ["--sweep.temperatures", "0.5", "1.15", "--sweep.episodes", "3"]
+    main(sweep_temperature, arguments)
+    report = run / "round-2" / "report"
+    scores = json.loads((report / "temperature.json").read_text())
+    assert [(s["evolved_at"], s["world"], s["temperature"], s["episodes"]) for s in scores] == [
+        (0.5, "real", None, 3), (0.5, "dream", 0.5, 8), (1.15, "real", None, 2), (1.15, "dream", 1.15, 8)]
+    assert (report / "temperature.png").stat().st_size > 10_000
+    made = {path: path.stat().st_mtime_ns for path in run.rglob("temperature/*/checkpoints/*.safetensors")}
+    assert len(made) == 2
+    main(sweep_temperature, arguments)
+    assert {path: path.stat().st_mtime_ns for path in made} == made
