@@ -14,13 +14,15 @@ from pipeline.presets import Config
 from pipeline.train_controller import checked_agent
 from worldmodels import plots
 from worldmodels.envs import TASKS
-from worldmodels.evaluate import RandomPolicy, dream_along, record, score, table
+from worldmodels.episodes import Episode
+from worldmodels.evaluate import RandomPolicy, record, score, table
 from worldmodels.executors import LocalExecutor
 from worldmodels.files import read_json, write_json
 from worldmodels.memory.latents import Latents, open_latents
 from worldmodels.runs import Run, differences, read_metrics
+from worldmodels.transfer import WatchJob, dream_along, states, transfer
 from worldmodels.types import Executor, UserError
-from worldmodels.worlds.agent import Agent, DreamFitness, RealFitness
+from worldmodels.worlds.agent import Agent, DreamFitness, RealFitness, load_agent, parts
 from worldmodels.worlds.collect import CollectJob, env_settings
 from worldmodels.worlds.dream import DreamConfig, DreamWorld
 from worldmodels.worlds.real import RealWorld
@@ -52,9 +54,10 @@ def report(config: Config, run: Run, agent: Agent, digest: str, controller: np.n
     with LocalExecutor(workers(config)) as executor:
         scores = score_random(config, agent, latents, executor)
         scores += score_controller(config, run, agent, digest, latents, controller, f"controller from the {config.world}", executor)
+        played = watch(config, run, digest, controller, executor)
     scores.sort(key=lambda score: score["world"] == "dream")
     write_json(run.report / "scores.json", scores)
-    draw(config, run, agent, latents, controller, scores)
+    draw(config, run, agent, latents, controller, scores, played)
 
 
 def score_random(config: Config, agent: Agent, latents: Latents, executor: Executor) -> list[dict]:
@@ -94,6 +97,15 @@ def score_controller(config: Config, run: Run, agent: Agent, digest: str, latent
         bar.update(len(seeds))
     processes = dream.executor.size if dream.executor else 1
     return [real, score(config.task, "dream", name, returns, wall(), **in_the_dream(config, world), workers=processes)]
+
+
+def watch(config: Config, run: Run, digest: str, controller: np.ndarray, executor: Executor) -> list[Episode]:
+    """Episodes of the controller in the real game, with latents where they have frames."""
+    seeds = range(config.evaluate.first_seed, config.evaluate.first_seed + config.evaluate.transfer_episodes)
+    settings = env_settings(config.task, config.collect)
+    jobs = [WatchJob(run, digest, TASKS[config.task].max_steps, settings, controller, tuple(seeds[part])) for part in parts(len(seeds))]
+    with timed("episodes to compare the dream with", len(seeds)) as (bar, _):
+        return sum(executor.run(jobs, bar, weight=len), [])
 
 
 def in_the_game(config: Config) -> dict:
@@ -139,7 +151,8 @@ def history(run: Run) -> Iterator[tuple[float, list[dict]]]:
             yield minutes, read_json(round.report / "scores.json")
 
 
-def draw(config: Config, run: Run, agent: Agent, latents: Latents, controller: np.ndarray, scores: list[dict]):
+def draw(config: Config, run: Run, agent: Agent, latents: Latents, controller: np.ndarray, scores: list[dict],
+         watched: list[Episode]):
     """All pictures of the report."""
     say("drawing")
     task, folder, tau, repeat = TASKS[config.task], run.report, config.dream.temperature, config.collect.repeat
@@ -148,6 +161,9 @@ def draw(config: Config, run: Run, agent: Agent, latents: Latents, controller: n
     plots.curves([*read_metrics(run.root, "vision"), *read_metrics(run.folder, "memory"), *read_metrics(run.folder, "controller")],
                  folder / "curves.png")
 
+    on_cpu, _ = load_agent(run)
+    found = transfer(on_cpu, controller, watched, tau, config.seed)
+    plots.transfer(found, [s for s in scores if not s["controller"].startswith("random")], repeat, folder / "transfer.png")
     if run.round > 1:
         plots.rounds(list(history(run)), folder / "rounds.png")
 
@@ -173,9 +189,12 @@ def draw(config: Config, run: Run, agent: Agent, latents: Latents, controller: n
     plots.video(played.frames[::stride], folder / "real.gif", fps, "real game", stride * repeat)
     plots.video(dreamed.frames[::stride], folder / "dream.gif", fps, f"dream, tau {tau:g}", stride * repeat)
     start = min(len(played.action) // 4, 60)
-    along = dream_along(agent, played, tau, seed, start)
+    z, action = played.features[:, :z_size], played.action
+    moment = states(on_cpu, [Episode(z, action, None, None, None)], np.array([0]), np.array([start]))
+    dreamt, _ = dream_along(on_cpu, moment, torch.from_numpy(action[None, start:]), tau, torch.Generator().manual_seed(seed))
+    along = np.concatenate([z[:start + 1], dreamt[0].numpy()])
     times = np.linspace(start, min(start + 90, len(played.action)), 10).astype(int)
-    rows = {"real": played.seen, "reconstructed by V": decode(played.features[:, :z_size]), "dreamed by M": decode(along)}
+    rows = {"real": played.seen, "reconstructed by V": decode(z), "dreamed by M": decode(along)}
     plots.film_strip(rows, times, folder / "film_strip.png",
                      f"M sees the real game up to step {start}, then dreams on, given the same actions")
 

@@ -129,7 +129,7 @@ def smoke(base: Config, steps: int) -> Config:
         memory=replace(base.memory, hidden_size=16, steps=20, batch=2, sequence=10),
         dream=replace(base.dream, max_steps=30, warmup=5),
         controller=replace(base.controller, generations=2, population=4, episodes=2, eval_every=2, eval_episodes=2),
-        evaluate=replace(base.evaluate, episodes=2, random_episodes=2, dream_episodes=8, video_steps=20))
+        evaluate=replace(base.evaluate, episodes=2, random_episodes=2, dream_episodes=8, transfer_episodes=2, video_steps=20))
 
 
 def toy() -> Config:

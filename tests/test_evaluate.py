@@ -11,7 +11,7 @@ import torch
 from worldmodels.envs import TASKS
 from worldmodels.envs.policies import fresh_uniform
 from worldmodels.envs.toy import Toy, position
-from worldmodels.evaluate import RandomPolicy, dream_along, record, score, table
+from worldmodels.evaluate import RandomPolicy, record, score, table
 from worldmodels.worlds.agent import load_agent
 from worldmodels.worlds.real import RealWorld
 
@@ -86,14 +86,3 @@ def test_a_recording_is_aligned_in_time_and_ends_in_time(recording):
         p = [position(frame) for frame in played.seen]
         assert p[1:] == played.reward.tolist() == [max(0, q + (1 if a >= 0 else -1)) for q, a in zip(p, played.action[:, 0])]
         np.testing.assert_array_equal(played.frames, played.seen)
-
-
-def test_a_dream_along_a_recording_leaves_it_at_its_start(recording):
-    agent, play = recording
-    played = play(12)
-    dreamed = dream_along(agent, played, 1.0, seed=0, start=5)
-    z = played.features[:, :4]
-    assert dreamed.shape == z.shape
-    np.testing.assert_array_equal(dreamed[:6], z[:6])
-    assert (dreamed[6:] != z[6:]).all()
-    np.testing.assert_array_equal(dreamed, dream_along(agent, played, 1.0, seed=0, start=5))

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from worldmodels.envs import TASKS
 from worldmodels.types import State, World
-from worldmodels.worlds.agent import Agent
-from worldmodels.worlds.dream import NoiseStream
 
 
 @dataclass(frozen=True)
@@ -22,6 +20,7 @@ class EvaluateConfig:
     random_episodes: int = 100      # of each random policy, in the real game
     dream_episodes: int = 1024      # of the controller and of the first random policy, in the dream
     first_seed: int = 1_000_000_000     # episodes take the seeds from here on; collecting starts at 0
+    transfer_episodes: int = 100    # of the controller, from which transfer.png is drawn
     video_steps: int = 300          # length of each video
 
 
@@ -99,21 +98,3 @@ def record(world: World, policy, seed: int, picture: Callable[[], tuple[np.ndarr
             break
     frames, seen = (np.stack(column) for column in zip(*pictures))
     return Recording(*(torch.stack(column).cpu().numpy() for column in (features, actions, rewards)), frames, seen)
-
-
-@torch.inference_mode()
-def dream_along(agent: Agent, recording: Recording, temperature: float, seed: int, start: int) -> np.ndarray:
-    """What M expects when it gets the recorded actions but, after `start`, no more real frames: latents [T+1, Z]."""
-    device = next(agent.memory.parameters()).device
-    z_size = agent.vision.config.z_size
-    z = torch.from_numpy(recording.features[:, :z_size]).to(device)
-    action = torch.from_numpy(recording.action).to(device)
-    state, dreamed = agent.memory.initial(z[:1]), [z[0]]
-    noise = NoiseStream([seed], agent.memory.noise_size, z).steps()
-    for t in range(len(action)):
-        if t < start:
-            state = agent.memory.observe(state, action[t:t + 1], z[t + 1:t + 2])
-        else:
-            state = agent.memory.imagine(state, action[t:t + 1], temperature, next(noise)).state
-        dreamed.append(state.features[0, :z_size])
-    return torch.stack(dreamed).cpu().numpy()

@@ -118,6 +118,76 @@ def curves(metrics: Sequence[dict], path: Path):
     save(figure, path)
 
 
+def transfer(found, scores: Sequence[dict], repeat: int, path: Path):
+    """Where a dream and the game part (transfer.Transfer; scores of one controller, the game's first; game frames a step)."""
+    deaths = np.isfinite(found.left).any()
+    figure, axes = plt.subplots(2, 2, figsize=(11, 8)) if deaths else plt.subplots(1, 2, figsize=(11, 4))
+    drift, *others = axes.flat[::-1]
+    steps = np.arange(1, len(found.error) + 1)
+    drift.plot(steps, found.error, color="black", label="between game and dream")
+    drift.plot(steps, found.spread, color=COLOURS["dream"], label="between two dreams")
+    drift.set_title("Drift: the same start and actions. A right M keeps both as far apart", fontsize=10)
+    drift.set_xlabel("steps dreamt")
+    drift.set_ylabel("distance in z (root mean square)")
+    if deaths:
+        _death_rates(others[2], scores)
+        _foresight(others[1], found)
+        _calibration(others[0], found)
+    else:
+        for row, world in zip(found.reward, ("real", "dream")):
+            others[0].plot(steps, row, color=COLOURS[world], label="in the game" if world == "real" else "in the dream")
+        others[0].set_title("Mean reward, given the same start and actions", fontsize=10)
+        others[0].set_xlabel("steps dreamt")
+    for axis in axes.flat:
+        axis.grid(alpha=0.25)
+        axis.legend(fontsize=8)
+    figure.suptitle(f"Where dream and game part: {scores[0]['controller']} ({repeat} frames of the game a step)", fontsize=12)
+    figure.tight_layout()
+    save(figure, path)
+
+
+def _death_rates(axis, scores: Sequence[dict]):
+    edges = np.linspace(0, max(max(s["returns"]) for s in scores), 15)
+    for s in scores:
+        returns = np.array(s["returns"])
+        at_risk = (returns[:, None] > edges[:-1]).sum(0)
+        died = ((returns[:, None] > edges[:-1]) & (returns[:, None] <= edges[1:])).sum(0)
+        shown = (at_risk >= 10)[:-1]                    # the last piece ends with the clock, not with deaths
+        axis.plot(edges[1:-1][shown], (died / np.maximum(at_risk, 1))[:-1][shown], "o-", ms=3, color=COLOURS[s["world"]],
+                  label="in the game" if s["world"] == "real" else "in the dream")
+    axis.set_title(f"Share of those alive that die within {edges[1]:.0f} of return", fontsize=10)
+    axis.set_xlabel("return so far")
+    axis.set_ylim(bottom=0)
+
+
+def _foresight(axis, found):
+    steps = np.array(sorted(found.before))
+    within = lambda lived: [(lived <= k + 2).mean() for k in steps]
+    axis.plot(steps, [found.before[k] for k in steps], "o-", ms=3, color="black", label="dreams begun so long before a death")
+    axis.plot(steps, within(found.lived), "o-", ms=3, color=COLOURS["dream"], label="dreams begun at any moment")
+    axis.plot(steps, within(found.left), "o-", ms=3, color=COLOURS["real"], label="the game, from any moment")
+    axis.set_title("Does M see death coming?", fontsize=10)
+    axis.set_xlabel("steps k before the death")
+    axis.set_ylabel("share that dies within k + 2 steps")
+    axis.set_ylim(bottom=0)
+
+
+def _calibration(axis, found):
+    soon = 8
+    foretold, happened = (found.lived <= soon).mean(1), found.left <= soon
+    bins = np.digitize(foretold, [0.01, 0.1, 0.2, 0.3, 0.5])
+    for b in np.unique(bins):
+        mine = bins == b
+        x, y, half = foretold[mine].mean(), happened[mine].mean(), 1.96 * happened[mine].std() / np.sqrt(mine.sum())
+        axis.errorbar(x, y, half, fmt="o", ms=4, capsize=3, color="black")
+        axis.annotate(f" {mine.sum()}", (x, y), fontsize=8)
+    top = max(0.2, axis.get_ylim()[1])
+    axis.plot([0, top], [0, top], ls="--", color=COLOURS["random"], label="where it would be right (numbers: moments)")
+    axis.set_title(f"Is M right about death within {soon} steps?", fontsize=10)
+    axis.set_xlabel("share of dreams that died")
+    axis.set_ylabel("share of the game's moments")
+
+
 def rounds(history: Sequence[tuple[float, Sequence[dict]]], path: Path):
     """What each round of collecting and training added: (minutes since the beginning, scores) of each."""
     figure, axis = plt.subplots(figsize=(7, 4.2))

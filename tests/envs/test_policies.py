@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from worldmodels.envs import TASKS
-from worldmodels.envs.policies import fresh_uniform, held_uniform, random_controller, smooth_driver
+from worldmodels.envs.policies import (crossing_strokes, fresh_uniform, held_uniform, mixed_strokes, random_controller,
+                                       smooth_driver)
 
 POLICIES = [(task, name) for task in TASKS for name in TASKS[task].policies]
 
@@ -40,6 +41,21 @@ def test_held_actions_are_held_for_1_to_10_steps():
     np.testing.assert_allclose(np.bincount(held)[1:] / len(held), 0.1, atol=0.02)
     starts = np.array([value for value, _ in groupby(x.tolist())])
     np.testing.assert_allclose(np.histogram(starts, 4, (-1, 1))[0] / len(starts), 0.25, atol=0.03)
+
+
+def test_crossing_strokes_go_from_side_to_side_at_a_pace_of_their_own():
+    means = []
+    for seed in range(60):
+        sides, holds = zip(*((side, len(list(group))) for side, group in groupby(actions(crossing_strokes, seed, 3000)[:, 0].tolist())))
+        assert set(sides) == {-1.0, 1.0}
+        means.append(np.mean(holds[:-1]))
+        assert np.std(holds[:-1]) < 0.5 * means[-1]
+    assert 9 < min(means) < 13 and 27 < max(means) < 31
+
+
+def test_mixed_strokes_are_of_both_kinds():
+    still = [(np.abs(actions(mixed_strokes, seed)) < 1).any() for seed in range(100)]      # crossing ones never are
+    assert 35 < sum(still) < 65
 
 
 def test_random_controllers_differ_in_scale_between_episodes():

@@ -50,8 +50,8 @@ def test_without_exploration_it_is_the_controller_that_plays(explore, toy_run):
     parameters = np.repeat(job.parameters[None], len(SEEDS), 0)
     expected_returns, expected_lengths = RealJob(toy_run, job.digest, 30, (), parameters, SEEDS)()
     assert np.array_equal(lengths, expected_lengths) and np.array_equal(returns, expected_returns)
-    _, (explored, _) = explore(1.0)
-    assert not np.array_equal(explored, lengths)
+    _, (_, explored) = explore(1.0)
+    assert not np.array_equal(explored, returns)
 
 
 def test_an_action_of_the_stream_is_taken_instead_of_the_policys_own():

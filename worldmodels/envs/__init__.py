@@ -42,7 +42,8 @@ TASKS = {task.name: task for task in (
          {"smooth": policies.smooth_driver, "paper": policies.random_controller}, ("paper",), ("repeat", "drawing"),
          lanes=16),
     Task("take_cover", "VizdoomTakeCover (stock take_cover.cfg)", TakeCover, 1, torch.tanh, 2100,
-         {"held": policies.held_uniform, "fresh": policies.fresh_uniform, "varied": policies.varied_strokes},
+         {"held": policies.held_uniform, "fresh": policies.fresh_uniform, "varied": policies.varied_strokes,
+          "mixed": policies.mixed_strokes},
          ("held", "fresh"), ("skill", "repeat"), shrink=shrink),
     Task("toy", "Toy", Toy, 1, torch.tanh, 40, {"fresh": policies.fresh_uniform}, ("fresh",)),
 )}

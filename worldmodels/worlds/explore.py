@@ -3,14 +3,14 @@ the game to a random policy for a while, so that M learns what comes of other ac
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterator, Sequence
+from typing import Callable, Iterator, NamedTuple, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodels import episodes
 from worldmodels.envs import TASKS
+from worldmodels.episodes import Episode, episode_path, write
 from worldmodels.runs import Run
 from worldmodels.types import Policy, State, Step
 from worldmodels.worlds.agent import worker_world
@@ -51,50 +51,46 @@ def stretches(policy: Callable, share: float, seed: int) -> Iterator[np.ndarray 
 
 
 class Recorder:
-    """The real game, whose episodes are stored as they end."""
+    """The real game, of which `see()` tells what there is to remember of each rollout, [B, ...], and whose episodes are handed to
+    `end` as they end, in that order."""
 
     slack = RealWorld.slack
 
-    def __init__(self, world: RealWorld, folder: Path, info: dict):
-        self.world, self.folder, self.info, self.lanes = world, folder, info, world.lanes
+    def __init__(self, world: RealWorld, see: Callable[[], np.ndarray], end: Callable[["Track"], None]):
+        self.world, self.see, self.end, self.lanes = world, see, end, world.lanes
 
     def reset(self, seeds: Sequence[int]) -> State:
         state = self.world.reset(seeds)
-        self.tracks = self._tracks(seeds, self.world.frames)
+        self.tracks = [Track(seed, [seen.copy()], []) for seed, seen in zip(seeds, self.see())]
         return state
 
     def step(self, action: Tensor) -> Step:
         step = self.world.step(action)
-        for track, frame, *moment in zip(self.tracks, self.world.frames, action.numpy(), step.reward.numpy(), *self.world.ends):
-            track.frames.append(frame.copy())
+        for track, seen, *moment in zip(self.tracks, self.see(), action.numpy(), step.reward.numpy(), *self.world.ends):
+            track.seen.append(seen.copy())
             track.moments.append(moment)
         for track, done in zip(self.tracks, step.done):
             if done:
-                track.write(self.folder, self.info)
+                self.end(track)
         return step
 
     def go_on(self, index: Tensor, seeds: Sequence[int]) -> State:
         state = self.world.go_on(index, seeds)
-        kept = [self.tracks[i] for i in index.tolist()]
-        self.tracks = kept + self._tracks(seeds, self.world.frames[len(kept):])
+        self.tracks = [self.tracks[i] for i in index.tolist()]
+        new = self.see()[len(self.tracks):]
+        self.tracks += [Track(seed, [seen.copy()], []) for seed, seen in zip(seeds, new)]
         return state
 
-    def _tracks(self, seeds: Sequence[int], frames: np.ndarray) -> list["Track"]:
-        return [Track(seed, [frame.copy()], []) for seed, frame in zip(seeds, frames)]
 
-
-@dataclass
-class Track:
-    """An episode that is not finished."""
+class Track(NamedTuple):
+    """An episode so far."""
 
     seed: int
-    frames: list
+    seen: list              # T + 1
     moments: list           # action, reward, terminated, truncated of each step
 
-    def write(self, folder: Path, info: dict):
-        action, reward, terminated, truncated = map(np.stack, zip(*self.moments))
-        episode = episodes.Episode(np.stack(self.frames), action, reward, terminated, truncated)
-        episodes.write(episodes.episode_path(folder, self.seed), episode, info | {"seed": self.seed})
+    def episode(self) -> Episode:
+        return Episode(np.stack(self.seen), *map(np.stack, zip(*self.moments)))
 
 
 @dataclass(frozen=True, repr=False)
@@ -117,5 +113,6 @@ class ExploreJob:
         policy = Explorer(agent.policy(self.parameters[None], len(self.seeds)), streams)
         info = {"task": agent.task, "policy": f"controller of round {self.run.round}, {self.config.policy}",
                 "env_id": TASKS[agent.task].env_id}
-        played = rollout(Recorder(world, self.folder, info), policy, self.seeds)
+        end = lambda track: write(episode_path(self.folder, track.seed), track.episode(), info | {"seed": track.seed})
+        played = rollout(Recorder(world, lambda: world.frames, end), policy, self.seeds)
         return played.lengths.numpy(), played.returns.numpy()

@@ -1,0 +1,117 @@
+"""Dream against game, on toys of which it is known where they part."""
+
+import numpy as np
+import torch
+
+from worldmodels.episodes import Episode
+from worldmodels.transfer import BEFORE, DREAMS, HORIZON, MOMENTS, WatchJob, dream_along, states, transfer
+from worldmodels.types import Imagined, State
+from worldmodels.worlds.agent import RealJob, load_agent
+
+
+class Counter:
+    """A memory of one latent that counts steps; every action is added to it, and it dies at `end` (the game does at 20)."""
+
+    noise_size = (1, 1)
+
+    def __init__(self, end=20, noise=0.0, pay=1.0):
+        self.end, self.noise, self.pay = end, noise, pay
+
+    def initial(self, z):
+        return State(z, (torch.zeros(len(z), 1),))
+
+    def observe(self, state, action, z):
+        return State(z, (state.inner[0] + 1,))
+
+    def imagine(self, state, action, temperature, noise):
+        t = state.inner[0] + 1
+        z = state.features + action + self.noise * noise.normal
+        return Imagined(State(z, (t,)), torch.full((len(t),), self.pay), t[:, 0] >= self.end)
+
+
+class Bold:
+    """An agent of which only the memory, the size of z and the policy matter."""
+
+    class vision:
+        class config:
+            z_size = 1
+
+    def __init__(self, memory):
+        self.memory = memory
+
+    def policy(self, parameters, episodes):
+        return lambda state: torch.ones(len(state.features), 1)
+
+
+def episode(steps=20, terminated=True):
+    t = np.arange(steps + 1, dtype=np.float32)[:, None]
+    end = np.arange(1, steps + 1) == steps
+    return Episode(t, np.ones((steps, 1), np.float32), np.ones(steps, np.float32), end & terminated, end & (not terminated))
+
+
+def compare(memory, **more):
+    return transfer(Bold(memory), np.zeros(1), [episode(**more) for _ in range(10)], 1.0, 0)
+
+
+def test_a_right_memory_dies_with_the_game_and_does_not_drift():
+    found = compare(Counter())
+    assert found.lived.shape == (10 * MOMENTS, DREAMS) and found.left.shape == (10 * MOMENTS,)
+    assert (found.lived == found.left[:, None]).all() and len(set(found.left)) > 10
+    assert set(found.before) == {k for k in BEFORE if k <= 20} and set(found.before.values()) == {1.0}
+    assert (found.error == 0).all() and (found.spread == 0).all() and (found.reward == 1).all()
+    assert found.error.shape == (20,) and found.reward.shape == (2, 20)
+
+
+def test_a_memory_that_never_dies_is_found_out():
+    found = compare(Counter(end=10**6))
+    assert (found.lived == HORIZON + 1).all() and set(found.before.values()) == {0.0}
+
+
+def test_a_death_three_steps_late_is_seen_by_no_dream():
+    assert set(compare(Counter(end=23)).before.values()) == {0.0}
+    assert set(compare(Counter(end=22)).before.values()) == {1.0}
+
+
+def test_drift_grows_with_the_noise_of_the_dream_and_shows_where_it_is_wrong():
+    found, steps = compare(Counter(noise=0.1)), np.arange(1, 21)
+    np.testing.assert_allclose(found.error, 0.1 * np.sqrt(steps), rtol=0.3)
+    np.testing.assert_allclose(found.spread, 0.1 * np.sqrt(2 * steps), rtol=0.3)
+    assert (compare(Counter(pay=0.5)).reward == np.array([[1], [0.5]])).all()
+
+
+def test_an_episode_that_time_ended_is_no_death():
+    found = compare(Counter(), terminated=False)
+    assert np.isinf(found.left).all() and found.before == {}
+
+
+def test_states_are_those_of_the_episode_and_step_that_were_asked_for(toy_run):
+    agent, _ = load_agent(toy_run)
+    rng = np.random.default_rng(0)
+    played = [Episode(rng.normal(size=(n + 1, 4)).astype(np.float32), rng.normal(size=(n, 1)).astype(np.float32), None, None, None)
+              for n in (3, 9, 6)]
+    where = [(2, 6), (0, 0), (1, 8), (0, 3), (2, 0), (1, 1)]
+    with torch.inference_mode():
+        found = states(agent, played, *np.array(where).T)
+        for row, (e, t) in enumerate(where):
+            z, action = map(torch.from_numpy, (played[e].frames, played[e].action))
+            expected = agent.memory.initial(z[:1])
+            for i in range(t):
+                expected = agent.memory.observe(expected, action[i:i + 1], z[i + 1:i + 2])
+            torch.testing.assert_close(found.features[row], expected.features[0], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(found.inner[2][row], expected.inner[2][0], atol=1e-5, rtol=1e-5)
+
+
+def test_a_dream_along_follows_the_given_actions():
+    action = torch.tensor([[[1.0], [2.0], [-4.0]]])
+    z, reward = dream_along(Bold(Counter()), Counter().initial(torch.zeros(1, 1)), action, 1.0, torch.Generator())
+    assert z[0, :, 0].tolist() == [1, 3, -1] and reward.tolist() == [[1, 1, 1]]
+
+
+def test_watched_episodes_are_those_that_a_score_is_made_of(toy_run):
+    _, digest = load_agent(toy_run)
+    parameters, seeds = np.random.default_rng(3).normal(size=13), tuple(range(7, 47))
+    played = WatchJob(toy_run, digest, 30, (), parameters, seeds)()
+    returns, lengths = RealJob(toy_run, digest, 30, (), np.repeat(parameters[None], 40, 0), seeds)()
+    assert sorted(len(e.action) for e in played) == sorted(lengths)
+    assert sorted(float(e.reward.sum()) for e in played) == sorted(returns.tolist())
+    assert all(e.frames.shape == (len(e.action) + 1, 4) for e in played)
