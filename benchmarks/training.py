@@ -177,7 +177,7 @@ def memory_steps(hidden: int, z: int, actions: int, device: str) -> dict:
     torch.manual_seed(0)
     ours = MDNRNN(MemoryConfig(hidden_size=hidden), z, actions).to(device)
     plain = PlainMDNRNN(ours).to(device)
-    return {"ours": trainer(ours, lambda window: ours.loss(window, None)[0], True, 1.0, 1e-3),
+    return {"ours": trainer(ours, lambda window: ours.loss(window, None, torch.Generator())[0], True, 1.0, 1e-3),
             "plain": trainer(plain, lambda window: plain.loss(window, None)[0], False, 1.0, 1e-3)}
 
 

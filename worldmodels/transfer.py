@@ -15,7 +15,7 @@ from worldmodels.worlds.explore import Recorder
 from worldmodels.worlds.rollout import rollout
 
 HORIZON = 40            # steps that are dreamt on from a moment of the game
-MOMENTS = 12            # of each episode, drawn at random
+MOMENTS = 12            # for each episode, drawn at random from all
 DREAMS = 16             # from each moment
 BEFORE = (1, 2, 4, 6, 8, 12, 16, 24, 32)    # steps before a death, at which M is asked whether it sees one coming
 
@@ -58,8 +58,8 @@ def transfer(agent: Agent, controller: np.ndarray, played: Sequence[Episode], te
     died = np.array([episode.terminated[-1] for episode in played])
     act = lambda count: agent.policy(controller[None], count * DREAMS)
 
-    episode = np.repeat(np.arange(len(played)), MOMENTS)
-    step = rng.integers(lengths[episode])
+    # of all moments alike: as many from each episode would be too many from those that end soon
+    episode, step = located(rng.integers(lengths.sum(), size=MOMENTS * len(played)), lengths)
     lived = dream_on(agent, states(agent, played, episode, step), act(len(step)), temperature, HORIZON, generator)
     left = np.where(died, lengths, np.inf)[episode] - step
 
@@ -71,8 +71,8 @@ def transfer(agent: Agent, controller: np.ndarray, played: Sequence[Episode], te
             before[k] = float((dream_on(agent, moments, act(len(fatal)), temperature, k + 2, generator) <= k + 2).mean())
 
     horizon = min(HORIZON, int(np.median(lengths)))
-    episode = np.repeat(np.flatnonzero(lengths >= horizon), MOMENTS)
-    step = rng.integers(lengths[episode] - horizon + 1)
+    begins = np.maximum(0, lengths - horizon + 1)
+    episode, step = located(rng.integers(begins.sum(), size=MOMENTS * len(played)), begins)
     ahead = [(played[e], slice(t, t + horizon), slice(t + 1, t + horizon + 1)) for e, t in zip(episode, step)]
     z, action, reward = (torch.from_numpy(np.stack(rows)) for rows in zip(*((e.frames[then], e.action[now], e.reward[now])
                                                                             for e, now, then in ahead)))
@@ -80,6 +80,13 @@ def transfer(agent: Agent, controller: np.ndarray, played: Sequence[Episode], te
     (one, dreamt), (other, _) = (dream_along(agent, moments, action, temperature, generator) for _ in range(2))
     apart = lambda a, b: (a - b).square().sum(-1).mean(0).sqrt().numpy()
     return Transfer(left, lived, before, apart(one, z), apart(one, other), torch.stack([reward.mean(0), dreamt.mean(0)]).numpy())
+
+
+def located(moments: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Moments of episodes of these lengths, joined end to end -> which episode each is of, and the step within it."""
+    ends = np.cumsum(lengths)
+    episode = np.searchsorted(ends, moments, side="right")
+    return episode, moments - (ends - lengths)[episode]
 
 
 @torch.inference_mode()

@@ -84,7 +84,7 @@ class Memory(Protocol):
     def dreamer(self, batch: int, action_size: int, temperature: float) -> "Dreamer":
         """`imagine` in place, for a batch of this size: the same dream, at full speed."""
 
-    def loss(self, batch: Transitions, carry: Any) -> tuple[Tensor, dict[str, Tensor], Any]:
+    def loss(self, batch: Transitions, carry: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor], Any]:
         """Loss, metrics, and what to carry to the windows that follow (None to start)."""
 
 

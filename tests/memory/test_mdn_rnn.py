@@ -49,7 +49,7 @@ def test_the_loss_predicts_with_the_transition_that_observes(memory, weights):
             error.append((out[-2] - batch.reward[b, t]) ** 2)
             end = batch.terminated[b, t]
             done.append(-(positive * end * F.logsigmoid(out[-1]) + (1 - end) * F.logsigmoid(-out[-1])))
-    loss, metrics, _ = memory.loss(batch, None)
+    loss, metrics, _ = memory.loss(batch, None, torch.Generator())
     for name, values in (("nll", nll), ("reward_error", error), ("done", done)):
         torch.testing.assert_close(metrics[name], torch.stack(values).mean())
     torch.testing.assert_close(loss, metrics["nll"] + reward_weight * metrics["reward_error"] + done_weight * metrics["done"])
@@ -67,10 +67,48 @@ def test_the_losss_gradient_equals_autograds(memory, monkeypatch):
     nll = -torchs_log_prob(out[..., :-2].clone(), batch.next_z).mean()
     done = F.binary_cross_entropy_with_logits(out[..., -1], batch.terminated, pos_weight=torch.tensor(10.0))
     plain = nll + 0.5 * F.mse_loss(out[..., -2], batch.reward) + 2 * done
-    loss = memory.loss(batch, None)[0]
+    loss = memory.loss(batch, None, torch.Generator())[0]
     torch.testing.assert_close(loss, plain)
     for a, b in zip(*(torch.autograd.grad(2 * value, list(memory.parameters())) for value in (loss, plain))):
         torch.testing.assert_close(a, b)
+
+
+def test_some_latents_in_training_are_those_that_m_expected(memory, monkeypatch):
+    """Up to the share asked for, in every stream another; never a first step's, nor what the loss is measured against."""
+    batch, seen = transitions([(0, 0), (0, 4)]), []
+    forward = memory.lstm.forward
+    monkeypatch.setattr(memory.lstm, "forward", lambda x, *rest, **more: seen.append(x) or forward(x, *rest, **more))
+    monkeypatch.setattr(mixture, "sample", lambda raw, *_: raw.new_full((len(raw), Z), 9.0))
+    shares = []
+    for seed in range(300):
+        del seen[:]
+        memory.config = MemoryConfig(**vars(memory.config) | {"dreamt": 0.8})
+        memory.loss(batch, None, torch.Generator().manual_seed(seed))
+        real, given = (x.transpose(0, 1) for x in seen)                             # [B, T, I]
+        own = (given[..., :Z] == 9).all(-1)
+        assert torch.equal(given[~own], real[~own]) and torch.equal(given[..., Z:], real[..., Z:])
+        assert not own[:, 0].any() and not own[batch.restart > 0].any()
+        shares.append(own[1:, 1:].double().mean(1))                                 # of streams without a restart on the way
+    shares = torch.cat(shares)
+    assert abs(shares.mean() - 0.4) < 0.04 and shares.std() > 0.2
+    assert torch.equal(batch.next_z, transitions([(0, 0), (0, 4)]).next_z)
+
+
+def test_latents_expected_in_training_are_those_of_the_step_before(memory, monkeypatch):
+    batch, given = transitions([(0, 0)]), []
+    monkeypatch.setattr(memory, "config", MemoryConfig(**vars(memory.config) | {"dreamt": 1.0}))
+    plain = memory.lstm.forward
+    monkeypatch.setattr(memory.lstm, "forward", lambda x, *rest, **more: given.append(x) or plain(x, *rest, **more))
+    monkeypatch.setattr(mixture, "sample", lambda raw, *_: raw[:, :Z])
+    memory.loss(batch, None, torch.Generator())
+    real, own = (x.transpose(0, 1)[..., :Z] for x in given)
+    for b in range(B):
+        state = memory.initial(batch.z[b, 0][None])
+        for t in range(1, T):
+            state = memory.observe(state, batch.action[b, t - 1][None], batch.z[b, t][None])
+            if not torch.equal(own[b, t], real[b, t]):
+                torch.testing.assert_close(own[b, t], memory.head(state.inner[1])[0, :Z])
+    assert (own != real).any(-1).sum() > T // 2
 
 
 def test_imagination_draws_from_the_head_after_the_transition(memory):

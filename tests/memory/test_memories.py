@@ -122,7 +122,7 @@ def test_the_past_and_the_action_matter(memory):
 
 
 def test_the_loss_gives_every_parameter_a_gradient(memory):
-    loss, metrics, carry = memory.loss(transitions([(0, 0), (1, 5)]), None)
+    loss, metrics, carry = memory.loss(transitions([(0, 0), (1, 5)]), None, torch.Generator())
     loss.backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in memory.parameters())
     assert loss.dim() == 0 and all(value.dim() == 0 and value.isfinite() for value in metrics.values())
@@ -131,9 +131,9 @@ def test_the_loss_gives_every_parameter_a_gradient(memory):
 
 def test_the_loss_of_two_windows_equals_that_of_the_whole(memory):
     batch = transitions([(0, 3), (1, 6), (2, 9)])
-    whole, _, _ = memory.loss(batch, None)
-    first, _, carry = memory.loss(Transitions(*(t[:, :6] for t in batch)), None)
-    second, _, _ = memory.loss(Transitions(*(t[:, 6:] for t in batch)), carry)
+    whole, _, _ = memory.loss(batch, None, torch.Generator())
+    first, _, carry = memory.loss(Transitions(*(t[:, :6] for t in batch)), None, torch.Generator())
+    second, _, _ = memory.loss(Transitions(*(t[:, 6:] for t in batch)), carry, torch.Generator())
     assert whole.item() == pytest.approx((first.item() + second.item()) / 2)
     assert not any(t.requires_grad for t in carry)
 
@@ -141,10 +141,10 @@ def test_the_loss_of_two_windows_equals_that_of_the_whole(memory):
 def test_a_restart_forgets_what_came_before(memory):
     """The loss of two episodes in one stream equals that of each on its own."""
     batch = transitions([(b, t) for b in range(B) for t in (0, 5)])
-    whole, _, _ = memory.loss(batch, None)
-    first, _, carry = memory.loss(Transitions(*(t[:, :5] for t in batch)), None)
+    whole, _, _ = memory.loss(batch, None, torch.Generator())
+    first, _, carry = memory.loss(Transitions(*(t[:, :5] for t in batch)), None, torch.Generator())
     for before in (None, carry):
-        second, _, _ = memory.loss(Transitions(*(t[:, 5:] for t in batch)), before)
+        second, _, _ = memory.loss(Transitions(*(t[:, 5:] for t in batch)), before, torch.Generator())
         assert whole.item() == pytest.approx((5 * first.item() + 7 * second.item()) / 12)
 
 

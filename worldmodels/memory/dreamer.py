@@ -29,7 +29,8 @@ class MDNRNNDreamer:
         Z, H, K = self.Z, self.H, self.K
         self.gate_weight = torch.cat([W[:, Z:], W[:, :Z], b[:, None], R], 1)            # [4H, rows of x up to h]
         self.gate_weight[3 * H:] *= -2                                                  # g
-        self.head_weight = torch.cat([memory.head.bias[:, None], memory.head.weight], 1)
+        of_h, of_input = memory.head.weight.split([H, memory.head.in_features - H], 1)
+        self.head_weight = torch.cat([of_input[:, Z:], of_input[:, :Z], memory.head.bias[:, None], of_h], 1)    # so too, or 1 and h
         logits, mu, log_sigma = self.head_weight[:3 * K * Z].view(3, K, Z, -1)
         logits /= temperature
         for values in (mu, log_sigma):
@@ -55,9 +56,9 @@ class MDNRNNDreamer:
     def step(self, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         self.action.copy_(action)
         self._lstm()
+        torch.mm(self.head_weight, self.up_to_h[-self.head_weight.shape[1]:], out=self.raw)
         if len(self.restart):
             self.restart.zero_()
-        torch.mm(self.head_weight, self.one_h, out=self.raw)
         self._sample(noise[:self.Z], noise[self.Z + 1:])
         return self.reward, self.memory.died(self.logit, noise[self.Z])
 
@@ -88,8 +89,7 @@ class MDNRNNDreamer:
         """The state, room for what a step works out, and views of the parts of both."""
         self.x, self.c, self.controllers = x, c, controllers                            # c is -2 times the cell
         self.action, self.restart, self.z, self.one, self.h, self.cell = x.split(self.sizes)
-        self.up_to_h, self.one_h, self.seen = (x[:-len(self.cell) or None], x[sum(self.sizes[:3]):sum(self.sizes[:5])],
-                                               x[sum(self.sizes[:2]):])
+        self.up_to_h, self.seen = x[:-len(self.cell) or None], x[sum(self.sizes[:2]):]
         self.gates, self.raw = (x.new_empty(len(w), x.shape[1]) for w in (self.gate_weight, self.head_weight))
         self.products = torch.empty_like(controllers)
         self.each_gate = self.gates.chunk(4)

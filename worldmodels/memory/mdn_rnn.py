@@ -34,6 +34,8 @@ class MemoryConfig(TrainConfig):
     mixtures: int = 5               # Gaussians for each latent dimension
     restart_input: bool = False     # an input that is 1 on an episode's first step (released code: TakeCover)
     cell_feature: bool = False      # the controller also sees the LSTM's cell state (released code: TakeCover)
+    skip: bool = False              # the heads also see what goes into the LSTM: most of a scene is as it was (paper: no)
+    dreamt: float = 0.0             # up to this share of a stream's latents are M's own samples in training (scheduled sampling)
     reward_weight: float = 1.0      # of the squared error, beside a likelihood averaged over dimensions
     done_weight: float = 1.0        # of the cross-entropy
     done_positive_weight: float = 1.0   # of terminal steps within it (released code: 10)
@@ -47,7 +49,8 @@ class MDNRNN(nn.Module):
         super().__init__()
         self.config, self.z_size = config, z_size
         self.lstm = LSTM(z_size + action_size + config.restart_input, config.hidden_size)
-        self.head = nn.Linear(config.hidden_size, 3 * config.mixtures * z_size + 2)     # mixture, reward, done logit
+        seen = config.hidden_size + config.skip * self.lstm.input.in_features
+        self.head = nn.Linear(seen, 3 * config.mixtures * z_size + 2)       # mixture, reward, done logit
         self.feature_size = z_size + (1 + config.cell_feature) * config.hidden_size
         self.noise_size = z_size + 1, z_size            # a uniform number picks a component, a last one decides death
 
@@ -56,12 +59,12 @@ class MDNRNN(nn.Module):
         return self._state(z, zeros, zeros, z.new_ones(len(z), 1))
 
     def observe(self, state: State, action: Tensor, z: Tensor) -> State:
-        h, c = self._transition(state, action)
+        h, c, _ = self._transition(state, action)
         return self._state(z, h, c, torch.zeros_like(state.inner[3]))
 
     def imagine(self, state: State, action: Tensor, temperature: float, noise: Noise) -> Imagined:
-        h, c = self._transition(state, action)
-        raw, reward, logit = self._heads(h)
+        h, c, x = self._transition(state, action)
+        raw, reward, logit = self._heads(h, x)
         z = mixture.sample(raw, temperature, noise.uniform[:, :-1], noise.normal)
         return Imagined(self._state(z, h, c, torch.zeros_like(state.inner[3])), reward, self.died(logit, noise.uniform[:, -1]))
 
@@ -72,25 +75,47 @@ class MDNRNN(nn.Module):
         """Whether a dream with this done logit ends, both [B]."""
         return DEATH[self.config.death](logit, uniform)
 
-    def loss(self, batch: Transitions, carry: tuple[Tensor, Tensor] | None):
+    def loss(self, batch: Transitions, carry: tuple[Tensor, Tensor] | None, generator: torch.Generator):
         """Negative log-likelihood a dimension + squared error of the reward + cross-entropy of done, each a mean over steps."""
         restart = batch.restart[..., None]                                          # [B, T, 1]
         x = self._input(batch.z, batch.action, restart).transpose(0, 1)             # [T, B, I]
-        zeros = x.new_zeros(x.shape[1], self.config.hidden_size)
-        h, *carry = self.lstm(x, *(carry or (zeros, zeros)), keep=1 - restart.transpose(0, 1))
+        zeros, keep = x.new_zeros(x.shape[1], self.config.hidden_size), 1 - restart.transpose(0, 1)
+        begin = carry or (zeros, zeros)
+        if self.config.dreamt:
+            x = self._dreamt(x, begin, keep, generator)
+        h, *carry = self.lstm(x, *begin, keep=keep)
         targets = (t.transpose(0, 1).flatten(0, 1) for t in (batch.next_z, batch.reward, batch.terminated))
-        loss, nll, error, done = HeadLoss.apply(h.flatten(0, 1), self.head.weight, self.head.bias, *targets, self.config)
+        seen = self._seen(h, x).flatten(0, 1)
+        loss, nll, error, done = HeadLoss.apply(seen, self.head.weight, self.head.bias, *targets, self.config)
         return loss, {"loss": loss, "nll": nll, "reward_error": error, "done": done}, tuple(carry)
 
-    def _transition(self, state: State, action: Tensor) -> tuple[Tensor, Tensor]:
+    @torch.no_grad()
+    def _dreamt(self, x: Tensor, begin: tuple[Tensor, Tensor], keep: Tensor, generator: torch.Generator) -> Tensor:
+        """The inputs [T, B, I], with some latents as M itself expected them one step before, in every stream another share."""
+        seen = self._seen(self.lstm(x, *begin, keep=keep)[0], x)[:-1]                       # [T-1, B, H...]
+        random = lambda *shape: torch.rand(shape, generator=generator, device=x.device)
+        own = random(*seen.shape[:2]) < self.config.dreamt * random(x.shape[1])            # [T-1, B]
+        own &= keep[1:, :, 0] > 0
+        raw = F.linear(seen[own], self.head.weight[:-2], self.head.bias[:-2])
+        normal = torch.randn(len(raw), self.z_size, generator=generator, device=x.device)
+        x = x.clone()
+        x[1:, :, :self.z_size][own] = mixture.sample(raw, 1.0, random(len(raw), self.z_size), normal)
+        return x
+
+    def _transition(self, state: State, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         z, h, c, restart = state.inner
-        return self.lstm.step(self._input(z, action, restart), h, c)
+        x = self._input(z, action, restart)
+        return *self.lstm.step(x, h, c), x
+
+    def _seen(self, h: Tensor, x: Tensor) -> Tensor:
+        """What the head looks at, of the LSTM's output and its input."""
+        return torch.cat([h, x], -1) if self.config.skip else h
 
     def _input(self, z: Tensor, action: Tensor, restart: Tensor) -> Tensor:
         return torch.cat([z, action, restart] if self.config.restart_input else [z, action], -1)
 
-    def _heads(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        out = self.head(h)
+    def _heads(self, h: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        out = self.head(self._seen(h, x))
         return out[..., :-2], out[..., -2], out[..., -1]
 
     def _state(self, z: Tensor, h: Tensor, c: Tensor, restart: Tensor) -> State:

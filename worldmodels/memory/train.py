@@ -15,4 +15,4 @@ def train_memory(memory, latents: Latents, run: Run, info: dict, seed: int):
         for batch in latents.windows(config.batch, config.sequence, seed, skip):
             yield Transitions(*(tensor.to(device) for tensor in batch))
 
-    train("memory", memory, config, batches, lambda batch, carry, generator: memory.loss(batch, carry), run, info, seed)
+    train("memory", memory, config, batches, memory.loss, run, info, seed)
