@@ -29,8 +29,10 @@ class MDNRNNDreamer:
         Z, H, K = self.Z, self.H, self.K
         self.gate_weight = torch.cat([W[:, Z:], W[:, :Z], b[:, None], R], 1)            # [4H, rows of x up to h]
         self.gate_weight[3 * H:] *= -2                                                  # g
-        of_h, of_input = memory.head.weight.split([H, memory.head.in_features - H], 1)
-        self.head_weight = torch.cat([of_input[:, Z:], of_input[:, :Z], memory.head.bias[:, None], of_h], 1)    # so too, or 1 and h
+        if memory.between:
+            of_h, of_input = memory.between.weight.split([H, W.shape[1]], 1)
+            self.between_weight = torch.cat([of_input[:, Z:], of_input[:, :Z], memory.between.bias[:, None], of_h], 1)
+        self.head_weight = torch.cat([memory.head.bias[:, None], memory.head.weight], 1)
         logits, mu, log_sigma = self.head_weight[:3 * K * Z].view(3, K, Z, -1)
         logits /= temperature
         for values in (mu, log_sigma):
@@ -56,7 +58,9 @@ class MDNRNNDreamer:
     def step(self, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         self.action.copy_(action)
         self._lstm()
-        torch.mm(self.head_weight, self.up_to_h[-self.head_weight.shape[1]:], out=self.raw)
+        if self.memory.between:
+            torch.mm(self.between_weight, self.up_to_h, out=self.one_between[1:]).relu_()
+        torch.mm(self.head_weight, self.one_between if self.memory.between else self.one_h, out=self.raw)
         if len(self.restart):
             self.restart.zero_()
         self._sample(noise[:self.Z], noise[self.Z + 1:])
@@ -89,7 +93,9 @@ class MDNRNNDreamer:
         """The state, room for what a step works out, and views of the parts of both."""
         self.x, self.c, self.controllers = x, c, controllers                            # c is -2 times the cell
         self.action, self.restart, self.z, self.one, self.h, self.cell = x.split(self.sizes)
-        self.up_to_h, self.seen = x[:-len(self.cell) or None], x[sum(self.sizes[:2]):]
+        self.up_to_h, self.one_h, self.seen = (x[:-len(self.cell) or None], x[sum(self.sizes[:3]):sum(self.sizes[:5])],
+                                               x[sum(self.sizes[:2]):])
+        self.one_between = x.new_ones(self.head_weight.shape[1], x.shape[1])
         self.gates, self.raw = (x.new_empty(len(w), x.shape[1]) for w in (self.gate_weight, self.head_weight))
         self.products = torch.empty_like(controllers)
         self.each_gate = self.gates.chunk(4)

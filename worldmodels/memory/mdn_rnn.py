@@ -34,7 +34,7 @@ class MemoryConfig(TrainConfig):
     mixtures: int = 5               # Gaussians for each latent dimension
     restart_input: bool = False     # an input that is 1 on an episode's first step (released code: TakeCover)
     cell_feature: bool = False      # the controller also sees the LSTM's cell state (released code: TakeCover)
-    skip: bool = False              # the heads also see what goes into the LSTM: most of a scene is as it was (paper: no)
+    head_size: int = 0              # ReLU units between the LSTM, with its input, and the heads; 0: none (paper)
     dreamt: float = 0.0             # up to this share of a stream's latents are M's own samples in training (scheduled sampling)
     reward_weight: float = 1.0      # of the squared error, beside a likelihood averaged over dimensions
     done_weight: float = 1.0        # of the cross-entropy
@@ -49,8 +49,8 @@ class MDNRNN(nn.Module):
         super().__init__()
         self.config, self.z_size = config, z_size
         self.lstm = LSTM(z_size + action_size + config.restart_input, config.hidden_size)
-        seen = config.hidden_size + config.skip * self.lstm.input.in_features
-        self.head = nn.Linear(seen, 3 * config.mixtures * z_size + 2)       # mixture, reward, done logit
+        self.between = nn.Linear(config.hidden_size + self.lstm.input.in_features, config.head_size) if config.head_size else None
+        self.head = nn.Linear(config.head_size or config.hidden_size, 3 * config.mixtures * z_size + 2)     # mixture, reward, done logit
         self.feature_size = z_size + (1 + config.cell_feature) * config.hidden_size
         self.noise_size = z_size + 1, z_size            # a uniform number picks a component, a last one decides death
 
@@ -108,8 +108,8 @@ class MDNRNN(nn.Module):
         return *self.lstm.step(x, h, c), x
 
     def _seen(self, h: Tensor, x: Tensor) -> Tensor:
-        """What the head looks at, of the LSTM's output and its input."""
-        return torch.cat([h, x], -1) if self.config.skip else h
+        """What the head is given, of the LSTM's output and its input."""
+        return h if self.between is None else self.between(torch.cat([h, x], -1)).relu()
 
     def _input(self, z: Tensor, action: Tensor, restart: Tensor) -> Tensor:
         return torch.cat([z, action, restart] if self.config.restart_input else [z, action], -1)
