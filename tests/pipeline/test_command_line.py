@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -169,7 +170,7 @@ def test_data_cannot_be_written(fails):
 
 @pytest.mark.parametrize("name", ["../elsewhere", "a/b", "/elsewhere"])
 def test_a_run_is_a_name_and_not_a_path(name, fails, tmp_path, monkeypatch):
-    monkeypatch.setattr("worldmodels.runs.Run.lock", lambda self: None)     # so that nothing is made outside tmp_path
+    monkeypatch.setattr("worldmodels.runs.Run.locked", lambda self: nullcontext())      # so that nothing is made outside tmp_path
     monkeypatch.setattr("pipeline.command.write_json", lambda *_: None)
     assert "--run" in fails(nothing, *TOY, "--data", tmp_path, "--run", name)
 
