@@ -16,7 +16,7 @@ from worldmodels.worlds.agent import load_agent
 from worldmodels.worlds.collect import CollectJob, env_settings
 from worldmodels.worlds.explore import ExploreJob
 
-CHUNK = 128         # episodes that are played again together where one of them is missing: what they are depends on it to rounding
+CHUNK = 128         # episodes that are played again together where one is missing: to rounding they depend on each other
 
 
 @clocked
@@ -38,23 +38,25 @@ def collect(config: Config, run: Run):
 
 def random_jobs(config: Config, run: Run) -> tuple[list[CollectJob], dict]:
     """The first round's jobs, and what their episodes are to be made with."""
-    settings = asdict(config.collect)
-    for name in ("episodes", "again", "explore", "min_steps"):
-        del settings[name]
     jobs = [CollectJob(config.task, config.collect, seed, run.episodes) for seed in seeds(config, run, config.collect.episodes)]
-    return jobs, settings | {"task": config.task}
+    return jobs, common_settings(config)
 
 
 def controller_jobs(config: Config, run: Run) -> tuple[list[ExploreJob], dict]:
     """The same of a later round."""
     before = run.at(run.round - 1)
-    _, settings = random_jobs(config, run)
     tensors, info = before.load("controller", f"train_controller --rounds {before.round}")
     _, digest = load_agent(before)
     chunks = np.array_split(seeds(config, run, config.collect.again), -(-config.collect.again // CHUNK))
     jobs = [ExploreJob(before, digest, config.collect, env_settings(config.task, config.collect), tensors["parameters"].numpy(),
                        tuple(chunk.tolist()), run.episodes) for chunk in chunks]
-    return jobs, settings | {"explore": config.collect.explore, "controller_before": info["digest"]}
+    return jobs, common_settings(config) | {"explore": config.collect.explore, "controller_before": info["digest"]}
+
+
+def common_settings(config: Config) -> dict:
+    """What the episodes of every round are made with."""
+    others = ("episodes", "again", "explore", "min_steps")
+    return {key: value for key, value in asdict(config.collect).items() if key not in others} | {"task": config.task}
 
 
 def seeds(config: Config, run: Run, count: int) -> range:

@@ -102,8 +102,9 @@ def parse_into(default: Config, arguments: list[str], description: str | None) -
         raise UserError(" ".join(text.split()) + " (--help lists every setting)") from None
 
 
-COUNTS = {"rounds", "again", "steps", "batch", "episodes", "max_steps", "generations", "z_size", "channels", "hidden_size", "mixtures", "sequence",
-          "repeat", "skill", "eval_every", "eval_episodes", "trainings", "random_episodes", "dream_episodes", "transfer_episodes", "video_steps"}    # at least 1
+COUNTS = {"rounds", "again", "steps", "batch", "episodes", "max_steps", "generations", "z_size", "channels", "hidden_size",
+          "mixtures", "sequence", "repeat", "skill", "eval_every", "eval_episodes", "trainings", "random_episodes", "dream_episodes",
+          "transfer_episodes", "video_steps"}           # at least 1
 LEAST = {"dream.temperature": 1e-6, "controller.population": 4, "vision.learning_rate": 1e-12, "memory.learning_rate": 1e-12,
          "controller.sigma": 1e-12}
 

@@ -29,6 +29,26 @@ class Episode(NamedTuple):
     truncated: np.ndarray       # [T] bool
 
 
+class Track(NamedTuple):
+    """An episode that is being played."""
+
+    seed: int
+    seen: list              # T + 1 frames, or what stands for them
+    moments: list           # action, reward, terminated, truncated of each step
+
+    def episode(self) -> Episode:
+        action, reward, terminated, truncated = zip(*self.moments)
+        return Episode(np.stack(self.seen), np.stack(action), np.array(reward, np.float32), np.array(terminated, bool),
+                       np.array(truncated, bool))
+
+
+def located(moments: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places in episodes of these lengths joined end to end -> which episode each is in, and the step within it."""
+    ends = np.cumsum(lengths)
+    episode = np.searchsorted(ends, moments, side="right")
+    return episode, moments - (ends - lengths)[episode]
+
+
 def episode_path(folder: Path, seed: int) -> Path:
     return folder / f"{seed:09d}{SUFFIX}"
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodels.episodes import Episode
+from worldmodels.episodes import Episode, located
 from worldmodels.runs import Run
 from worldmodels.types import Noise, Policy, State
 from worldmodels.worlds.agent import Agent, worker_world
@@ -80,13 +80,6 @@ def transfer(agent: Agent, controller: np.ndarray, played: Sequence[Episode], te
     (one, dreamt), (other, _) = (dream_along(agent, moments, action, temperature, generator) for _ in range(2))
     apart = lambda a, b: (a - b).square().sum(-1).mean(0).sqrt().numpy()
     return Transfer(left, lived, before, apart(one, z), apart(one, other), torch.stack([reward.mean(0), dreamt.mean(0)]).numpy())
-
-
-def located(moments: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Moments of episodes of these lengths, joined end to end -> which episode each is of, and the step within it."""
-    ends = np.cumsum(lengths)
-    episode = np.searchsorted(ends, moments, side="right")
-    return episode, moments - (ends - lengths)[episode]
 
 
 @torch.inference_mode()

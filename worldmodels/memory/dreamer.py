@@ -27,11 +27,12 @@ class MDNRNNDreamer:
         self.Z, self.H, self.K = memory.z_size, memory.config.hidden_size, memory.config.mixtures
         W, R, b = memory.lstm.input.weight, memory.lstm.recurrent.weight, memory.lstm.input.bias
         Z, H, K = self.Z, self.H, self.K
-        self.gate_weight = torch.cat([W[:, Z:], W[:, :Z], b[:, None], R], 1)            # [4H, rows of x up to h]
+        laid_out = lambda of_input, bias, of_h: torch.cat([of_input[:, Z:], of_input[:, :Z], bias[:, None], of_h], 1)
+        self.gate_weight = laid_out(W, b, R)                                            # [4H, rows of x up to h]
         self.gate_weight[3 * H:] *= -2                                                  # g
         if memory.between:
             of_h, of_input = memory.between.weight.split([H, W.shape[1]], 1)
-            self.between_weight = torch.cat([of_input[:, Z:], of_input[:, :Z], memory.between.bias[:, None], of_h], 1)
+            self.between_weight = laid_out(of_input, memory.between.bias, of_h)
         self.head_weight = torch.cat([memory.head.bias[:, None], memory.head.weight], 1)
         logits, mu, log_sigma = self.head_weight[:3 * K * Z].view(3, K, Z, -1)
         logits /= temperature
@@ -59,8 +60,8 @@ class MDNRNNDreamer:
         self.action.copy_(action)
         self._lstm()
         if self.memory.between:
-            torch.mm(self.between_weight, self.up_to_h, out=self.one_between[1:]).relu_()
-        torch.mm(self.head_weight, self.one_between if self.memory.between else self.one_h, out=self.raw)
+            torch.mm(self.between_weight, self.up_to_h, out=self.one_seen[1:]).relu_()
+        torch.mm(self.head_weight, self.one_seen, out=self.raw)
         if len(self.restart):
             self.restart.zero_()
         self._sample(noise[:self.Z], noise[self.Z + 1:])
@@ -93,9 +94,9 @@ class MDNRNNDreamer:
         """The state, room for what a step works out, and views of the parts of both."""
         self.x, self.c, self.controllers = x, c, controllers                            # c is -2 times the cell
         self.action, self.restart, self.z, self.one, self.h, self.cell = x.split(self.sizes)
-        self.up_to_h, self.one_h, self.seen = (x[:-len(self.cell) or None], x[sum(self.sizes[:3]):sum(self.sizes[:5])],
-                                               x[sum(self.sizes[:2]):])
-        self.one_between = x.new_ones(self.head_weight.shape[1], x.shape[1])
+        self.up_to_h, one_h, self.seen = (x[:-len(self.cell) or None], x[sum(self.sizes[:3]):sum(self.sizes[:5])],
+                                          x[sum(self.sizes[:2]):])
+        self.one_seen = x.new_ones(self.head_weight.shape[1], x.shape[1]) if self.memory.between else one_h  # what the head sees
         self.gates, self.raw = (x.new_empty(len(w), x.shape[1]) for w in (self.gate_weight, self.head_weight))
         self.products = torch.empty_like(controllers)
         self.each_gate = self.gates.chunk(4)

@@ -51,18 +51,14 @@ class CollectJob:
         task = TASKS[self.task]
         env = make_env(self.task, self.config.max_steps, env_settings(self.task, self.config))
         frame, _ = env.reset(seed=self.seed)
-        frames, actions, rewards, ends = [frame], [], [], []
+        track = episodes.Track(self.seed, [frame], [])
         for action in task.policies[self.config.policy](np.random.default_rng([self.seed, 1])):
             frame, reward, terminated, truncated, _ = env.step(action)
-            frames.append(frame)
-            actions.append(action)
-            rewards.append(reward)
-            ends.append((terminated, truncated))
+            track.seen.append(frame)
+            track.moments.append((action, reward, terminated, truncated))
             if terminated or truncated:
                 break
         if self.folder is not None:
-            terminated, truncated = np.array(ends, bool).T
-            episode = episodes.Episode(np.stack(frames), np.stack(actions), np.array(rewards, np.float32), terminated, truncated)
             info = {"task": self.task, "seed": self.seed, "policy": self.config.policy, "env_id": task.env_id}
-            episodes.write(episodes.episode_path(self.folder, self.seed), episode, info)
-        return len(actions), float(sum(rewards))
+            episodes.write(episodes.episode_path(self.folder, self.seed), track.episode(), info)
+        return len(track.moments), float(sum(reward for _, reward, *_ in track.moments))

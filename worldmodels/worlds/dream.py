@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldmodels.episodes import located
 from worldmodels.memory.latents import Latents, sample
 from worldmodels.types import Memory, Noise, State, Step
 
@@ -94,9 +95,7 @@ class DreamWorld:
         """Each seed starts at some frame, after M has observed the `warmup` frames before it (all, if there are fewer)."""
         total = int(self.latents.lengths.sum())
         transition = np.array([rng.integers(total) for rng in self._generators(seeds)])             # [U]
-        ends = np.cumsum(self.latents.lengths)
-        episode = np.searchsorted(ends, transition, side="right")
-        t = transition - (ends - self.latents.lengths)[episode]        # the step within it; never after the last action
+        episode, t = located(transition, self.latents.lengths)         # t is never after the last action
         steps = np.maximum(0, t[:, None] + np.arange(-self.config.warmup, 1))                       # [U, W+1]
         z = self._sample(episode, steps, seeds)
         action = np.stack([self.latents.episode(e).action[before] for e, before in zip(episode, steps[:, :-1])])    # [U, W, A]

@@ -3,14 +3,14 @@ the game to a random policy for a while, so that M learns what comes of other ac
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterator, NamedTuple, Sequence
+from typing import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from worldmodels.envs import TASKS
-from worldmodels.episodes import Episode, episode_path, write
+from worldmodels.episodes import Track, episode_path, write
 from worldmodels.runs import Run
 from worldmodels.types import Policy, State, Step
 from worldmodels.worlds.agent import worker_world
@@ -56,7 +56,7 @@ class Recorder:
 
     slack = RealWorld.slack
 
-    def __init__(self, world: RealWorld, see: Callable[[], np.ndarray], end: Callable[["Track"], None]):
+    def __init__(self, world: RealWorld, see: Callable[[], np.ndarray], end: Callable[[Track], None]):
         self.world, self.see, self.end, self.lanes = world, see, end, world.lanes
 
     def reset(self, seeds: Sequence[int]) -> State:
@@ -80,17 +80,6 @@ class Recorder:
         new = self.see()[len(self.tracks):]
         self.tracks += [Track(seed, [seen.copy()], []) for seed, seen in zip(seeds, new)]
         return state
-
-
-class Track(NamedTuple):
-    """An episode so far."""
-
-    seed: int
-    seen: list              # T + 1
-    moments: list           # action, reward, terminated, truncated of each step
-
-    def episode(self) -> Episode:
-        return Episode(np.stack(self.seen), *map(np.stack, zip(*self.moments)))
 
 
 @dataclass(frozen=True, repr=False)
