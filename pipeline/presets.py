@@ -112,11 +112,11 @@ def laptop_car_racing() -> Config:
 def laptop_take_cover() -> Config:
     c = quick_take_cover()
     return replace(
-        c, preset="laptop",
-        collect=replace(c.collect, episodes=15_000),
-        vision=replace(c.vision, steps=25_000, channels=32, z_size=64, kl_floor=0.5),
-        memory=replace(c.memory, hidden_size=512, cell_feature=True, steps=15_000),
-        controller=replace(c.controller, generations=150, episodes=16, eval_every=10, eval_episodes=1024),
+        c, preset="laptop", rounds=3,
+        collect=replace(c.collect, policy="mixed", again=2000),
+        vision=replace(c.vision, steps=20_000, kl_floor=4.0),
+        memory=replace(c.memory, steps=5000, learning_rate=3e-3, dreamt=1.0),
+        controller=replace(c.controller, start="improved", sigma=0.05, generations=30, eval_every=10, eval_episodes=1024),
         evaluate=replace(c.evaluate, episodes=1000))
 
 

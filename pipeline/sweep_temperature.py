@@ -7,7 +7,7 @@ from dataclasses import replace
 from pipeline.command import controller_info, main, say, workers
 from pipeline.evaluate import score_controller
 from pipeline.presets import Config
-from pipeline.train_controller import checked_agent, dream_fitness, nothing
+from pipeline.train_controller import START, checked_agent, dream_fitness
 from worldmodels import plots
 from worldmodels.controller import evolve
 from worldmodels.evaluate import table
@@ -40,8 +40,8 @@ def scores_at(config: Config, own: bool, run: Run, agent: Agent, digest: str, la
     place, info = Run(run.folder / "temperature" / f"{config.dream.temperature:g}-{config.seed}"), controller_info(config, digest)
     if not place.finished("controller", info):
         with ExitStack() as stack:
-            evolve(config.controller, nothing(config, agent), dream_fitness(config, run, agent, digest, stack), place, info,
-                   config.seed)
+            start = START[config.controller.start](config, run, agent, digest)
+            evolve(config.controller, start, dream_fitness(config, run, agent, digest, stack), place, info, config.seed)
     if not own:
         config = replace(config, evaluate=replace(config.evaluate, episodes=config.sweep.episodes))
     controller = place.load("controller", "sweep_temperature")[0]["parameters"].numpy()

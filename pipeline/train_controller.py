@@ -15,6 +15,7 @@ from worldmodels.types import Fitness, UserError
 from worldmodels.worlds.agent import Agent, DreamFitness, RealFitness, load_agent
 from worldmodels.worlds.collect import env_settings
 from worldmodels.worlds.dream import DreamWorld
+from worldmodels.worlds.improve import improved
 
 
 @clocked
@@ -24,18 +25,25 @@ def train_controller(config: Config, run: Run):
     info = controller_info(config, digest)
     if run.finished("controller", info):
         return say("train_controller: C is trained")
-    if run.round > 1:
-        start = run.at(run.round - 1).load("controller", "train_controller")[0]["parameters"].numpy()
-    else:
-        start = nothing(config, agent)
     with ExitStack() as stack:
         fitness = FITNESS[config.world](config, run, agent, digest, stack)
+        start = START[config.controller.start](config, run, agent, digest)
         evolve(config.controller, start, fitness, run, info, config.seed + run.round - 1)
 
 
-def nothing(config: Config, agent: Agent) -> np.ndarray:
-    """The parameters [n] of a controller that pays no heed to anything."""
+def zero(config: Config, run: Run, agent: Agent, digest: str) -> np.ndarray:
+    """The parameters [n] of a controller that pays no heed to anything; in a later round, of that of the round before."""
+    if run.round > 1:
+        return run.at(run.round - 1).load("controller", "train_controller")[0]["parameters"].numpy()
     return np.zeros(parameter_count(agent.memory.feature_size, TASKS[config.task].action_size, config.controller.bias))
+
+
+def improve(config: Config, run: Run, agent: Agent, digest: str) -> np.ndarray:
+    latents = open_latents(run, config.collect.min_steps, digest.split("-")[0])
+    return improved(agent.memory, latents, config.controller.bias)
+
+
+START = {"zero": zero, "improved": improve}
 
 
 def dream_fitness(config: Config, run: Run, agent: Agent, digest: str, stack: ExitStack) -> Fitness:

@@ -139,7 +139,7 @@ def test_evolve_stores_the_best_mean_that_it_scored(run):
         return noisy(parameters, seeds)
 
     best = evolve(CONFIG, np.zeros(5), fitness, run, {"seed": 0}, 0)
-    assert len(means) == 3                                      # generations 4, 8 and the last
+    assert len(means) == 4                                      # the start, generations 4, 8 and the last
     assert np.array_equal(best, max(means, key=lambda m: m[0])[1])
     assert sphere(best) > sphere(np.zeros(5))
     tensors, _ = run.load("controller", "train_controller")
@@ -151,7 +151,7 @@ def test_evolve_stores_the_best_mean_that_it_scored(run):
 
 
 def test_a_mean_that_gets_worse_is_not_kept(run):
-    scores = iter((3.0, 9.0, 1.0))
+    scores = iter((2.0, 3.0, 9.0, 1.0))
     means = []
 
     def fitness(parameters, seeds):
@@ -160,10 +160,16 @@ def test_a_mean_that_gets_worse_is_not_kept(run):
         means.append(parameters[0])
         return np.full((1, len(seeds)), next(scores))
 
-    assert np.array_equal(evolve(CONFIG, np.zeros(5), fitness, run, {}, 0), means[1])
+    assert np.array_equal(evolve(CONFIG, np.zeros(5), fitness, run, {}, 0), means[2])
 
 
-@pytest.mark.parametrize("calls", (1, 5, 6, 9))
+def test_a_start_that_the_search_only_makes_worse_is_kept(run):
+    scores = iter((3.0, 2.0, 1.0, 0.0))
+    fitness = lambda parameters, seeds: noisy(parameters, seeds) if len(parameters) > 1 else np.full((1, len(seeds)), next(scores))
+    assert np.array_equal(evolve(CONFIG, OPTIMUM, fitness, run, {}, 0), OPTIMUM)
+
+
+@pytest.mark.parametrize("calls", (2, 6, 7, 10))
 def test_an_interrupted_evolution_goes_on_bit_for_bit(run, tmp_path, calls):
     """Interrupted while scoring a generation or a mean, it asks for the same and ends at the same."""
     whole, parts = [], []
@@ -188,7 +194,7 @@ def test_an_interrupted_evolution_goes_on_bit_for_bit(run, tmp_path, calls):
 
 def test_an_evolution_under_other_settings_is_refused(run):
     def fitness(parameters, seeds):
-        if len(parameters) == 1:
+        if len(parameters) == 1 and parameters.any():           # not the start, which is zero
             raise KeyboardInterrupt
         return noisy(parameters, seeds)
 

@@ -25,7 +25,8 @@ class ControllerConfig:
     generations: int = 1800
     population: int = 64
     episodes: int = 16              # of each member in each generation
-    sigma: float = 0.1              # initial step size; the search starts at zero, or where the round before ended
+    start: str = "zero"             # where the search starts: zero, or where the round before ended | improved (worlds/improve.py)
+    sigma: float = 0.1              # initial step size
     bias: bool = True               # the linear layer has one (paper: CarRacing yes, TakeCover no)
     eval_every: int = 25            # generations between scores of the CMA mean
     eval_episodes: int = 1024       # fresh ones, for each such score
@@ -94,11 +95,15 @@ def evolve(config: ControllerConfig, start: np.ndarray, fitness: Fitness, run: R
     """Evolves a controller from the parameters `start` [n] on; stores the best CMA mean as the checkpoint "controller" and returns
     it.
 
-    Every `eval_every` generations, and at the end, the mean is scored on fresh episodes and kept where it is the best so far.
+    At the start, every `eval_every` generations and at the end, the mean is scored on fresh episodes and kept where it is the best
+    so far.
     """
+    def score(mean: np.ndarray, generation: int) -> float:
+        return float(fitness(mean[None], generation_seeds(seed, generation, config.eval_episodes, evaluation=True)).mean())
+
     progress = run.load_progress("controller", info)
     state, begun = progress or ({"history": None, "best": torch.from_numpy(start),
-                                 "best_score": torch.tensor(-np.inf, dtype=torch.float64)}, 0)
+                                 "best_score": torch.tensor(score(start, 0), dtype=torch.float64)}, 0)
     search = CMAES(start, config.population, config.sigma, seed, None if state["history"] is None else state["history"].numpy())
     best, best_score = state["best"].numpy(), float(state["best_score"])
     log = run.metrics("controller", begun)
@@ -109,10 +114,9 @@ def evolve(config: ControllerConfig, start: np.ndarray, fitness: Fitness, run: R
             search.tell(scores)
             values = {"mean": scores.mean(), "best": scores.max(), "worst": scores.min(), "sigma": search.sigma}
             if generation % config.eval_every == 0 or generation == config.generations:
-                seeds = generation_seeds(seed, generation, config.eval_episodes, evaluation=True)
-                values["mean_controller"] = score = float(fitness(search.mean[None], seeds).mean())
-                if score > best_score:
-                    best, best_score = search.mean, score
+                values["mean_controller"] = score(search.mean, generation)
+                if values["mean_controller"] > best_score:
+                    best, best_score = search.mean, values["mean_controller"]
             values = {key: float(value) for key, value in values.items()}
             log.write(generation, values)
             bar.update()
