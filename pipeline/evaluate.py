@@ -41,18 +41,20 @@ def evaluate(config: Config, run: Run):
     if made_with.exists() and not differences(read_json(made_with), settings):
         say("evaluate: the report is there")
     else:
-        report(config, run, agent, digest, tensors["parameters"].numpy())
+        report(config, run, agent, digest, tensors["parameters"].numpy(), tensors["start"].numpy())
         write_json(made_with, settings)
     print(f"\n{TASKS[config.task].env_id}, run {run.folder}")
     print(table(read_json(run.report / "scores.json")))
     print(f"\nscores and pictures are in {run.report}/: " + ", ".join(sorted(p.name for p in run.report.glob("*.*"))))
 
 
-def report(config: Config, run: Run, agent: Agent, digest: str, controller: np.ndarray):
-    """scores.json and the pictures."""
+def report(config: Config, run: Run, agent: Agent, digest: str, controller: np.ndarray, start: np.ndarray):
+    """scores.json and the pictures, of a controller and of where its evolution started."""
     latents = open_latents(run, config.collect.min_steps, digest.split("-")[0])
     with LocalExecutor(workers(config)) as executor:
         scores = score_random(config, agent, latents, executor)
+        if config.controller.start == "improved":
+            scores += score_controller(config, run, agent, digest, latents, start, "before evolution (least squares)", executor)
         scores += score_controller(config, run, agent, digest, latents, controller, f"controller from the {config.world}", executor)
         played = watch(config, run, digest, controller, executor)
     scores.sort(key=lambda score: score["world"] == "dream")
@@ -163,7 +165,7 @@ def draw(config: Config, run: Run, agent: Agent, latents: Latents, controller: n
 
     on_cpu, _ = load_agent(run)
     found = transfer(on_cpu, controller, watched, tau, config.seed)
-    plots.transfer(found, [s for s in scores if not s["controller"].startswith("random")], repeat, folder / "transfer.png")
+    plots.transfer(found, [s for s in scores if s["controller"].startswith("controller")], repeat, folder / "transfer.png")
     if run.round > 1:
         plots.rounds(list(history(run)), folder / "rounds.png")
 

@@ -1,6 +1,7 @@
 """Stage 5: C, evolved in the dream or in the real game -> checkpoints/controller."""
 
 from contextlib import ExitStack
+from functools import partial
 
 import numpy as np
 
@@ -27,7 +28,7 @@ def train_controller(config: Config, run: Run):
         return say("train_controller: C is trained")
     with ExitStack() as stack:
         fitness = FITNESS[config.world](config, run, agent, digest, stack)
-        start = START[config.controller.start](config, run, agent, digest)
+        start = partial(START[config.controller.start], config, run, agent, digest)
         evolve(config.controller, start, fitness, run, info, config.seed + run.round - 1)
 
 

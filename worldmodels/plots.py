@@ -193,7 +193,7 @@ def rounds(history: Sequence[tuple[float, Sequence[dict]]], path: Path):
     figure, axis = plt.subplots(figsize=(7, 4.2))
     minutes = [at for at, _ in history]
     for world in ("real", "dream"):
-        mine = [next(s for s in scores if s["world"] == world and not s["controller"].startswith("random")) for _, scores in history]
+        mine = [next(s for s in scores if s["world"] == world and s["controller"].startswith("controller")) for _, scores in history]
         axis.errorbar(minutes, [s["mean"] for s in mine], [s["mean"] - s["ci95"][0] for s in mine], fmt="o-", ms=5, capsize=3,
                       color=COLOURS[world], label=f"controller, {'game' if world == 'real' else 'dream'}")
     best = max((s for s in history[0][1] if s["world"] == "real" and s["controller"].startswith("random")), key=lambda s: s["mean"])

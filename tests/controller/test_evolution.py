@@ -138,7 +138,7 @@ def test_evolve_stores_the_best_mean_that_it_scored(run):
             assert parameters.shape == (8, 5) and len(seeds) == 3
         return noisy(parameters, seeds)
 
-    best = evolve(CONFIG, np.zeros(5), fitness, run, {"seed": 0}, 0)
+    best = evolve(CONFIG, lambda: np.zeros(5), fitness, run, {"seed": 0}, 0)
     assert len(means) == 4                                      # the start, generations 4, 8 and the last
     assert np.array_equal(best, max(means, key=lambda m: m[0])[1])
     assert sphere(best) > sphere(np.zeros(5))
@@ -160,13 +160,13 @@ def test_a_mean_that_gets_worse_is_not_kept(run):
         means.append(parameters[0])
         return np.full((1, len(seeds)), next(scores))
 
-    assert np.array_equal(evolve(CONFIG, np.zeros(5), fitness, run, {}, 0), means[2])
+    assert np.array_equal(evolve(CONFIG, lambda: np.zeros(5), fitness, run, {}, 0), means[2])
 
 
 def test_a_start_that_the_search_only_makes_worse_is_kept(run):
     scores = iter((3.0, 2.0, 1.0, 0.0))
     fitness = lambda parameters, seeds: noisy(parameters, seeds) if len(parameters) > 1 else np.full((1, len(seeds)), next(scores))
-    assert np.array_equal(evolve(CONFIG, OPTIMUM, fitness, run, {}, 0), OPTIMUM)
+    assert np.array_equal(evolve(CONFIG, OPTIMUM.copy, fitness, run, {}, 0), OPTIMUM)
 
 
 @pytest.mark.parametrize("calls", (2, 6, 7, 10))
@@ -182,11 +182,11 @@ def test_an_interrupted_evolution_goes_on_bit_for_bit(run, tmp_path, calls):
             return noisy(parameters, seeds)
         return fitness
 
-    expected = evolve(CONFIG, np.zeros(5), recorded(whole), Run(tmp_path / "whole"), {"seed": 0}, 0)
+    expected = evolve(CONFIG, lambda: np.zeros(5), recorded(whole), Run(tmp_path / "whole"), {"seed": 0}, 0)
     with pytest.raises(KeyboardInterrupt):
-        evolve(CONFIG, np.zeros(5), recorded(parts, calls), run, {"seed": 0}, 0)
+        evolve(CONFIG, lambda: np.zeros(5), recorded(parts, calls), run, {"seed": 0}, 0)
     resumed = []
-    best = evolve(CONFIG, np.zeros(5), recorded(resumed), run, {"seed": 0}, 0)
+    best = evolve(CONFIG, lambda: np.zeros(5), recorded(resumed), run, {"seed": 0}, 0)
     assert np.array_equal(best, expected)
     assert resumed == whole[-len(resumed):] and len(resumed) < len(whole)
     assert read_metrics(run.folder) == read_metrics(tmp_path / "whole")
@@ -199,6 +199,6 @@ def test_an_evolution_under_other_settings_is_refused(run):
         return noisy(parameters, seeds)
 
     with pytest.raises(KeyboardInterrupt):
-        evolve(CONFIG, np.zeros(5), fitness, run, {"seed": 0}, 0)
+        evolve(CONFIG, lambda: np.zeros(5), fitness, run, {"seed": 0}, 0)
     with pytest.raises(UserError, match=r"seed=0 \(now 1\)"):
-        evolve(CONFIG, np.zeros(5), fitness, run, {"seed": 1}, 1)
+        evolve(CONFIG, lambda: np.zeros(5), fitness, run, {"seed": 1}, 1)

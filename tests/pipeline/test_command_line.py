@@ -110,6 +110,7 @@ def settings(*arguments) -> Config:
     ("--memory.kind", "gpt", "mdn_rnn"),
     ("--memory.death", "never", "sampled"),
     ("--dream.start", "middle", "anywhere"),
+    ("--controller.start", "one", "improved"),
     ("--world", "moon", "dream"),
     ("--device", "abacus", "cuda"),
 ])

@@ -133,3 +133,15 @@ def test_the_controller_evolves_in_the_real_game_too(copied):
     rows = read_metrics(folder, "controller")
     assert [row["step"] for row in rows] == [1, 2]
     assert all(0 <= row["worst"] <= row["mean"] <= row["best"] for row in rows)     # the toy rewards with its position
+
+
+def test_the_search_may_start_at_what_the_episodes_say(copied):
+    folder, arguments = copied
+    for path in (folder / "checkpoints").glob("controller.*"):
+        path.unlink()
+    arguments += ["--controller.start", "improved"]
+    main(stages.train_controller, arguments)
+    tensors, _ = load_arrays(folder / "checkpoints" / "controller.safetensors")
+    assert tensors["start"].shape == tensors["parameters"].shape and tensors["start"].any()
+    main(stages.evaluate, arguments)
+    assert {s["world"] for s in scores(folder) if s["controller"] == "before evolution (least squares)"} == {"real", "dream"}

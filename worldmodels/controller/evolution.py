@@ -7,6 +7,7 @@ wrong sign, is left out.
 
 import warnings
 from dataclasses import dataclass
+from typing import Callable
 
 import numpy as np
 import torch
@@ -91,9 +92,10 @@ def generation_seeds(seed: int, generation: int, episodes: int, evaluation: bool
     return np.random.default_rng([seed, generation, evaluation]).integers(2**31, size=episodes).tolist()
 
 
-def evolve(config: ControllerConfig, start: np.ndarray, fitness: Fitness, run: Run, info: dict, seed: int) -> np.ndarray:
-    """Evolves a controller from the parameters `start` [n] on; stores the best CMA mean as the checkpoint "controller" and returns
-    it.
+def evolve(config: ControllerConfig, start: Callable[[], np.ndarray], fitness: Fitness, run: Run, info: dict,
+           seed: int) -> np.ndarray:
+    """Evolves a controller from the parameters start() [n] on; stores these and the best CMA mean as the checkpoint "controller" and
+    returns the mean.
 
     At the start, every `eval_every` generations and at the end, the mean is scored on fresh episodes and kept where it is the best
     so far.
@@ -102,10 +104,13 @@ def evolve(config: ControllerConfig, start: np.ndarray, fitness: Fitness, run: R
         return float(fitness(mean[None], generation_seeds(seed, generation, config.eval_episodes, evaluation=True)).mean())
 
     progress = run.load_progress("controller", info)
-    state, begun = progress or ({"history": None, "best": torch.from_numpy(start),
-                                 "best_score": torch.tensor(score(start, 0), dtype=torch.float64)}, 0)
-    search = CMAES(start, config.population, config.sigma, seed, None if state["history"] is None else state["history"].numpy())
-    best, best_score = state["best"].numpy(), float(state["best_score"])
+    if progress:
+        state, begun = progress
+        start, history, best, best_score = (state[name].numpy() for name in ("start", "history", "best", "best_score"))
+    else:
+        start, history, begun = start(), None, 0
+        best, best_score = start, score(start, 0)
+    search = CMAES(start, config.population, config.sigma, seed, history)
     log = run.metrics("controller", begun)
     with tqdm(total=config.generations, initial=begun, desc="evolving controller", unit="gen") as bar:
         for generation in range(begun + 1, config.generations + 1):
@@ -121,10 +126,10 @@ def evolve(config: ControllerConfig, start: np.ndarray, fitness: Fitness, run: R
             log.write(generation, values)
             bar.update()
             bar.set_postfix(mean=f"{values['mean']:.1f}", best=f"{values['best']:.1f}", kept=f"{best_score:.1f}")
-            run.save_progress("controller", {"history": torch.from_numpy(np.stack(search.history)),
-                                             "best": torch.from_numpy(best),
+            run.save_progress("controller", {"start": torch.from_numpy(start), "best": torch.from_numpy(best),
+                                             "history": torch.from_numpy(np.stack(search.history)),
                                              "best_score": torch.tensor(best_score, dtype=torch.float64)},
                               info | {"step": generation})
-    run.save("controller", {"parameters": torch.from_numpy(best)}, info)
+    run.save("controller", {"parameters": torch.from_numpy(best), "start": torch.from_numpy(start)}, info)
     run.progress_path("controller").unlink(missing_ok=True)
     return best

@@ -18,7 +18,6 @@ from worldmodels.memory.latents import Encoded, Latents, sample
 from worldmodels.types import Memory
 
 DISCOUNT = 15 / 16      # of the return, a step
-UNSEEN = 48             # steps before the clock ran out whose return is not known (5% of it lies beyond)
 GAIN = 3.0              # the root mean square of what the controller puts out, before it is squashed to actions
 RIDGE = 1e-3            # of each regressor's own mean square
 TOGETHER = 128          # episodes that M observes at once
@@ -38,18 +37,19 @@ def improved(memory: Memory, latents: Latents, bias: bool) -> np.ndarray:
         response = response + (regressors.t() @ returns).double()
     fit = torch.linalg.solve(covariance + RIDGE * covariance.diag().diag(), response).view(-1, x.shape[1])
     slope = fit[1:]                                                                             # [A, F + 1]: w_j, b_j
-    count, second = covariance[x.shape[1] - 1, x.shape[1] - 1], covariance[:x.shape[1], :x.shape[1]]    # sum of x x^T
-    slope *= GAIN / ((slope @ second * slope).sum(1, keepdim=True) / count).sqrt()
+    count, second = covariance[x.shape[1] - 1, x.shape[1] - 1], covariance[:x.shape[1], :x.shape[1]]    # of steps; sum of x x^T
+    slope *= GAIN / ((slope @ second * slope).sum(1, keepdim=True) / count).sqrt().clamp(1e-12)
     return slope.t()[:None if bias else -1].flatten().cpu().numpy()
 
 
 def seen(memory: Memory, episodes: list[Encoded], seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Of all their steps: the features [N, F] a controller would have seen, the action taken [N, A], the discounted return [N]."""
+    """Of all their steps: the features [N, F] a controller would have seen, the action taken [N, A], the discounted return [N] until
+    the episode's end, or its cut."""
     device, generator = next(memory.parameters()).device, torch.Generator().manual_seed(seed)
     padded = lambda rows: torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True).to(device)
     z = padded(sample(e.mu, e.log_var, generator) for e in episodes)                            # [B, T+1, Z]
     action, returns = (padded(torch.from_numpy(a) for a in rows) for rows in zip(*((e.action, e.reward) for e in episodes)))
-    known = padded(torch.ones(len(e.action) if e.terminated[-1] else max(0, len(e.action) - UNSEEN)) for e in episodes) > 0
+    played = padded(torch.ones(len(e.action)) for e in episodes) > 0                            # [B, T]
     state = memory.initial(z[:, 0])
     features = [state.features]
     for t in range(action.shape[1] - 1):
@@ -57,5 +57,4 @@ def seen(memory: Memory, episodes: list[Encoded], seed: int) -> tuple[Tensor, Te
         features.append(state.features)
     for t in reversed(range(action.shape[1] - 1)):
         returns[:, t] += DISCOUNT * returns[:, t + 1]
-    steps = known.shape[1]                                                                      # fewer where none is known to the end
-    return torch.stack(features[:steps], 1)[known], action[:, :steps][known], returns[:, :steps][known]
+    return torch.stack(features, 1)[played], action[played], returns[played]
