@@ -11,14 +11,14 @@ from tqdm import tqdm
 
 from pipeline.command import clocked, controller_info, device, main, say, workers
 from pipeline.presets import Config
-from pipeline.train_controller import checked_agent
+from pipeline.train_controller import checked_agent, encoded
 from worldmodels import plots
 from worldmodels.envs import TASKS
 from worldmodels.episodes import Episode
 from worldmodels.evaluate import RandomPolicy, record, score, table
 from worldmodels.executors import LocalExecutor
 from worldmodels.files import read_json, write_json
-from worldmodels.memory.latents import Latents, open_latents
+from worldmodels.memory.latents import Latents
 from worldmodels.runs import Run, differences, read_metrics
 from worldmodels.transfer import WatchJob, dream_along, states, transfer
 from worldmodels.types import Executor, UserError
@@ -50,7 +50,7 @@ def evaluate(config: Config, run: Run):
 
 def report(config: Config, run: Run, agent: Agent, digest: str, controller: np.ndarray, start: np.ndarray):
     """scores.json and the pictures, of a controller and of where its evolution started."""
-    latents = open_latents(run, config.collect.min_steps, digest.split("-")[0])
+    latents = encoded(config, run, digest)
     with LocalExecutor(workers(config)) as executor:
         scores = score_random(config, agent, latents, executor)
         if config.controller.start == "improved":

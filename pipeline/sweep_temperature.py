@@ -8,13 +8,13 @@ from functools import partial
 from pipeline.command import controller_info, main, say, workers
 from pipeline.evaluate import score_controller
 from pipeline.presets import Config
-from pipeline.train_controller import START, checked_agent, dream_fitness
+from pipeline.train_controller import START, checked_agent, dream_fitness, encoded
 from worldmodels import plots
 from worldmodels.controller import evolve
 from worldmodels.evaluate import table
 from worldmodels.executors import LocalExecutor
 from worldmodels.files import write_json
-from worldmodels.memory.latents import Latents, open_latents
+from worldmodels.memory.latents import Latents
 from worldmodels.runs import Run
 from worldmodels.worlds.agent import Agent
 
@@ -22,7 +22,7 @@ from worldmodels.worlds.agent import Agent
 def sweep_temperature(config: Config, run: Run):
     """Beside the stages: the temperature of the dream and what it does to a controller -> report/temperature.json, .png."""
     agent, digest = checked_agent(config, run)
-    latents = open_latents(run, config.collect.min_steps, digest.split("-")[0])
+    latents = encoded(config, run, digest)
     scores = []
     for tau in config.sweep.temperatures:
         for training in range(config.sweep.trainings):

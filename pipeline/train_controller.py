@@ -10,7 +10,7 @@ from pipeline.presets import Config
 from worldmodels.controller import evolve, parameter_count
 from worldmodels.envs import TASKS
 from worldmodels.executors import LocalExecutor
-from worldmodels.memory.latents import open_latents
+from worldmodels.memory.latents import Latents, open_latents
 from worldmodels.runs import Run
 from worldmodels.types import Fitness, UserError
 from worldmodels.worlds.agent import Agent, DreamFitness, RealFitness, load_agent
@@ -40,16 +40,15 @@ def zero(config: Config, run: Run, agent: Agent, digest: str) -> np.ndarray:
 
 
 def improve(config: Config, run: Run, agent: Agent, digest: str) -> np.ndarray:
-    latents = open_latents(run, config.collect.min_steps, digest.split("-")[0])
-    return improved(agent.memory, latents, config.controller.bias)
+    """The parameters [n] of a controller that least squares finds on the run's episodes."""
+    return improved(agent.memory, encoded(config, run, digest), config.controller.bias)
 
 
 START = {"zero": zero, "improved": improve}
 
 
 def dream_fitness(config: Config, run: Run, agent: Agent, digest: str, stack: ExitStack) -> Fitness:
-    latents = open_latents(run, config.collect.min_steps, digest.split("-")[0])
-    world = DreamWorld(agent.memory, latents, config.dream)
+    world = DreamWorld(agent.memory, encoded(config, run, digest), config.dream)
     if device(config) == "cuda":
         return DreamFitness(agent, world)
     return DreamFitness(agent, world, stack.enter_context(LocalExecutor(workers(config))), run, digest)
@@ -61,6 +60,11 @@ def real_fitness(config: Config, run: Run, agent: Agent, digest: str, stack: Exi
 
 
 FITNESS = {"dream": dream_fitness, "real": real_fitness}
+
+
+def encoded(config: Config, run: Run, digest: str) -> Latents:
+    """The run's episodes as the V of this agent encoded them."""
+    return open_latents(run, config.collect.min_steps, digest.split("-")[0])
 
 
 def checked_agent(config: Config, run: Run) -> tuple[Agent, str]:

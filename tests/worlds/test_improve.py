@@ -56,7 +56,7 @@ def test_every_action_has_its_own_weights_and_bias(tmp_path):
     np.testing.assert_array_equal(improved(Blank(), latents, bias=False), weights[:2].ravel())
 
 
-def test_it_does_not_depend_on_the_episodes_order_or_grouping(tmp_path, monkeypatch):
+def test_it_does_not_depend_on_how_the_episodes_are_grouped(tmp_path, monkeypatch):
     latents = make_latents(tmp_path, episodes(lambda z, a: a[:, 0] * z[:, 1]))
     expected = improved(Blank(), latents, bias=True)
     monkeypatch.setattr("worldmodels.worlds.improve.TOGETHER", 3)
