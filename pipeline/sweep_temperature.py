@@ -41,7 +41,7 @@ def scores_at(config: Config, own: bool, run: Run, agent: Agent, digest: str, la
     place, info = Run(run.folder / "temperature" / f"{config.dream.temperature:g}-{config.seed}"), controller_info(config, digest)
     if not place.finished("controller", info):
         with ExitStack() as stack:
-            start = partial(START[config.controller.start], config, run, agent, digest)
+            start = partial(START[config.controller.start], config, run, agent, digest, place)
             evolve(config.controller, start, dream_fitness(config, run, agent, digest, stack), place, info, config.seed)
     if not own:
         config = replace(config, evaluate=replace(config.evaluate, episodes=config.sweep.episodes))

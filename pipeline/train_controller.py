@@ -28,20 +28,21 @@ def train_controller(config: Config, run: Run):
         return say("train_controller: C is trained")
     with ExitStack() as stack:
         fitness = FITNESS[config.world](config, run, agent, digest, stack)
-        start = partial(START[config.controller.start], config, run, agent, digest)
+        start = partial(START[config.controller.start], config, run, agent, digest, run)
         evolve(config.controller, start, fitness, run, info, config.seed + run.round - 1)
 
 
-def zero(config: Config, run: Run, agent: Agent, digest: str) -> np.ndarray:
+def zero(config: Config, run: Run, agent: Agent, digest: str, place: Run) -> np.ndarray:
     """The parameters [n] of a controller that pays no heed to anything; in a later round, of that of the round before."""
     if run.round > 1:
         return run.at(run.round - 1).load("controller", "train_controller")[0]["parameters"].numpy()
     return np.zeros(parameter_count(agent.memory.feature_size, TASKS[config.task].action_size, config.controller.bias))
 
 
-def improve(config: Config, run: Run, agent: Agent, digest: str) -> np.ndarray:
-    """The parameters [n] of a controller that least squares finds on the run's episodes."""
-    return improved(agent.memory, encoded(config, run, digest), config.controller.bias)
+def improve(config: Config, run: Run, agent: Agent, digest: str, place: Run) -> np.ndarray:
+    """The parameters [n] of a controller that least squares finds in the run's episodes and in dreams; its progress is kept in `place`."""
+    world, info = DreamWorld(agent.memory, encoded(config, run, digest), config.dream), controller_info(config, digest)
+    return improved(agent, world, config.controller.bias, place, info, config.seed + run.round - 1)
 
 
 START = {"zero": zero, "improved": improve}

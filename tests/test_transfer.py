@@ -26,7 +26,8 @@ class Counter:
     def imagine(self, state, action, temperature, noise):
         t = state.inner[0] + 1
         z = state.features + action + self.noise * noise.normal
-        return Imagined(State(z, (t,)), torch.full((len(t),), self.pay), t[:, 0] >= self.end)
+        done = t[:, 0] >= self.end
+        return Imagined(State(z, (t,)), torch.full((len(t),), self.pay), done, done.float())
 
 
 class Bold:

@@ -94,8 +94,7 @@ def states(agent: Agent, played: Sequence[Episode], episode: np.ndarray, step: n
         found.append(state.rows(torch.from_numpy(episode[here])))
         order.append(here)
         state = agent.memory.observe(state, action[:, t], z[:, t + 1])
-    joined = State(torch.cat([s.features for s in found]), tuple(map(torch.cat, zip(*(s.inner for s in found)))))
-    return joined.rows(torch.from_numpy(np.argsort(np.concatenate(order))))
+    return State.joined(found).rows(torch.from_numpy(np.argsort(np.concatenate(order))))
 
 
 def noise(agent: Agent, count: int, generator: torch.Generator) -> Noise:
@@ -108,7 +107,7 @@ def dream_on(agent: Agent, state: State, policy: Policy, temperature: float, ste
     state = state.rows(torch.arange(len(state.features)).repeat_interleave(DREAMS))
     lived = torch.full((len(state.features),), steps + 1)
     for t in range(1, steps + 1):
-        state, _, done = agent.memory.imagine(state, policy(state), temperature, noise(agent, len(lived), generator))
+        state, _, done, _ = agent.memory.imagine(state, policy(state), temperature, noise(agent, len(lived), generator))
         lived[done & (lived > steps)] = t
     return lived.view(-1, DREAMS).numpy()
 
@@ -118,7 +117,7 @@ def dream_along(agent: Agent, state: State, action: Tensor, temperature: float, 
     """Dreams from N states with given actions [N, H, A] -> latents [N, H, Z], rewards [N, H]."""
     latents, rewards, z_size = [], [], agent.vision.config.z_size
     for t in range(action.shape[1]):
-        state, reward, _ = agent.memory.imagine(state, action[:, t], temperature, noise(agent, len(action), generator))
+        state, reward, *_ = agent.memory.imagine(state, action[:, t], temperature, noise(agent, len(action), generator))
         latents.append(state.features[:, :z_size])
         rewards.append(reward)
     return torch.stack(latents, 1), torch.stack(rewards, 1)

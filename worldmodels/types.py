@@ -32,15 +32,18 @@ class State(NamedTuple):
         """The rollouts `index` [N] (rows may repeat), as a state of their own."""
         return State(self.features[index], tuple(t[index] for t in self.inner))
 
-    def joined(self, other: "State") -> "State":
-        """Its rollouts, and behind them those of `other`."""
-        return State(torch.cat([self.features, other.features]), tuple(torch.cat(pair) for pair in zip(self.inner, other.inner)))
+    @staticmethod
+    def joined(states: "Sequence[State]") -> "State":
+        """The rollouts of all of them, one state's behind the other's."""
+        features, inner = zip(*states)
+        return State(torch.cat(features), tuple(map(torch.cat, zip(*inner))))
 
 
 class Imagined(NamedTuple):
     state: State
     reward: Tensor                      # [B] float32
     done: Tensor                        # [B] bool
+    risk: Tensor                        # [B] float32, the probability of done
 
 
 class Step(NamedTuple):

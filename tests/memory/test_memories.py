@@ -80,6 +80,16 @@ def test_imagination_follows_its_noise(memory):
     assert first.reward.shape == first.done.shape == (B,) and first.done.dtype == torch.bool
 
 
+def test_dreams_end_as_often_as_their_risk_says(memory):
+    state, action, many = watched(memory), torch.randn(B, A).double(), 2000
+    index = torch.arange(B).repeat_interleave(many)
+    imagined = memory.imagine(state.rows(index), action[index], 1.0, noise(memory, batch=len(index)))
+    expected = imagined.risk.view(B, many)[:, 0]
+    assert (expected > 0).all() and (expected < 1).all()
+    assert torch.equal(imagined.risk, expected.repeat_interleave(many))         # the same before the dice are thrown
+    torch.testing.assert_close(imagined.done.view(B, many).double().mean(1), expected, atol=0.05, rtol=0)
+
+
 @pytest.mark.parametrize("temperature", (0.5, 1.0, 1.3))
 @torch.no_grad()
 def test_a_dreamer_dreams_what_is_imagined(memory, temperature):

@@ -1,4 +1,4 @@
-"""A controller by least squares: it finds what paid, at once or later, in episodes whose rewards are known functions."""
+"""A controller by least squares: it finds what pays, at once or later, in episodes and dreams whose rewards are known functions."""
 
 import numpy as np
 import pytest
@@ -7,22 +7,33 @@ import torch
 from tests.conftest import make_latents
 from worldmodels.episodes import Episode
 from worldmodels.memory import MDNRNN, MemoryConfig
-from worldmodels.types import State
-from worldmodels.worlds.improve import DISCOUNT, GAIN, improved, seen
+from worldmodels.runs import Run
+from worldmodels.types import Imagined, State
+from worldmodels.worlds import improve
+from worldmodels.worlds.agent import Agent
+from worldmodels.worlds.dream import DreamConfig, DreamWorld
+from worldmodels.worlds.improve import GAIN, RECORDED_DISCOUNT, dreamt, improved, paid, recorded, seen, unit, visited
 
 
 class Blank(torch.nn.Module):
-    """A memory that remembers nothing: a controller sees z alone."""
+    """A memory that remembers nothing: a controller sees z alone, which in dreams is pure chance. reward(z, action), risk(z, action)."""
 
-    def __init__(self):
+    noise_size, feature_size = (1, 2), 2
+
+    def __init__(self, reward=lambda z, a: 0 * z[:, 0], risk=lambda z, a: torch.full((len(z),), 0.01)):
         super().__init__()
         self.unused = torch.nn.Parameter(torch.zeros(1))
+        self.reward, self.risk = reward, risk
 
     def initial(self, z):
         return State(z, (z,))
 
     def observe(self, state, action, z):
         return self.initial(z)
+
+    def imagine(self, state, action, temperature, noise):
+        risk = self.risk(state.features, action)
+        return Imagined(self.initial(noise.normal), self.reward(state.features, action), noise.uniform[:, 0] < risk, risk)
 
 
 def episodes(reward, actions=1, count=40):
@@ -42,32 +53,32 @@ def later(values, steps):
 
 @pytest.mark.parametrize("delay", (0, 3))
 def test_it_finds_what_paid(tmp_path, delay):
-    latents = make_latents(tmp_path, episodes(lambda z, a: later(a[:, 0] * z[:, 1], delay), count=200))
-    first, second = improved(Blank(), latents, bias=False)
-    assert second > 2 and abs(first) < 0.1 * second
+    latents = make_latents(tmp_path, episodes(lambda z, a: later(a[:, 0] * z[:, 1], delay), count=400))
+    slope, _ = recorded(Blank(), latents)
+    np.testing.assert_allclose(slope, [[0, RECORDED_DISCOUNT**delay, 0]], atol=0.15)
 
 
 def test_every_action_has_its_own_weights_and_bias(tmp_path):
     latents = make_latents(tmp_path, episodes(lambda z, a: a[:, 0] * z[:, 0] + a[:, 1] * (2 - z[:, 1]), actions=2, count=400))
-    weights = improved(Blank(), latents, bias=True).reshape(3, 2)           # rows z_0, z_1 and the bias, a column for each action
-    expected = np.array([[1, 0], [0, -1], [0, 2]])
-    expected = GAIN * expected / [1, 5**0.5]                                # the root mean square of z_0, and of 2 - z_1
-    np.testing.assert_allclose(weights, expected, atol=0.4)
-    np.testing.assert_array_equal(improved(Blank(), latents, bias=False), weights[:2].ravel())
+    slope, second = recorded(Blank(), latents)
+    np.testing.assert_allclose(slope, [[1, 0, 0], [0, -1, 2]], atol=0.25)
+    np.testing.assert_allclose(second, np.eye(3), atol=0.1)
+    np.testing.assert_allclose(unit(slope, second), [[1, 0, 0], [0, -0.2**0.5, 2 * 0.2**0.5]], atol=0.15)
 
 
 def test_it_does_not_depend_on_how_the_episodes_are_grouped(tmp_path, monkeypatch):
     latents = make_latents(tmp_path, episodes(lambda z, a: a[:, 0] * z[:, 1]))
-    expected = improved(Blank(), latents, bias=True)
-    monkeypatch.setattr("worldmodels.worlds.improve.TOGETHER", 3)
-    np.testing.assert_allclose(improved(Blank(), latents, bias=True), expected, rtol=1e-3, atol=1e-3)
+    expected = recorded(Blank(), latents)
+    monkeypatch.setattr(improve, "TOGETHER", 3)
+    for a, b in zip(recorded(Blank(), latents), expected):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
 
 
 def test_returns_are_discounted(tmp_path):
     latents = make_latents(tmp_path, episodes(lambda z, a: z[:, 0], count=9))
     stored = [latents.episode(e) for e in range(9)]
     _, action, returns = seen(Blank(), stored, 0)
-    explicit = [sum(DISCOUNT**i * r for i, r in enumerate(e.reward[t:])) for e in stored for t in range(len(e.reward))]
+    explicit = [sum(RECORDED_DISCOUNT**i * r for i, r in enumerate(e.reward[t:])) for e in stored for t in range(len(e.reward))]
     np.testing.assert_allclose(returns, explicit, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(action, np.concatenate([e.action for e in stored]))
 
@@ -86,3 +97,62 @@ def test_features_are_those_that_a_controller_sees_in_the_game(tmp_path):
                 expected.append(state.features)
                 state = memory.observe(state, action[t:t + 1], z[t + 1:t + 2])
     torch.testing.assert_close(features, torch.cat(expected), atol=1e-4, rtol=1e-4)
+
+
+def dream_of(tmp_path, memory, task="toy"):
+    latents = make_latents(tmp_path, episodes(lambda z, a: a[:, 0] * z[:, 1], count=200))
+    return Agent(task, None, memory), DreamWorld(memory, latents, DreamConfig(max_steps=100))
+
+
+def test_dreams_find_what_pays(tmp_path):
+    agent, world = dream_of(tmp_path, Blank(lambda z, a: a[:, 0] * z[:, 1]))
+    np.testing.assert_allclose(dreamt(agent, np.zeros(2), world, [0]), [[0, np.tanh(GAIN), 0]], atol=0.1)
+
+
+def test_dreams_find_what_kills(tmp_path):
+    agent, world = dream_of(tmp_path, Blank(lambda z, a: 0 * z[:, 0] + 1, lambda z, a: 0.1 + 0.1 * torch.sign(a[:, 0] * z[:, 1])))
+    (first, second, bias), = dreamt(agent, np.zeros(2), world, [0])
+    assert second < -0.3 and abs(first) < 0.1 and abs(bias) < 0.1
+
+
+def test_dreams_tell_actions_apart(tmp_path):
+    """Steering goes from -1 to 1, gas and brake from 0 to 1. What does not depend on z pays in each of the two steps."""
+    agent, world = dream_of(tmp_path, Blank(lambda z, a: a[:, 0] * z[:, 0] + a[:, 1] * (2 - z[:, 1]) - a[:, 2]), "car_racing")
+    np.testing.assert_allclose(dreamt(agent, np.zeros(6), world, [0]), [[1, 0, 0], [0, -0.5, 2], [0, 0, -1]], atol=0.1)
+
+
+def test_two_dreams_differ_in_what_is_done_only(tmp_path):
+    agent, world = dream_of(tmp_path, Blank(lambda z, a: a[:, 0] * z[:, 1]))
+    state, sign = State(torch.randn(8, 2).repeat(2, 1), (torch.zeros(16, 2),)), torch.ones(8, 1)
+    one, other = paid(agent, np.ones(2), world, state, torch.cat([sign, sign]), torch.Generator().manual_seed(0))
+    assert torch.equal(one, other)
+    one, other = paid(agent, np.ones(2), world, state, torch.cat([sign, -sign]), torch.Generator().manual_seed(0))
+    assert (one != other).all()
+
+
+def test_moments_are_where_the_controller_comes_by(tmp_path):
+    """It never lives on where its z_0 is below 0."""
+    agent, world = dream_of(tmp_path, Blank(risk=lambda z, a: (z[:, 0] < 0).float()))
+    moments = State.joined(list(visited(agent, np.zeros(2), world, np.random.default_rng(0))))
+    expected = improve.DREAMS * improve.SHARE * 2           # steps lived: half of them end at each
+    assert abs(len(moments.features) - expected) < 0.2 * expected
+
+
+def test_an_interrupted_improvement_goes_on(tmp_path, monkeypatch):
+    agent, world = dream_of(tmp_path, Blank(lambda z, a: a[:, 0] * z[:, 1]))
+    calls, real, run = [], improve.dreamt, Run(tmp_path / "run")
+    expected = improved(agent, world, False, run, {"a": 1}, 0)
+    assert not run.progress_path("start").exists()
+    assert abs(expected[0]) < 0.2 and expected[1] == pytest.approx(GAIN, rel=0.05)
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*args)
+    monkeypatch.setattr(improve, "dreamt", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        improved(agent, world, False, run, {"a": 1}, 0)
+    monkeypatch.setattr(improve, "recorded", None)
+    np.testing.assert_array_equal(improved(agent, world, False, run, {"a": 1}, 0), expected)
+    assert len(calls) == 3 + improve.ITERATIONS - 2

@@ -17,9 +17,9 @@ from worldmodels.memory.lstm import LSTM
 from worldmodels.training import TrainConfig
 from worldmodels.types import Imagined, Noise, State, Transitions
 
-DEATH = {
-    "threshold": lambda logit, uniform: logit > 0,
-    "sampled": lambda logit, uniform: uniform < logit.sigmoid(),
+DEATH = {                                       # done logits -> the probability that the dream ends
+    "threshold": lambda logit: (logit > 0).to(logit.dtype),
+    "sampled": torch.sigmoid,
 }
 
 
@@ -66,14 +66,15 @@ class MDNRNN(nn.Module):
         h, c, x = self._transition(state, action)
         raw, reward, logit = self._heads(h, x)
         z = mixture.sample(raw, temperature, noise.uniform[:, :-1], noise.normal)
-        return Imagined(self._state(z, h, c, torch.zeros_like(state.inner[3])), reward, self.died(logit, noise.uniform[:, -1]))
+        risk = self.risk(logit)
+        return Imagined(self._state(z, h, c, torch.zeros_like(state.inner[3])), reward, noise.uniform[:, -1] < risk, risk)
 
     def dreamer(self, batch: int, action_size: int, temperature: float) -> MDNRNNDreamer:
         return MDNRNNDreamer(self, batch, action_size, temperature)
 
-    def died(self, logit: Tensor, uniform: Tensor) -> Tensor:
-        """Whether a dream with this done logit ends, both [B]."""
-        return DEATH[self.config.death](logit, uniform)
+    def risk(self, logit: Tensor) -> Tensor:
+        """The probability that a dream with this done logit ends, both [B]."""
+        return DEATH[self.config.death](logit)
 
     def loss(self, batch: Transitions, carry: tuple[Tensor, Tensor] | None, generator: torch.Generator):
         """Negative log-likelihood a dimension + squared error of the reward + cross-entropy of done, each a mean over steps."""

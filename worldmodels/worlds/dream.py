@@ -72,7 +72,7 @@ class DreamWorld:
 
     def step(self, action: Tensor) -> Step:
         noise = Noise(*(numbers[self.row] for numbers in next(self.noise)))
-        self.state, reward, done = self.memory.imagine(self.state, action, self.config.temperature, noise)
+        self.state, reward, done, _ = self.memory.imagine(self.state, action, self.config.temperature, noise)
         self.steps += 1
         return Step(self.state, reward, done | (self.steps >= self.config.max_steps))
 

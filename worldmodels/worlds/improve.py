@@ -1,45 +1,104 @@
-"""A controller from recorded episodes alone, where the search for C may begin: one step of policy improvement.
+"""A controller without a search, where that for C may begin: policy improvement by least squares (Lagoudakis & Parr 2003).
 
-The discounted return that followed an action a, taken where a controller saw the features f, is explained by least squares as
+How much more of an action would have brought is estimated as w_j·f + b_j, from the features f that a controller sees, twice:
 
-    Q(f, a) = v·f + u + sum_j a_j (w_j·f + b_j).
+- from the recorded episodes (`recorded`), by the returns that followed what was done there. These are the game's own, but noisy,
+  and tell of whoever played, and only as far as actions were partly chosen at random.
+- from dreams (`dreamt`), as many as it takes, by what the controller itself would get: two that differ in nothing but what is done in
+  the first few steps. But M may be wrong.
 
-w_j·f + b_j is how much more of a_j would have brought, and a linear controller. This is least-squares policy iteration (Lagoudakis
-& Parr 2003), with Monte Carlo returns for its fixed point. It improves on whoever played the episodes, and can only where they
-chose their actions partly at random.
+Both estimates together are a better controller than either (docs/experiments.md), and a linear one. From there the dreams are
+dreamt anew, ITERATIONS times.
 """
+
+from typing import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from worldmodels.envs import TASKS
 from worldmodels.memory.latents import Encoded, Latents, sample
-from worldmodels.types import Memory
+from worldmodels.runs import Run
+from worldmodels.types import Memory, Noise, State
+from worldmodels.worlds.agent import Agent
+from worldmodels.worlds.dream import DreamWorld
 
-DISCOUNT = 15 / 16      # of the return, a step
+ITERATIONS = 4
 GAIN = 3.0              # the root mean square of what the controller puts out, before it is squashed to actions
 RIDGE = 1e-3            # of each regressor's own mean square
-TOGETHER = 128          # episodes that M observes at once
+
+RECORDED_DISCOUNT = 31 / 32     # of the return, a step
+TOGETHER = 128                  # episodes that M observes at once
+
+DREAMS = 1024           # of the controller, along which moments are chosen ...
+SHARE = 1 / 7           # ... this part of all
+HOLD = 2                # steps in which the two dreams of a moment do opposite things
+HORIZON = 48            # steps that they are compared over
+DISCOUNT = 0.98         # of their rewards, a step
+PAIRS = 1024            # dreamt at once
+
+
+class LeastSquares:
+    """y = sum_j a_j (w_j·f + b_j), fitted to what was added."""
+
+    covariance = response = 0.0
+
+    def add(self, a: Tensor, features: Tensor, y: Tensor):
+        """a [N, J], features [N, F], y [N]."""
+        x = torch.cat([features, features.new_ones(len(features), 1)], 1)
+        regressors = (a[:, :, None] * x[:, None]).flatten(1)            # [N, J (F + 1)]
+        self.covariance = self.covariance + (regressors.t() @ regressors).double()
+        self.response = self.response + (regressors.t() @ y).double()
+        self.width = x.shape[1]
+
+    def solve(self) -> Tensor:
+        """w_j and b_j, [J, F + 1]."""
+        ridge = RIDGE * self.covariance.diag().diag()
+        return torch.linalg.solve(self.covariance + ridge, self.response).view(-1, self.width)
 
 
 @torch.inference_mode()
-def improved(memory: Memory, latents: Latents, bias: bool) -> np.ndarray:
-    """The controller's parameters [n], as LinearPolicy takes them."""
-    covariance = response = 0.0
+def improved(agent: Agent, world: DreamWorld, bias: bool, run: Run, info: dict, seed: int) -> np.ndarray:
+    """The parameters [n] of a controller for `agent`, as LinearPolicy takes them; goes on where it was interrupted."""
+    progress = run.load_progress("start", info)
+    if progress:
+        state, begun = progress
+    else:
+        slope, second = recorded(agent.memory, world.latents)
+        state, begun = {"recorded": unit(slope, second), "dreamt": torch.zeros_like(slope), "second": second}, 0
+
+    def controller() -> np.ndarray:
+        weights = GAIN * unit(state["recorded"] + state["dreamt"], state["second"])
+        return weights.t()[:None if bias else -1].flatten().cpu().numpy()
+
+    for iteration in range(begun + 1, ITERATIONS + 1):
+        run.save_progress("start", state, info | {"step": iteration - 1})
+        slope = dreamt(agent, controller(), world, [seed, iteration, 2])
+        state["dreamt"] = unit(state["dreamt"] + unit(slope, state["second"]), state["second"])
+    run.progress_path("start").unlink(missing_ok=True)
+    return controller()
+
+
+def unit(slope: Tensor, second: Tensor) -> Tensor:
+    """Controllers [A, F + 1] whose outputs have a root mean square of 1 where features have the second moments [F + 1, F + 1]."""
+    return slope / (slope @ second * slope).sum(1, keepdim=True).sqrt().clamp(1e-12)
+
+
+def recorded(memory: Memory, latents: Latents) -> tuple[Tensor, Tensor]:
+    """Of the recorded episodes: w_j and b_j [A, F + 1] in
+
+        return = v·f + u + sum_j a_j (w_j·f + b_j),
+
+    and the second moments [F + 1, F + 1] of what a controller saw in them."""
+    fit, steps = LeastSquares(), 0
     by_length = np.argsort(latents.lengths, kind="stable")
     for chosen in tqdm(np.array_split(by_length, -(-len(by_length) // TOGETHER)), desc="improving on the episodes", unit="batch"):
         features, action, returns = seen(memory, [latents.episode(i) for i in chosen], int(chosen[0]))
-        ones = features.new_ones(len(features), 1)
-        x = torch.cat([features, ones], 1)
-        regressors = (torch.cat([ones, action], 1)[:, :, None] * x[:, None]).flatten(1)         # [N, (1 + A)(F + 1)]
-        covariance = covariance + (regressors.t() @ regressors).double()
-        response = response + (regressors.t() @ returns).double()
-    fit = torch.linalg.solve(covariance + RIDGE * covariance.diag().diag(), response).view(-1, x.shape[1])
-    slope = fit[1:]                                                                             # [A, F + 1]: w_j, b_j
-    count, second = covariance[x.shape[1] - 1, x.shape[1] - 1], covariance[:x.shape[1], :x.shape[1]]    # of steps; sum of x x^T
-    slope *= GAIN / ((slope @ second * slope).sum(1, keepdim=True) / count).sqrt().clamp(1e-12)
-    return slope.t()[:None if bias else -1].flatten().cpu().numpy()
+        fit.add(torch.cat([features.new_ones(len(features), 1), action], 1), features, returns)
+        steps += len(features)
+    return fit.solve()[1:], fit.covariance[:fit.width, :fit.width] / steps
 
 
 def seen(memory: Memory, episodes: list[Encoded], seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -56,5 +115,47 @@ def seen(memory: Memory, episodes: list[Encoded], seed: int) -> tuple[Tensor, Te
         state = memory.observe(state, action[:, t], z[:, t + 1])
         features.append(state.features)
     for t in reversed(range(action.shape[1] - 1)):
-        returns[:, t] += DISCOUNT * returns[:, t + 1]
+        returns[:, t] += RECORDED_DISCOUNT * returns[:, t + 1]
     return torch.stack(features, 1)[played], action[played], returns[played]
+
+
+def dreamt(agent: Agent, controller: np.ndarray, world: DreamWorld, seed: list[int]) -> Tensor:
+    """w_j and b_j [A, F + 1], of pairs of dreams that begin where the controller [n] comes by in its own: for HOLD steps one does all it can
+    of each action, or as little (±GAIN, at random), and the other the opposite; then the controller acts. Half of how much more the
+    one brings is
+
+        sum_j ±_j (w_j·f + b_j)."""
+    rng, fit = np.random.default_rng(seed), LeastSquares()
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    moments = State.joined(list(visited(agent, controller, world, rng)))
+    for part in tqdm(torch.arange(len(moments.features)).split(PAIRS), desc="improving in the dream", unit="batch"):
+        state = moments.rows(part.to(world.device))
+        sign = 2.0 * torch.randint(2, (len(part), TASKS[agent.task].action_size), generator=generator).to(world.device) - 1
+        one, other = paid(agent, controller, world, state.rows(torch.arange(len(part)).repeat(2)), torch.cat([sign, -sign]), generator)
+        fit.add(sign, state.features, (one - other) / 2)
+    return fit.solve()
+
+
+def visited(agent: Agent, controller: np.ndarray, world: DreamWorld, rng: np.random.Generator) -> Iterator[State]:
+    """A SHARE of the moments of DREAMS dreams of the controller."""
+    policy, state = agent.policy(controller[None], DREAMS), world.reset(rng.integers(2**31, size=DREAMS).tolist())
+    alive = torch.ones(DREAMS, dtype=torch.bool)
+    while len(alive):
+        yield state.rows(torch.from_numpy(np.flatnonzero(rng.random(len(alive)) < SHARE)).to(world.device))
+        alive = (~world.step(policy(state)).done).nonzero()[:, 0]
+        state, policy = world.go_on(alive, []), policy.rows(alive)
+
+
+def paid(agent: Agent, controller: np.ndarray, world: DreamWorld, state: State, sign: Tensor, generator: torch.Generator) -> Tensor:
+    """What dreams [2N] from there on pay, [2, N]; the second half's chance is that of the first. They do not die: each reward is weighed
+    with the probability that the dream has come so far."""
+    count, (U, N) = len(sign) // 2, agent.memory.noise_size
+    policy, alive, total = agent.policy(controller[None], 2 * count), 1.0, 0.0
+    for step in range(HORIZON):
+        action = policy.squash(GAIN * sign) if step < HOLD else policy(state)
+        noise = Noise(torch.rand(count, U, generator=generator), torch.randn(count, N, generator=generator))
+        noise = Noise(*(numbers.repeat(2, 1).to(world.device) for numbers in noise))
+        state, reward, _, risk = agent.memory.imagine(state, action, world.config.temperature, noise)
+        total = total + DISCOUNT**step * alive * reward
+        alive = alive * (1 - risk)
+    return total.view(2, count)

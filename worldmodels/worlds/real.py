@@ -47,7 +47,7 @@ class RealWorld:
         self.envs, self.noise = [self.envs[i] for i in kept], [self.noise[i] for i in kept]
         self.frames, self.state = self.frames[kept], self.state.rows(index)
         if seeds:
-            self.state = self.state.joined(self._begin(seeds))
+            self.state = State.joined([self.state, self._begin(seeds)])
         return self.state
 
     def _begin(self, seeds: Sequence[int]) -> State:
