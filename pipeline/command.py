@@ -113,7 +113,7 @@ def check(config: Config):
     """Raises UserError for a value that no stage could use."""
     choices = {"--collect.policy": (config.collect.policy, TASKS[config.task].policies),
                "--memory.kind": (config.memory.kind, MEMORIES), "--memory.death": (config.memory.death, DEATH),
-               "--dream.start": (config.dream.start, STARTS), "--controller.start": (config.controller.start, ("zero", "improved")),
+               "--dream.start": (config.dream.start, STARTS), "--controller.start": (config.controller.start, ("zero", "dreamt", "improved")),
                "--collect.drawing": (config.collect.drawing, GAMES)}
     for flag, (value, allowed) in choices.items():
         if value not in allowed:

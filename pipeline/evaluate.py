@@ -53,7 +53,7 @@ def report(config: Config, run: Run, agent: Agent, digest: str, controller: np.n
     latents = encoded(config, run, digest)
     with LocalExecutor(workers(config)) as executor:
         scores = score_random(config, agent, latents, executor)
-        if config.controller.start == "improved":
+        if config.controller.start != "zero":
             scores += score_controller(config, run, agent, digest, latents, start, "before evolution (least squares)", executor)
         scores += score_controller(config, run, agent, digest, latents, controller, f"controller from the {config.world}", executor)
         played = watch(config, run, digest, controller, executor)

@@ -40,12 +40,13 @@ def zero(config: Config, run: Run, agent: Agent, digest: str, place: Run) -> np.
 
 
 def improve(config: Config, run: Run, agent: Agent, digest: str, place: Run) -> np.ndarray:
-    """The parameters [n] of a controller that least squares finds in the run's episodes and in dreams; its progress is kept in `place`."""
+    """The parameters [n] of a controller that least squares makes of dreams, and of the recorded episodes unless it starts "dreamt"; its
+    progress is kept in `place`."""
     world, info = DreamWorld(agent.memory, encoded(config, run, digest), config.dream), controller_info(config, digest)
-    return improved(agent, world, config.controller.bias, place, info, config.seed + run.round - 1)
+    return improved(agent, world, config.controller.bias, config.controller.start == "improved", place, info, config.seed + run.round - 1)
 
 
-START = {"zero": zero, "improved": improve}
+START = {"zero": zero, "dreamt": improve, "improved": improve}
 
 
 def dream_fitness(config: Config, run: Run, agent: Agent, digest: str, stack: ExitStack) -> Fitness:

@@ -135,11 +135,12 @@ def test_the_controller_evolves_in_the_real_game_too(copied):
     assert all(0 <= row["worst"] <= row["mean"] <= row["best"] for row in rows)     # the toy rewards with its position
 
 
-def test_the_search_may_start_at_what_the_episodes_say(copied):
+@pytest.mark.parametrize("start", ("improved", "dreamt"))
+def test_the_search_may_start_at_what_dreams_say(copied, start):
     folder, arguments = copied
     for path in (folder / "checkpoints").glob("controller.*"):
         path.unlink()
-    arguments += ["--controller.start", "improved"]
+    arguments += ["--controller.start", start]
     main(stages.train_controller, arguments)
     tensors, _ = load_arrays(folder / "checkpoints" / "controller.safetensors")
     assert tensors["start"].shape == tensors["parameters"].shape and tensors["start"].any()

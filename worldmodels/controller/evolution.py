@@ -26,7 +26,8 @@ class ControllerConfig:
     generations: int = 1800
     population: int = 64
     episodes: int = 16              # of each member in each generation
-    start: str = "zero"             # where the search starts: zero, or where the round before ended | improved (worlds/improve.py)
+    start: str = "zero"             # where the search starts: zero, or where the round before ended | what least squares makes of
+                                    # dreams: dreamt | of these and the recorded episodes: improved (worlds/improve.py)
     sigma: float = 0.1              # initial step size
     bias: bool = True               # the linear layer has one (paper: CarRacing yes, TakeCover no)
     eval_every: int = 25            # generations between scores of the CMA mean

@@ -7,8 +7,8 @@ How much more of an action would have brought is estimated as w_j·f + b_j, from
 - from dreams (`dreamt`), as many as it takes, by what the controller itself would get: two that differ in nothing but what is done in
   the first few steps. But M may be wrong.
 
-Both estimates together are a better controller than either (docs/experiments.md), and a linear one. From there the dreams are
-dreamt anew, ITERATIONS times.
+Each is a linear controller, and both together are a better one than either (docs/experiments.md). The dreams are dreamt anew from
+there, ITERATIONS times.
 """
 
 from typing import Iterator
@@ -25,7 +25,7 @@ from worldmodels.types import Memory, Noise, State
 from worldmodels.worlds.agent import Agent
 from worldmodels.worlds.dream import DreamWorld
 
-ITERATIONS = 4
+ITERATIONS = 5
 GAIN = 3.0              # the root mean square of what the controller puts out, before it is squashed to actions
 RIDGE = 1e-3            # of each regressor's own mean square
 
@@ -44,6 +44,7 @@ class LeastSquares:
     """y = sum_j a_j (w_j·f + b_j), fitted to what was added."""
 
     covariance = response = 0.0
+    count = 0
 
     def add(self, a: Tensor, features: Tensor, y: Tensor):
         """a [N, J], features [N, F], y [N]."""
@@ -51,32 +52,39 @@ class LeastSquares:
         regressors = (a[:, :, None] * x[:, None]).flatten(1)            # [N, J (F + 1)]
         self.covariance = self.covariance + (regressors.t() @ regressors).double()
         self.response = self.response + (regressors.t() @ y).double()
-        self.width = x.shape[1]
+        self.count, self.width = self.count + len(y), x.shape[1]
 
     def solve(self) -> Tensor:
         """w_j and b_j, [J, F + 1]."""
         ridge = RIDGE * self.covariance.diag().diag()
-        return torch.linalg.solve(self.covariance + ridge, self.response).view(-1, self.width)
+        return torch.linalg.solve(self.covariance + ridge, self.response).view(-1, self.width).cpu()
+
+    def second(self) -> Tensor:
+        """The second moments [F + 1, F + 1] of (f, 1), where the first a is 1 or -1."""
+        return (self.covariance[:self.width, :self.width] / self.count).cpu()
 
 
 @torch.inference_mode()
-def improved(agent: Agent, world: DreamWorld, bias: bool, run: Run, info: dict, seed: int) -> np.ndarray:
-    """The parameters [n] of a controller for `agent`, as LinearPolicy takes them; goes on where it was interrupted."""
+def improved(agent: Agent, world: DreamWorld, bias: bool, episodes: bool, run: Run, info: dict, seed: int) -> np.ndarray:
+    """The parameters [n] of a controller for `agent`, as LinearPolicy takes them, by the recorded episodes and dreams, or by dreams alone.
+    Goes on where it was interrupted."""
     progress = run.load_progress("start", info)
     if progress:
         state, begun = progress
     else:
-        slope, second = recorded(agent.memory, world.latents)
+        width = agent.memory.feature_size + 1
+        nothing = torch.zeros(TASKS[agent.task].action_size, width, dtype=torch.float64), torch.eye(width, dtype=torch.float64)
+        slope, second = recorded(agent.memory, world.latents) if episodes else nothing
         state, begun = {"recorded": unit(slope, second), "dreamt": torch.zeros_like(slope), "second": second}, 0
 
     def controller() -> np.ndarray:
         weights = GAIN * unit(state["recorded"] + state["dreamt"], state["second"])
-        return weights.t()[:None if bias else -1].flatten().cpu().numpy()
+        return weights.t()[:None if bias else -1].flatten().numpy()
 
     for iteration in range(begun + 1, ITERATIONS + 1):
         run.save_progress("start", state, info | {"step": iteration - 1})
-        slope = dreamt(agent, controller(), world, [seed, iteration, 2])
-        state["dreamt"] = unit(state["dreamt"] + unit(slope, state["second"]), state["second"])
+        slope, second = dreamt(agent, controller(), world, [seed, iteration, 2])
+        state |= {"dreamt": unit(state["dreamt"] + unit(slope, second), second), "second": second}
     run.progress_path("start").unlink(missing_ok=True)
     return controller()
 
@@ -92,13 +100,12 @@ def recorded(memory: Memory, latents: Latents) -> tuple[Tensor, Tensor]:
         return = v·f + u + sum_j a_j (w_j·f + b_j),
 
     and the second moments [F + 1, F + 1] of what a controller saw in them."""
-    fit, steps = LeastSquares(), 0
+    fit = LeastSquares()
     by_length = np.argsort(latents.lengths, kind="stable")
     for chosen in tqdm(np.array_split(by_length, -(-len(by_length) // TOGETHER)), desc="improving on the episodes", unit="batch"):
         features, action, returns = seen(memory, [latents.episode(i) for i in chosen], int(chosen[0]))
         fit.add(torch.cat([features.new_ones(len(features), 1), action], 1), features, returns)
-        steps += len(features)
-    return fit.solve()[1:], fit.covariance[:fit.width, :fit.width] / steps
+    return fit.solve()[1:], fit.second()
 
 
 def seen(memory: Memory, episodes: list[Encoded], seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -119,10 +126,10 @@ def seen(memory: Memory, episodes: list[Encoded], seed: int) -> tuple[Tensor, Te
     return torch.stack(features, 1)[played], action[played], returns[played]
 
 
-def dreamt(agent: Agent, controller: np.ndarray, world: DreamWorld, seed: list[int]) -> Tensor:
-    """w_j and b_j [A, F + 1], of pairs of dreams that begin where the controller [n] comes by in its own: for HOLD steps one does all it can
-    of each action, or as little (±GAIN, at random), and the other the opposite; then the controller acts. Half of how much more the
-    one brings is
+def dreamt(agent: Agent, controller: np.ndarray, world: DreamWorld, seed: list[int]) -> tuple[Tensor, Tensor]:
+    """The same of pairs of dreams that begin where the controller [n] comes by in its own: for HOLD steps one does all it can of each
+    action, or as little (±GAIN, at random), and the other the opposite; then the controller acts. Half of how much more the one
+    brings is
 
         sum_j ±_j (w_j·f + b_j)."""
     rng, fit = np.random.default_rng(seed), LeastSquares()
@@ -133,7 +140,7 @@ def dreamt(agent: Agent, controller: np.ndarray, world: DreamWorld, seed: list[i
         sign = 2.0 * torch.randint(2, (len(part), TASKS[agent.task].action_size), generator=generator).to(world.device) - 1
         one, other = paid(agent, controller, world, state.rows(torch.arange(len(part)).repeat(2)), torch.cat([sign, -sign]), generator)
         fit.add(sign, state.features, (one - other) / 2)
-    return fit.solve()
+    return fit.solve(), fit.second()
 
 
 def visited(agent: Agent, controller: np.ndarray, world: DreamWorld, rng: np.random.Generator) -> Iterator[State]:
