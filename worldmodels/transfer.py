@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from worldmodels.episodes import Episode, located
+from worldmodels.memory.latents import observed
 from worldmodels.runs import Run
 from worldmodels.types import Noise, Policy, State
 from worldmodels.worlds.agent import Agent, worker_world
@@ -88,12 +89,11 @@ def states(agent: Agent, played: Sequence[Episode], episode: np.ndarray, step: n
     last = max(step) + 1
     padded = lambda arrays: torch.from_numpy(np.stack([a[np.minimum(np.arange(last + 1), len(a) - 1)] for a in arrays]))
     z, action = padded([e.frames for e in played]), padded([e.action for e in played])
-    state, found, order = agent.memory.initial(z[:, 0]), [], []
-    for t in range(last):
+    found, order = [], []
+    for t, state in enumerate(observed(agent.memory, z, action[:, :last])):
         here = np.flatnonzero(step == t)
         found.append(state.rows(torch.from_numpy(episode[here])))
         order.append(here)
-        state = agent.memory.observe(state, action[:, t], z[:, t + 1])
     return State.joined(found).rows(torch.from_numpy(np.argsort(np.concatenate(order))))
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from worldmodels.episodes import SUFFIX, Episode
 from worldmodels.files import header, load_arrays, save_arrays
 from worldmodels.runs import Run
-from worldmodels.types import Transitions, UserError
+from worldmodels.types import Memory, State, Transitions, UserError
 
 CACHE = 2**29       # bytes of episodes kept in memory
 
@@ -60,6 +60,14 @@ def sample(mu: np.ndarray, log_var: np.ndarray, generator: torch.Generator) -> T
     """z ~ N(mu, sigma) on the CPU, shaped like `mu`, float32."""
     mu, log_var = torch.from_numpy(mu).float(), torch.from_numpy(log_var).float()
     return mu + torch.exp(0.5 * log_var) * torch.randn(mu.shape, generator=generator)
+
+
+def observed(memory: Memory, z: Tensor, action: Tensor) -> Iterator[State]:
+    """What M makes of episodes z [B, T+1, Z], action [B, T, A], at each of the T steps in turn, before its action."""
+    state = memory.initial(z[:, 0])
+    for t in range(action.shape[1]):
+        yield state
+        state = memory.observe(state, action[:, t], z[:, t + 1])
 
 
 def stored_length(path: Path, vision_digest: str) -> int:

@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from worldmodels.envs import TASKS
-from worldmodels.memory.latents import Encoded, Latents, sample
+from worldmodels.memory.latents import Encoded, Latents, observed, sample
 from worldmodels.runs import Run
 from worldmodels.types import Memory, Noise, State
 from worldmodels.worlds.agent import Agent
@@ -56,7 +56,7 @@ class LeastSquares:
 
     def solve(self) -> Tensor:
         """w_j and b_j, [J, F + 1]."""
-        ridge = RIDGE * self.covariance.diag().diag()
+        ridge = RIDGE * self.covariance.diag().clamp(1e-9).diag()
         return torch.linalg.solve(self.covariance + ridge, self.response).view(-1, self.width).cpu()
 
     def second(self) -> Tensor:
@@ -116,11 +116,7 @@ def seen(memory: Memory, episodes: list[Encoded], seed: int) -> tuple[Tensor, Te
     z = padded(sample(e.mu, e.log_var, generator) for e in episodes)                            # [B, T+1, Z]
     action, returns = (padded(torch.from_numpy(a) for a in rows) for rows in zip(*((e.action, e.reward) for e in episodes)))
     played = padded(torch.ones(len(e.action)) for e in episodes) > 0                            # [B, T]
-    state = memory.initial(z[:, 0])
-    features = [state.features]
-    for t in range(action.shape[1] - 1):
-        state = memory.observe(state, action[:, t], z[:, t + 1])
-        features.append(state.features)
+    features = [state.features for state in observed(memory, z, action)]
     for t in reversed(range(action.shape[1] - 1)):
         returns[:, t] += RECORDED_DISCOUNT * returns[:, t + 1]
     return torch.stack(features, 1)[played], action[played], returns[played]
