@@ -42,7 +42,7 @@ class State(NamedTuple):
 class Imagined(NamedTuple):
     state: State
     reward: Tensor                      # [B] float32
-    done: Tensor                        # [B] bool
+    done: Tensor                        # [B] bool: the noise's last uniform number is below the risk
     risk: Tensor                        # [B] float32, the probability of done
 
 
@@ -102,7 +102,7 @@ class Dreamer(Protocol):
         """What the controllers put out [A, B], before it is squashed to actions."""
 
     def step(self, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Action [A, B], noise [U + N, B], uniform numbers first -> reward [B], done [B] bool."""
+        """Action [A, B], noise [U + N, B], uniform numbers first -> reward [B], risk [B]."""
 
     def keep(self, index: Tensor):
         """Goes on with the dreams `index` [N] only."""

@@ -136,16 +136,14 @@ def test_imagination_draws_from_the_head_after_the_transition(memory):
 
 def test_death_by_threshold_is_a_positive_logit_and_sampled_death_its_probability(memory):
     state, action = watched(memory), torch.zeros(B, A).double()
-    index = torch.zeros(20_000, dtype=torch.int64)
     for logit in (-1.0, 0.5):
         memory.head.weight.data[-1], memory.head.bias.data[-1] = 0, logit
-        share = {}
+        risk = {}
         for death in ("threshold", "sampled"):
             memory.config = MemoryConfig(**vars(memory.config) | {"death": death})
-            done = memory.imagine(state.rows(index), action[index], 1.0, noise(memory, batch=len(index))).done
-            share[death] = done.double().mean().item()
-        assert share["threshold"] == float(logit > 0)
-        assert share["sampled"] == pytest.approx(torch.tensor(logit).sigmoid().item(), abs=0.015)
+            risk[death] = memory.imagine(state, action, 1.0, noise(memory)).risk
+        assert (risk["threshold"] == float(logit > 0)).all()
+        torch.testing.assert_close(risk["sampled"], torch.full((B,), logit).double().sigmoid())
 
 
 def test_the_restart_flag_is_an_input_on_the_first_step_only():

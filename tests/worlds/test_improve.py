@@ -8,7 +8,7 @@ from tests.conftest import make_latents
 from worldmodels.episodes import Episode
 from worldmodels.memory import MDNRNN, MemoryConfig
 from worldmodels.runs import Run
-from worldmodels.types import Imagined, State
+from worldmodels.types import Imagined, Noise, State
 from worldmodels.worlds import improve
 from worldmodels.worlds.agent import Agent
 from worldmodels.worlds.dream import DreamConfig, DreamWorld
@@ -34,6 +34,27 @@ class Blank(torch.nn.Module):
     def imagine(self, state, action, temperature, noise):
         risk = self.risk(state.features, action)
         return Imagined(self.initial(noise.normal), self.reward(state.features, action), noise.uniform[:, 0] < risk, risk)
+
+    def dreamer(self, batch, action_size, temperature):
+        return PlainDreamer(self)
+
+
+class PlainDreamer:
+    """`imagine`, as a Dreamer."""
+
+    def __init__(self, memory):
+        self.memory = memory
+
+    def load(self, state, weight, bias):
+        self.state, self.weight, self.bias = state, weight, bias
+
+    def look(self):
+        return ((self.state.features[:, None] @ self.weight)[:, 0] + self.bias).t()
+
+    def step(self, action, noise):
+        noise = Noise(*noise.t().split(self.memory.noise_size, 1))
+        self.state, reward, _, risk = self.memory.imagine(self.state, action.t(), 1.0, noise)
+        return reward, risk
 
 
 def episodes(reward, actions=1, count=40):

@@ -65,7 +65,7 @@ class MDNRNNDreamer:
         if len(self.restart):
             self.restart.zero_()
         self._sample(noise[:self.Z], noise[self.Z + 1:])
-        return self.reward, noise[self.Z] < self.memory.risk(self.logit)
+        return self.reward, self.memory.risk(self.logit)
 
     def keep(self, index: Tensor):
         self._allocate(*(t.index_select(-1, index) for t in (self.x, self.c, self.controllers)))

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from worldmodels.envs import TASKS
 from worldmodels.memory.latents import Encoded, Latents, observed, sample
 from worldmodels.runs import Run
-from worldmodels.types import Memory, Noise, State
+from worldmodels.types import Memory, State
 from worldmodels.worlds.agent import Agent
 from worldmodels.worlds.dream import DreamWorld
 
@@ -154,11 +154,12 @@ def paid(agent: Agent, controller: np.ndarray, world: DreamWorld, state: State, 
     with the probability that the dream has come so far."""
     count, (U, N) = len(sign) // 2, agent.memory.noise_size
     policy, alive, total = agent.policy(controller[None], 2 * count), 1.0, 0.0
+    dreamer = agent.memory.dreamer(2 * count, sign.shape[1], world.config.temperature)
+    dreamer.load(state, policy.weight, policy.bias)
     for step in range(HORIZON):
-        action = policy.squash(GAIN * sign) if step < HOLD else policy(state)
-        noise = Noise(torch.rand(count, U, generator=generator), torch.randn(count, N, generator=generator))
-        noise = Noise(*(numbers.repeat(2, 1).to(world.device) for numbers in noise))
-        state, reward, _, risk = agent.memory.imagine(state, action, world.config.temperature, noise)
+        action = policy.squash(GAIN * sign if step < HOLD else dreamer.look().t())
+        noise = torch.cat([torch.rand(U, count, generator=generator), torch.randn(N, count, generator=generator)])
+        reward, risk = dreamer.step(action.t(), noise.repeat(1, 2).to(world.device))
         total = total + DISCOUNT**step * alive * reward
         alive = alive * (1 - risk)
     return total.view(2, count)

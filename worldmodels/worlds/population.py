@@ -34,6 +34,7 @@ class Batch:
         self.count, self.max_steps = len(seed), config.max_steps
         width = whole_widths(self.count)
         self.dreamer = memory.dreamer(width, policy.bias.shape[1], config.temperature)
+        self.decides = memory.noise_size[0] - 1                     # the number that decides whether a dream ends
         self.returns = start.features.new_empty(width)              # of the rollouts, as far as they are dropped
         self.lengths = torch.empty_like(self.returns)
         self.alive, self.total, self.steps = (torch.empty_like(self.returns) for _ in range(3))     # of the columns
@@ -55,10 +56,11 @@ class Batch:
         """Some steps; noise [steps, U + N, S]."""
         for numbers in noise:
             action = self.squash(self.dreamer.look().t()).t()
-            reward, done = self.dreamer.step(action, numbers.index_select(1, self.seed))
+            mine = numbers.index_select(1, self.seed)
+            reward, risk = self.dreamer.step(action, mine)
             self.total.addcmul_(reward, self.alive)
             self.steps += self.alive
-            self.alive.masked_fill_(done, 0).mul_(self.steps < self.max_steps)
+            self.alive.masked_fill_(mine[self.decides] < risk, 0).mul_(self.steps < self.max_steps)
 
     def compact(self) -> bool:
         """Drops columns whose dream has ended, as far as whole WIDTHs go; returns whether any dream goes on."""
