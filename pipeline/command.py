@@ -52,9 +52,10 @@ def clocked(stage: Stage) -> Stage:
         try:
             stage(config, run)
         finally:
-            seconds = read_json(path) if path.exists() else {}
-            spent = seconds.get(stage.__name__, 0) + time.monotonic() - start
-            write_json(path, seconds | {stage.__name__: round(spent, 1)})
+            if run.folder.exists():                 # not where a round before is missing
+                seconds = read_json(path) if path.exists() else {}
+                spent = seconds.get(stage.__name__, 0) + time.monotonic() - start
+                write_json(path, seconds | {stage.__name__: round(spent, 1)})
     return timed
 
 
@@ -113,8 +114,7 @@ def check(config: Config):
     """Raises UserError for a value that no stage could use."""
     choices = {"--collect.policy": (config.collect.policy, TASKS[config.task].policies),
                "--memory.kind": (config.memory.kind, MEMORIES), "--memory.death": (config.memory.death, DEATH),
-               "--dream.start": (config.dream.start, STARTS), "--controller.start": (config.controller.start, ("zero", "dreamt", "improved")),
-               "--collect.drawing": (config.collect.drawing, GAMES)}
+               "--dream.start": (config.dream.start, STARTS), "--collect.drawing": (config.collect.drawing, GAMES)}
     for flag, (value, allowed) in choices.items():
         if value not in allowed:
             raise UserError(f"{flag} {value}: choose one of {', '.join(allowed)}")

@@ -1,16 +1,13 @@
 """The paper's table of temperatures: controllers evolved in dreams of each tau, scored there and in the real game
 -> report/temperature.json and temperature.png."""
 
-from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 
-from pipeline.command import controller_info, main, say, workers
+from pipeline.command import main, say, workers
 from pipeline.evaluate import score_controller
 from pipeline.presets import Config
-from pipeline.train_controller import START, checked_agent, dream_fitness, encoded
+from pipeline.train_controller import checked_agent, encoded, evolved
 from worldmodels import plots
-from worldmodels.controller import evolve
 from worldmodels.evaluate import table
 from worldmodels.executors import LocalExecutor
 from worldmodels.files import write_json
@@ -27,7 +24,7 @@ def sweep_temperature(config: Config, run: Run):
     for tau in config.sweep.temperatures:
         for training in range(config.sweep.trainings):
             say(f"\ntau {tau:g}, training {training + 1} of {config.sweep.trainings}")
-            dreaming = replace(config, dream=replace(config.dream, temperature=tau), seed=config.seed + training)
+            dreaming = replace(config, world="dream", dream=replace(config.dream, temperature=tau), seed=config.seed + training)
             scores += scores_at(dreaming, tau == config.dream.temperature, run, agent, digest, latents)
             write_json(run.report / "temperature.json", scores)
     plots.temperature(scores, run.report / "temperature.png")
@@ -38,11 +35,8 @@ def sweep_temperature(config: Config, run: Run):
 def scores_at(config: Config, own: bool, run: Run, agent: Agent, digest: str, latents: Latents) -> list[dict]:
     """Evolves a controller, or takes the one that is there, and scores it in the real game and in its dream."""
     name = f"evolved at tau {config.dream.temperature:g}"
-    place, info = Run(run.folder / "temperature" / f"{config.dream.temperature:g}-{config.seed}"), controller_info(config, digest)
-    if not place.finished("controller", info):
-        with ExitStack() as stack:
-            start = partial(START[config.controller.start], config, run, agent, digest, place)
-            evolve(config.controller, start, dream_fitness(config, run, agent, digest, stack), place, info, config.seed)
+    place = Run(run.folder / "temperature" / f"{config.dream.temperature:g}-{config.seed}")
+    evolved(config, run, agent, digest, place)
     if not own:
         config = replace(config, evaluate=replace(config.evaluate, episodes=config.sweep.episodes))
     controller = place.load("controller", "sweep_temperature")[0]["parameters"].numpy()

@@ -22,14 +22,19 @@ from worldmodels.worlds.improve import improved
 @clocked
 def train_controller(config: Config, run: Run):
     """Stage 5: C, evolved in the dream or in the real game -> checkpoints/controller."""
-    agent, digest = checked_agent(config, run)
+    evolved(config, run, *checked_agent(config, run), run)
+
+
+def evolved(config: Config, run: Run, agent: Agent, digest: str, place: Run):
+    """Evolves C for the run's V and M, as the config says, and keeps it in `place`; goes on where it was interrupted."""
     info = controller_info(config, digest)
-    if run.finished("controller", info):
-        return say("train_controller: C is trained")
+    if place.finished("controller", info):
+        return say(f"train_controller: {place.path('controller')} is there")
     with ExitStack() as stack:
         fitness = FITNESS[config.world](config, run, agent, digest, stack)
-        start = partial(START[config.controller.start], config, run, agent, digest, run)
-        evolve(config.controller, start, fitness, run, info, config.seed + run.round - 1)
+        start = partial(START[config.controller.start], config, run, agent, digest, place)
+        evolve(config.controller, start, fitness, place, info, config.seed + run.round - 1)
+    place.progress_path("start").unlink(missing_ok=True)
 
 
 def zero(config: Config, run: Run, agent: Agent, digest: str, place: Run) -> np.ndarray:
@@ -40,10 +45,10 @@ def zero(config: Config, run: Run, agent: Agent, digest: str, place: Run) -> np.
 
 
 def improve(config: Config, run: Run, agent: Agent, digest: str, place: Run) -> np.ndarray:
-    """The parameters [n] of a controller that least squares makes of dreams, and of the recorded episodes unless it starts "dreamt"; its
-    progress is kept in `place`."""
-    world, info = DreamWorld(agent.memory, encoded(config, run, digest), config.dream), controller_info(config, digest)
-    return improved(agent, world, config.controller.bias, config.controller.start == "improved", place, info, config.seed + run.round - 1)
+    """The parameters [n] of a controller that least squares makes of dreams, and of the recorded episodes unless it starts "dreamt";
+    its progress is kept in `place`."""
+    c, world = config.controller, DreamWorld(agent.memory, encoded(config, run, digest), config.dream)
+    return improved(agent, world, c.bias, c.start == "improved", place, controller_info(config, digest), config.seed + run.round - 1)
 
 
 START = {"zero": zero, "dreamt": improve, "improved": improve}

@@ -7,7 +7,7 @@ wrong sign, is left out.
 
 import warnings
 from dataclasses import dataclass
-from typing import Callable
+from typing import Callable, Literal
 
 import numpy as np
 import torch
@@ -26,8 +26,8 @@ class ControllerConfig:
     generations: int = 1800
     population: int = 64
     episodes: int = 16              # of each member in each generation
-    start: str = "zero"             # where the search starts: zero, or where the round before ended | what least squares makes of
-                                    # dreams: dreamt | of these and the recorded episodes: improved (worlds/improve.py)
+    start: Literal["zero", "dreamt", "improved"] = "zero"   # of the search: zero, or where the round before ended | what least squares
+                                    # makes of dreams: dreamt | of these and the recorded episodes: improved (worlds/improve.py)
     sigma: float = 0.1              # initial step size
     bias: bool = True               # the linear layer has one (paper: CarRacing yes, TakeCover no)
     eval_every: int = 25            # generations between scores of the CMA mean
@@ -104,6 +104,11 @@ def evolve(config: ControllerConfig, start: Callable[[], np.ndarray], fitness: F
     def score(mean: np.ndarray, generation: int) -> float:
         return float(fitness(mean[None], generation_seeds(seed, generation, config.eval_episodes, evaluation=True)).mean())
 
+    def keep(generation: int):
+        history = np.array(search.history).reshape(-1, config.population)
+        state = {"start": start, "best": best, "history": history, "best_score": np.float64(best_score)}
+        run.save_progress("controller", {name: torch.tensor(value) for name, value in state.items()}, info | {"step": generation})
+
     progress = run.load_progress("controller", info)
     if progress:
         state, begun = progress
@@ -112,6 +117,7 @@ def evolve(config: ControllerConfig, start: Callable[[], np.ndarray], fitness: F
         start, history, begun = start(), None, 0
         best, best_score = start, score(start, 0)
     search = CMAES(start, config.population, config.sigma, seed, history)
+    keep(begun)
     log = run.metrics("controller", begun)
     with tqdm(total=config.generations, initial=begun, desc="evolving controller", unit="gen") as bar:
         for generation in range(begun + 1, config.generations + 1):
@@ -127,10 +133,7 @@ def evolve(config: ControllerConfig, start: Callable[[], np.ndarray], fitness: F
             log.write(generation, values)
             bar.update()
             bar.set_postfix(mean=f"{values['mean']:.1f}", best=f"{values['best']:.1f}", kept=f"{best_score:.1f}")
-            run.save_progress("controller", {"start": torch.from_numpy(start), "best": torch.from_numpy(best),
-                                             "history": torch.from_numpy(np.stack(search.history)),
-                                             "best_score": torch.tensor(best_score, dtype=torch.float64)},
-                              info | {"step": generation})
+            keep(generation)
     run.save("controller", {"parameters": torch.from_numpy(best), "start": torch.from_numpy(start)}, info)
     run.progress_path("controller").unlink(missing_ok=True)
     return best
