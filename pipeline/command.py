@@ -104,7 +104,7 @@ def parse_into(default: Config, arguments: list[str], description: str | None) -
 
 
 COUNTS = {"rounds", "again", "steps", "batch", "episodes", "max_steps", "generations", "z_size", "channels", "hidden_size",
-          "mixtures", "sequence", "repeat", "skill", "eval_every", "eval_episodes", "trainings", "random_episodes", "dream_episodes",
+          "mixtures", "sequence", "repeat", "eval_every", "eval_episodes", "trainings", "random_episodes", "dream_episodes",
           "transfer_episodes", "video_steps"}           # at least 1
 LEAST = {"dream.temperature": 1e-6, "controller.population": 4, "vision.learning_rate": 1e-12, "memory.learning_rate": 1e-12,
          "controller.sigma": 1e-12}
@@ -128,8 +128,9 @@ def check(config: Config):
         raise UserError(f"--run {config.run}: a run is a name, not a path; --data says where runs are kept")
     if config.collect.explore > 1:
         raise UserError(f"--collect.explore {config.collect.explore}: it is a share, 0 to 1")
-    if config.collect.skill > 5:
-        raise UserError(f"--collect.skill {config.collect.skill}: Doom's skill is 1 to 5")
+    for flag, skills in {"--collect.skill": [config.collect.skill], "--evaluate.other-skills": config.evaluate.other_skills}.items():
+        if not all(1 <= skill <= 5 for skill in skills):
+            raise UserError(f"{flag} {' '.join(map(str, skills))}: Doom's skill is 1 to 5")
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: this machine has no CUDA GPU that torch can use; try --device cpu")
 

@@ -23,7 +23,7 @@ from worldmodels.runs import Run, differences, read_metrics
 from worldmodels.transfer import WatchJob, dream_along, states, transfer
 from worldmodels.types import Executor, UserError
 from worldmodels.worlds.agent import Agent, DreamFitness, RealFitness, load_agent, parts
-from worldmodels.worlds.collect import CollectJob, env_settings
+from worldmodels.worlds.collect import CollectConfig, CollectJob, env_settings
 from worldmodels.worlds.dream import DreamConfig, DreamWorld
 from worldmodels.worlds.real import RealWorld
 from worldmodels.worlds.rollout import rollout
@@ -55,7 +55,11 @@ def report(config: Config, run: Run, agent: Agent, digest: str, controller: np.n
         scores = score_random(config, agent, latents, executor)
         if config.controller.start != "zero":
             scores += score_controller(config, run, agent, digest, latents, start, "before evolution (least squares)", executor)
-        scores += score_controller(config, run, agent, digest, latents, controller, f"controller from the {config.world}", executor)
+        name = evolved_name(config)
+        scores += score_controller(config, run, agent, digest, latents, controller, name, executor)
+        for skill in config.evaluate.other_skills if "skill" in TASKS[config.task].settings else ():
+            settings = replace(config.collect, skill=skill)
+            scores.append(score_played(config, run, digest, controller, f"{name}, skill {skill}", executor, settings))
         played = watch(config, run, digest, controller, executor)
     scores.sort(key=lambda score: score["world"] == "dream")
     write_json(run.report / "scores.json", scores)
@@ -86,12 +90,7 @@ def score_random(config: Config, agent: Agent, latents: Latents, executor: Execu
 def score_controller(config: Config, run: Run, agent: Agent, digest: str, latents: Latents, controller: np.ndarray, name: str,
                      executor: Executor) -> list[dict]:
     """A controller in the real game and in the dream."""
-    task, e = TASKS[config.task], config.evaluate
-    official = replace(config.collect, drawing="official")
-    game = RealFitness(executor, run, digest, task.max_steps, env_settings(config.task, official))
-    with timed(f"{name}, real game", e.episodes) as (bar, wall):
-        returns = game(controller[None], range(e.first_seed, e.first_seed + e.episodes), bar)[0]
-    real = score(config.task, "real", name, returns, wall(), **in_the_game(config))
+    real = score_played(config, run, digest, controller, name, executor, config.collect)
     world, seeds = whole_dream(config, agent, latents), dream_seeds(config)
     dream = DreamFitness(agent, world, executor, run, digest)
     with timed(f"{name}, dream", len(seeds)) as (bar, wall):
@@ -99,6 +98,16 @@ def score_controller(config: Config, run: Run, agent: Agent, digest: str, latent
         bar.update(len(seeds))
     processes = dream.executor.size if dream.executor else 1
     return [real, score(config.task, "dream", name, returns, wall(), **in_the_dream(config, world), workers=processes)]
+
+
+def score_played(config: Config, run: Run, digest: str, controller: np.ndarray, name: str, executor: Executor,
+                 settings: CollectConfig) -> dict:
+    """A controller in the real game, as these settings have it."""
+    task, e = TASKS[config.task], config.evaluate
+    game = RealFitness(executor, run, digest, task.max_steps, env_settings(config.task, replace(settings, drawing="official")))
+    with timed(f"{name}, real game", e.episodes) as (bar, wall):
+        returns = game(controller[None], range(e.first_seed, e.first_seed + e.episodes), bar)[0]
+    return score(config.task, "real", name, returns, wall(), **in_the_game(config))
 
 
 def watch(config: Config, run: Run, digest: str, controller: np.ndarray, executor: Executor) -> list[Episode]:
@@ -127,6 +136,11 @@ def collector(config: Config) -> str:
     """The collecting policy's name in the scores."""
     times = "" if config.collect.repeat == 1 else f" × {config.collect.repeat}"
     return f"random ({config.collect.policy}{times})"
+
+
+def evolved_name(config: Config) -> str:
+    """The run's controller's name in the scores."""
+    return f"controller from the {config.world}"
 
 
 def whole_dream(config: Config, agent: Agent, latents: Latents) -> DreamWorld:
@@ -165,7 +179,7 @@ def draw(config: Config, run: Run, agent: Agent, latents: Latents, controller: n
 
     on_cpu, _ = load_agent(run)
     found = transfer(on_cpu, controller, watched, tau, config.seed)
-    plots.transfer(found, [s for s in scores if s["controller"].startswith("controller")], repeat, folder / "transfer.png")
+    plots.transfer(found, [s for s in scores if s["controller"] == evolved_name(config)], repeat, folder / "transfer.png")
     if run.round > 1:
         plots.rounds(list(history(run)), folder / "rounds.png")
 

@@ -17,6 +17,7 @@ from worldmodels.worlds.dream import DreamConfig
 @dataclass(frozen=True)
 class SweepConfig:
     temperatures: tuple[float, ...] = (0.1, 0.5, 1.0, 1.15, 1.3)    # the paper's
+    start: Literal["zero", "dreamt", "improved"] = "dreamt"     # as --controller.start; by dreams alone, to see what they are worth
     trainings: int = 1              # controllers evolved at each temperature, with seeds of their own
     episodes: int = 200             # of each, in the real game; --evaluate.episodes at the run's own temperature
 
@@ -95,7 +96,8 @@ def quick_take_cover() -> Config:
         memory=replace(c.memory, hidden_size=256, steps=4250, batch=50, sequence=40, learning_rate=2e-3, learning_rate_decay=1.0,
                        final_anneal=0.4, cell_feature=False, done_weight=30.0, done_positive_weight=1.0, death="sampled"),
         dream=replace(c.dream, max_steps=525),
-        controller=replace(c.controller, generations=60, episodes=16, eval_every=5, eval_episodes=512))
+        controller=replace(c.controller, generations=60, episodes=16, eval_every=5, eval_episodes=512),
+        evaluate=replace(c.evaluate, other_skills=(5,)))
 
 
 def laptop_car_racing() -> Config:

@@ -16,8 +16,8 @@ STARTS = 64         # encoded episodes that go along: a dream begins where one o
 CARD = """# {task}: V, M and C of the run `{run}`
 
 `--task {task} --preset {preset} --seed {seed}`, commit {commit}; every setting is in `config.json`. V is a convolutional VAE
-({v:,} parameters), M an MDN-RNN with reward and done heads ({m:,}), C one linear layer ({c:,}), evolved in the {world}; rounds of
-collecting and training: {rounds}. All of it took {minutes:.0f} minutes.
+({v:,} parameters), M an MDN-RNN with reward and done heads ({m:,}), C one linear layer ({c:,}), {start}evolved in the {world};
+rounds of collecting and training: {rounds}. All of it took {minutes:.0f} minutes.
 
     python -m pipeline.evaluate --task {task} --data data/published --run {run}
 
@@ -29,6 +29,8 @@ temperature):
 Loading the files runs no code: they are safetensors and JSON. They know this game, drawn as it is here, and nothing else.
 License: MIT.
 """
+START = {"zero": "", "dreamt": "found by least squares on dreams and then ",
+         "improved": "found by least squares on dreams and on the returns of recorded episodes and then "}
 
 
 def publish(config: Config, run: Run):
@@ -52,6 +54,7 @@ def publish(config: Config, run: Run):
             shutil.copyfile(path, copy)
     card = CARD.format(
         task=config.task, run=config.run, preset=config.preset, seed=config.seed, world=config.world, rounds=run.round,
+        start=START[config.controller.start],
         commit=read_json(run.root / "config.json")["git_commit"], minutes=list(history(run))[-1][0],
         v=sum(p.numel() for p in agent.vision.parameters()), m=sum(p.numel() for p in agent.memory.parameters()),
         c=run.load("controller", "train_controller")[0]["parameters"].numel(),

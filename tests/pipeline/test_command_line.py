@@ -82,6 +82,7 @@ def settings(*arguments) -> Config:
     ("--collect.min-steps", "-1", "at least 0"),
     ("--collect.skill", "6", "1 to 5"),
     ("--collect.skill", "0", "1"),
+    ("--evaluate.other-skills", "6", "1 to 5"),
     ("--collect.repeat", "0", "at least 1"),
     ("--collect.drawing", "pretty", "fast, official"),
     ("--vision.steps", "0", "at least 1"),

@@ -70,7 +70,8 @@ def test_scores(task, finished):
     collector = f"random ({collect['policy']}" + (f" × {collect['repeat']})" if collect["repeat"] > 1 else ")")
     random = dict.fromkeys([*(f"random ({policy})" for policy in TASKS[task].baselines), collector])
     controller = "controller from the dream"
-    assert [(s["world"], s["controller"]) for s in entries] == [*(("real", name) for name in (*random, controller)),
+    played = [*random, controller, *([f"{controller}, skill 5"] if task == "take_cover" else [])]
+    assert [(s["world"], s["controller"]) for s in entries] == [*(("real", name) for name in played),
                                                                 ("dream", collector), ("dream", controller)]
     for s in entries:
         assert s.keys() == FIELDS
