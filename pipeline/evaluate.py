@@ -53,7 +53,7 @@ def report(config: Config, run: Run, agent: Agent, digest: str, controller: np.n
     latents = encoded(config, run, digest)
     with LocalExecutor(workers(config)) as executor:
         scores = score_random(config, agent, latents, executor)
-        if config.controller.start != "zero":
+        if config.controller.start != "zero" and not np.array_equal(start, controller):
             scores += score_controller(config, run, agent, digest, latents, start, "before evolution (least squares)", executor)
         name = evolved_name(config)
         scores += score_controller(config, run, agent, digest, latents, controller, name, executor)
