@@ -41,17 +41,16 @@ def publish(config: Config, run: Run):
         raise UserError(f"{run.folder} is not scored: run `python -m pipeline.evaluate` first")
     target = Run(run.root.parent.parent / "published" / config.task / config.run, run.round)
     before = [run.at(run.round - 1).path("controller")] if run.round > 1 else []        # it collected, and is checked for
-    files = [run.root / "config.json", *run.report.glob("*.*"), *sorted(run.at(1).latents.glob("*"))[:STARTS],
-             *(run.path(name) for name in ("vision", "memory", "controller")), *before]
+    files = [run.root / "config.json", *run.report.glob("*.png"), *run.report.glob("temperature.json"), *before,
+             *(run.path(name) for name in ("vision", "memory", "controller")), *sorted(run.at(1).latents.glob("*"))[:STARTS]]
     for round in run.until_now:
         files += [path for path in (round.folder / "metrics.jsonl", round.folder / "wall.json", round.report / "scores.json")
                   if path.exists()]
     files += [path.with_suffix(".json") for path in files if path.parent.name == "checkpoints"]
     for path in files:
-        if path.name != "made_with.json":           # so that who scores it again plays it again
-            copy = target.root / path.relative_to(run.root)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)
+        copy = target.root / path.relative_to(run.root)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
     card = CARD.format(
         task=config.task, run=config.run, preset=config.preset, seed=config.seed, world=config.world, rounds=run.round,
         start=START[config.controller.start],

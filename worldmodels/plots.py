@@ -68,6 +68,7 @@ def dream_vs_real(scores: Sequence[dict], path: Path):
 
 
 PAPER_TAU = {0.1: (2086, 193), 0.5: (2060, 196), 1.0: (1145, 868), 1.15: (918, 1092), 1.3: (732, 753)}    # its table 2: dream, real
+PAPER_SCORE = {"car_racing": 906, "take_cover": 1092}           # its tables 1 and 2
 
 
 def temperature(scores: Sequence[dict], path: Path):
@@ -178,10 +179,11 @@ def _calibration(axis, found):
     bins = np.digitize(foretold, [0.01, 0.1, 0.2, 0.3, 0.5])
     for b in np.unique(bins):
         mine = bins == b
-        x, y, half = foretold[mine].mean(), happened[mine].mean(), 1.96 * happened[mine].std() / np.sqrt(mine.sum())
-        axis.errorbar(x, y, half, fmt="o", ms=4, capsize=3, color="black")
-        axis.annotate(f" {mine.sum()}", (x, y), fontsize=8)
-    top = max(0.2, axis.get_ylim()[1])
+        n, x, y = mine.sum(), foretold[mine].mean(), happened[mine].mean()
+        centre, half = (y + 1.92 / n) / (1 + 3.84 / n), 1.96 * np.sqrt(y * (1 - y) / n + 0.96 / n**2) / (1 + 3.84 / n)    # Wilson 1927
+        axis.errorbar(x, y, [[y - centre + half], [centre + half - y]], fmt="o", ms=4, capsize=3, color="black")
+        axis.annotate(f" {n}", (x, y), fontsize=8)
+    top = max(0.2, *axis.get_xlim(), *axis.get_ylim())
     axis.plot([0, top], [0, top], ls="--", color=COLOURS["random"], label="where it would be right (numbers: moments)")
     axis.set_title(f"Is M right about death within {soon} steps?", fontsize=10)
     axis.set_xlabel("share of dreams that died")
@@ -198,6 +200,8 @@ def rounds(history: Sequence[tuple[float, Sequence[dict]]], path: Path):
                       color=COLOURS[world], label=f"controller, {'game' if world == 'real' else 'dream'}")
     best = max((s for s in history[0][1] if s["world"] == "real" and s["controller"].startswith("random")), key=lambda s: s["mean"])
     axis.axhline(best["mean"], color=COLOURS["random"], ls="--", label=f"{best['controller']}, game")
+    if best["task"] in PAPER_SCORE:
+        axis.axhline(PAPER_SCORE[best["task"]], color="black", lw=1, ls=":", label="the paper's controller, game")
     axis.set_xlim(left=0)
     axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
     axis.set_xlabel("minutes of collecting and training")
