@@ -23,7 +23,7 @@ from worldmodels.runs import Run, differences, read_metrics
 from worldmodels.transfer import WatchJob, dream_along, states, transfer
 from worldmodels.types import Executor, UserError
 from worldmodels.worlds.agent import Agent, DreamFitness, RealFitness, load_agent, parts
-from worldmodels.worlds.collect import CollectConfig, CollectJob, env_settings
+from worldmodels.worlds.collect import CollectJob, env_settings
 from worldmodels.worlds.dream import DreamConfig, DreamWorld
 from worldmodels.worlds.real import RealWorld
 from worldmodels.worlds.rollout import rollout
@@ -57,9 +57,10 @@ def report(config: Config, run: Run, agent: Agent, digest: str, controller: np.n
             scores += score_controller(config, run, agent, digest, latents, start, "before evolution (least squares)", executor)
         name = evolved_name(config)
         scores += score_controller(config, run, agent, digest, latents, controller, name, executor)
-        for skill in config.evaluate.other_skills if "skill" in TASKS[config.task].settings else ():
-            settings = replace(config.collect, skill=skill)
-            scores.append(score_played(config, run, digest, controller, f"{name}, skill {skill}", executor, settings))
+        last = "skill" in TASKS[config.task].settings and run.round == config.rounds
+        for skill in config.evaluate.other_skills if last else ():
+            harder = replace(config, collect=replace(config.collect, skill=skill))
+            scores.append(score_played(harder, run, digest, controller, f"{name}, skill {skill}", executor))
         played = watch(config, run, digest, controller, executor)
     scores.sort(key=lambda score: score["world"] == "dream")
     write_json(run.report / "scores.json", scores)
@@ -90,7 +91,7 @@ def score_random(config: Config, agent: Agent, latents: Latents, executor: Execu
 def score_controller(config: Config, run: Run, agent: Agent, digest: str, latents: Latents, controller: np.ndarray, name: str,
                      executor: Executor) -> list[dict]:
     """A controller in the real game and in the dream."""
-    real = score_played(config, run, digest, controller, name, executor, config.collect)
+    real = score_played(config, run, digest, controller, name, executor)
     world, seeds = whole_dream(config, agent, latents), dream_seeds(config)
     dream = DreamFitness(agent, world, executor, run, digest)
     with timed(f"{name}, dream", len(seeds)) as (bar, wall):
@@ -100,11 +101,11 @@ def score_controller(config: Config, run: Run, agent: Agent, digest: str, latent
     return [real, score(config.task, "dream", name, returns, wall(), **in_the_dream(config, world), workers=processes)]
 
 
-def score_played(config: Config, run: Run, digest: str, controller: np.ndarray, name: str, executor: Executor,
-                 settings: CollectConfig) -> dict:
-    """A controller in the real game, as these settings have it."""
+def score_played(config: Config, run: Run, digest: str, controller: np.ndarray, name: str, executor: Executor) -> dict:
+    """A controller in the real game."""
     task, e = TASKS[config.task], config.evaluate
-    game = RealFitness(executor, run, digest, task.max_steps, env_settings(config.task, replace(settings, drawing="official")))
+    official = replace(config.collect, drawing="official")
+    game = RealFitness(executor, run, digest, task.max_steps, env_settings(config.task, official))
     with timed(f"{name}, real game", e.episodes) as (bar, wall):
         returns = game(controller[None], range(e.first_seed, e.first_seed + e.episodes), bar)[0]
     return score(config.task, "real", name, returns, wall(), **in_the_game(config))

@@ -19,7 +19,7 @@ class EvaluateConfig:
     episodes: int = 100             # of the controller, in the real game
     random_episodes: int = 100      # of each random policy, in the real game
     dream_episodes: int = 1024      # of the controller and of the first random policy, in the dream
-    other_skills: tuple[int, ...] = ()  # TakeCover: of Doom's skills, at which the controller plays as many episodes too
+    other_skills: tuple[int, ...] = ()  # TakeCover: of Doom's skills, at which the last controller plays as many episodes too
     first_seed: int = 1_000_000_000     # episodes take the seeds from here on; collecting starts at 0
     transfer_episodes: int = 100    # of the controller, from which transfer.png is drawn
     video_steps: int = 300          # length of each video
