@@ -18,8 +18,9 @@ def kind(request):
     return request.param
 
 
-@pytest.fixture(params=({}, {"restart_input": True, "cell_feature": True}, {"head_size": 5, "restart_input": True}),
-                ids=("plain", "paper's TakeCover", "deep head"))
+@pytest.fixture(params=({}, {"restart_input": True, "cell_feature": True}, {"head_size": 5, "restart_input": True},
+                        {"peek": True}, {"peek": True, "restart_input": True, "cell_feature": True, "head_size": 5}),
+                ids=("plain", "paper's TakeCover", "deep head", "peek", "all of it"))
 def memory(kind, request):
     config = MemoryConfig(kind=kind, hidden_size=6, mixtures=3, **request.param)
     memory = MEMORIES[kind](config, Z, A).double()

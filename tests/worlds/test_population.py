@@ -17,8 +17,8 @@ SEEDS = [3, 14, 15, 92, 65]
 BIAS = {"sampled": 5.0, "threshold": 1.0}      # against death, so that some dreams last and others do not
 
 
-@pytest.fixture(params=({}, {"restart_input": True, "cell_feature": True, "death": "threshold"}),
-                ids=("plain", "paper's TakeCover"))
+@pytest.fixture(params=({}, {"restart_input": True, "cell_feature": True, "death": "threshold"}, {"peek": True}),
+                ids=("plain", "paper's TakeCover", "peek"))
 def world(request, counted_latents):
     """A dream of a random M whose rollouts end at all times, some at the cap, which is no multiple of BLOCK."""
     torch.manual_seed(4)

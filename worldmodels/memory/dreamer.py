@@ -54,11 +54,18 @@ class MDNRNNDreamer:
         self.controllers.copy_(torch.cat([w_z, bias[:, None], w_h, w_c], 1).permute(2, 1, 0))
 
     def look(self) -> Tensor:
+        if self.memory.config.peek:
+            self.action.zero_()
+            self._lstm(self.seen_h, self.room)
+            self.seen_rest.copy_(self.z_one)
+            self.seen_c.copy_(self.cell)
         return torch.mul(self.controllers, self.seen, out=self.products).sum(1)
 
     def step(self, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         self.action.copy_(action)
-        self._lstm()
+        self._lstm(self.h, self.c)
+        if len(self.cell):
+            torch.mul(self.c, -0.5, out=self.cell)
         if self.memory.between:
             torch.mm(self.between_weight, self.up_to_h, out=self.one_seen[1:]).relu_()
         torch.mm(self.head_weight, self.one_seen, out=self.raw)
@@ -70,14 +77,13 @@ class MDNRNNDreamer:
     def keep(self, index: Tensor):
         self._allocate(*(t.index_select(-1, index) for t in (self.x, self.c, self.controllers)))
 
-    def _lstm(self):
+    def _lstm(self, h: Tensor, c: Tensor):
+        """The next h and -2c, written where they are wanted."""
         torch.mm(self.gate_weight, self.up_to_h, out=self.gates).sigmoid_()
         i, f, o, q = self.each_gate                                             # g = 1 - 2q
-        self.c.mul_(f).addcmul_(i, q, value=4).sub_(i, alpha=2)                 # -2c' = f(-2c) - 2i(1 - 2q)
-        s = torch.sigmoid(self.c, out=i)                                        # tanh(c') = 1 - 2s
-        torch.addcmul(o, o, s, value=-2, out=self.h)
-        if len(self.cell):
-            torch.mul(self.c, -0.5, out=self.cell)
+        torch.mul(self.c, f, out=c).addcmul_(i, q, value=4).sub_(i, alpha=2)    # -2c' = f(-2c) - 2i(1 - 2q)
+        s = torch.sigmoid(c, out=i)                                             # tanh(c') = 1 - 2s
+        torch.addcmul(o, o, s, value=-2, out=h)
 
     def _sample(self, uniform: Tensor, normal: Tensor):
         self.weights.sub_(torch.amax(self.weights, 0)).exp_()
@@ -96,6 +102,9 @@ class MDNRNNDreamer:
         self.action, self.restart, self.z, self.one, self.h, self.cell = x.split(self.sizes)
         self.up_to_h, one_h, self.seen = (x[:-len(self.cell) or None], x[sum(self.sizes[:3]):sum(self.sizes[:5])],
                                           x[sum(self.sizes[:2]):])
+        if self.memory.config.peek:                                                     # sees an h that is not in the state
+            self.z_one, self.seen, self.room = self.seen[:self.Z + 1], torch.empty_like(self.seen), torch.empty_like(c)
+            self.seen_rest, self.seen_h, self.seen_c = self.seen.split([self.Z + 1, self.H, len(self.cell)])
         self.one_seen = x.new_ones(self.head_weight.shape[1], x.shape[1]) if self.memory.between else one_h  # what the head sees
         self.gates, self.raw = (x.new_empty(len(w), x.shape[1]) for w in (self.gate_weight, self.head_weight))
         self.products = torch.empty_like(controllers)

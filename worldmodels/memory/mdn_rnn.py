@@ -34,6 +34,7 @@ class MemoryConfig(TrainConfig):
     mixtures: int = 5               # Gaussians for each latent dimension
     restart_input: bool = False     # an input that is 1 on an episode's first step (released code: TakeCover)
     cell_feature: bool = False      # the controller also sees the LSTM's cell state (released code: TakeCover)
+    peek: bool = False              # of h, the controller sees what it becomes when the LSTM is given z, and no action yet
     head_size: int = 0              # ReLU units between the LSTM, with its input, and the heads; 0: none (paper)
     dreamt: float = 0.0             # up to this share of a stream's latents are M's own samples in training (scheduled sampling)
     reward_weight: float = 1.0      # of the squared error, beside a likelihood averaged over dimensions
@@ -47,7 +48,7 @@ class MDNRNN(nn.Module):
 
     def __init__(self, config: MemoryConfig, z_size: int, action_size: int):
         super().__init__()
-        self.config, self.z_size = config, z_size
+        self.config, self.z_size, self.action_size = config, z_size, action_size
         self.lstm = LSTM(z_size + action_size + config.restart_input, config.hidden_size)
         self.between = nn.Linear(config.hidden_size + self.lstm.input.in_features, config.head_size) if config.head_size else None
         self.head = nn.Linear(config.head_size or config.hidden_size, 3 * config.mixtures * z_size + 2)     # mixture, reward, done logit
@@ -120,7 +121,10 @@ class MDNRNN(nn.Module):
         return out[..., :-2], out[..., -2], out[..., -1]
 
     def _state(self, z: Tensor, h: Tensor, c: Tensor, restart: Tensor) -> State:
-        return State(torch.cat([z, c, h] if self.config.cell_feature else [z, h], -1), (z, h, c, restart))
+        seen = h
+        if self.config.peek:
+            seen, _ = self.lstm.step(self._input(z, z.new_zeros(len(z), self.action_size), restart), h, c)
+        return State(torch.cat([z, c, seen] if self.config.cell_feature else [z, seen], -1), (z, h, c, restart))
 
 
 ROWS = 512
