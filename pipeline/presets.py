@@ -114,10 +114,11 @@ def laptop_car_racing() -> Config:
 def laptop_take_cover() -> Config:
     c = quick_take_cover()
     return replace(
-        c, preset="laptop", rounds=5,
+        c, preset="laptop", rounds=4,
         collect=replace(c.collect, policy="mixed", again=3000),
         vision=replace(c.vision, steps=20_000, kl_floor=4.0),
-        memory=replace(c.memory, steps=5000, learning_rate=3e-3, dreamt=1.0),
+        memory=replace(c.memory, steps=5000, learning_rate=3e-3, dreamt=1.0, peek=True),
+        dream=replace(c.dream, temperature=1.05),
         controller=replace(c.controller, start="improved", sigma=0.05, generations=30, eval_every=10, eval_episodes=1024),
         evaluate=replace(c.evaluate, episodes=1000))
 
