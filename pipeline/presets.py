@@ -17,9 +17,9 @@ from worldmodels.worlds.dream import DreamConfig
 @dataclass(frozen=True)
 class SweepConfig:
     temperatures: tuple[float, ...] = (0.1, 0.5, 1.0, 1.15, 1.3)    # the paper's
-    start: Literal["zero", "dreamt", "improved"] = "dreamt"     # as --controller.start; by dreams alone, to see what they are worth
     trainings: int = 1              # controllers evolved at each temperature, with seeds of their own
     episodes: int = 200             # of each, in the real game; --evaluate.episodes at the run's own temperature
+    controller: ControllerConfig = field(default_factory=ControllerConfig)  # how they are evolved: by whole dreams alone, from zero
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,9 @@ def quick_car_racing() -> Config:
         vision=replace(c.vision, steps=2500, batch=32, learning_rate=1e-3, final_anneal=0.3, channels=16, kl_floor=1.0),
         memory=replace(c.memory, steps=3500, batch=50, sequence=40, learning_rate=2e-3, final_anneal=0.4),
         dream=replace(c.dream, start="anywhere", max_steps=60),
-        controller=replace(c.controller, generations=80, episodes=16, eval_every=5, eval_episodes=512),
-        evaluate=replace(c.evaluate, episodes=40, dream_episodes=256))
+        controller=(controller := replace(c.controller, generations=80, episodes=16, eval_every=5, eval_episodes=512)),
+        evaluate=replace(c.evaluate, episodes=40, dream_episodes=256),
+        sweep=replace(c.sweep, controller=controller))
 
 
 def quick_take_cover() -> Config:
@@ -96,8 +97,9 @@ def quick_take_cover() -> Config:
         memory=replace(c.memory, hidden_size=256, steps=4250, batch=50, sequence=40, learning_rate=2e-3, learning_rate_decay=1.0,
                        final_anneal=0.4, cell_feature=False, done_weight=30.0, done_positive_weight=1.0, death="sampled"),
         dream=replace(c.dream, max_steps=525),
-        controller=replace(c.controller, generations=60, episodes=16, eval_every=5, eval_episodes=512),
-        evaluate=replace(c.evaluate, other_skills=(5,)))
+        controller=(controller := replace(c.controller, generations=60, episodes=16, eval_every=5, eval_episodes=512)),
+        evaluate=replace(c.evaluate, other_skills=(5,)),
+        sweep=replace(c.sweep, controller=controller))
 
 
 def laptop_car_racing() -> Config:
@@ -120,7 +122,8 @@ def laptop_take_cover() -> Config:
         memory=replace(c.memory, steps=5000, learning_rate=3e-3, dreamt=1.0, peek=True),
         dream=replace(c.dream, temperature=1.05),
         controller=replace(c.controller, start="improved", sigma=0.05, generations=30, eval_every=10, eval_episodes=1024),
-        evaluate=replace(c.evaluate, episodes=1000))
+        evaluate=replace(c.evaluate, episodes=1000),
+        sweep=replace(c.sweep, temperatures=(0.1, 0.5, 1.0, 1.05, 1.15, 1.3)))
 
 
 def smoke(base: Config, steps: int) -> Config:
@@ -131,8 +134,9 @@ def smoke(base: Config, steps: int) -> Config:
         vision=replace(base.vision, steps=20, batch=16),
         memory=replace(base.memory, hidden_size=16, steps=20, batch=2, sequence=10),
         dream=replace(base.dream, max_steps=30, warmup=5),
-        controller=replace(base.controller, generations=2, population=4, episodes=2, eval_every=2, eval_episodes=2),
-        evaluate=replace(base.evaluate, episodes=2, random_episodes=2, dream_episodes=8, transfer_episodes=2, video_steps=20))
+        controller=(controller := replace(base.controller, generations=2, population=4, episodes=2, eval_every=2, eval_episodes=2)),
+        evaluate=replace(base.evaluate, episodes=2, random_episodes=2, dream_episodes=8, transfer_episodes=2, video_steps=20),
+        sweep=replace(base.sweep, controller=controller))
 
 
 def toy() -> Config:

@@ -24,8 +24,8 @@ def sweep_temperature(config: Config, run: Run):
     for tau in config.sweep.temperatures:
         for training in range(config.sweep.trainings):
             say(f"\ntau {tau:g}, training {training + 1} of {config.sweep.trainings}")
-            dreaming = replace(config, world="dream", dream=replace(config.dream, temperature=tau), seed=config.seed + training,
-                               controller=replace(config.controller, start=config.sweep.start))
+            dreaming = replace(config, world="dream", controller=config.sweep.controller, seed=config.seed + training,
+                               dream=replace(config.dream, temperature=tau))
             scores += scores_at(dreaming, tau == config.dream.temperature, run, agent, digest, latents)
             write_json(run.report / "temperature.json", scores)
     plots.temperature(scores, run.report / "temperature.png")

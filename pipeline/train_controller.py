@@ -38,9 +38,9 @@ def evolved(config: Config, run: Run, agent: Agent, digest: str, place: Run):
 
 
 def zero(config: Config, run: Run, agent: Agent, digest: str, place: Run) -> np.ndarray:
-    """The parameters [n] of a controller that pays no heed to anything; in a later round, of that of the round before."""
-    if run.round > 1:
-        return run.at(run.round - 1).load("controller", "train_controller")[0]["parameters"].numpy()
+    """The parameters [n] of a controller that pays no heed to anything; in a later round of `place`, of that of the round before."""
+    if place.round > 1:
+        return place.at(place.round - 1).load("controller", "train_controller")[0]["parameters"].numpy()
     return np.zeros(parameter_count(agent.memory.feature_size, TASKS[config.task].action_size, config.controller.bias))
 
 

@@ -54,7 +54,7 @@ class MDNRNNDreamer:
         self.controllers.copy_(torch.cat([w_z, bias[:, None], w_h, w_c], 1).permute(2, 1, 0))
 
     def look(self) -> Tensor:
-        if self.memory.config.peek:
+        if self.memory.config.peek:                                             # the state stays as it is
             self.action.zero_()
             self._lstm(self.seen_h, self.room)
             self.seen_rest.copy_(self.z_one)

@@ -3,6 +3,8 @@
 Deliberate differences: every task has a reward head and a done head (the paper's TakeCover has done only, its CarRacing
 neither). Death in the dream is drawn from the done head's probability where `death` is "sampled"; "threshold" is the
 released code's rule, a logit above 0 after training with positives weighted 10 times, which tilts how often the dream kills.
+The h that the paper's controller sees has not seen the present frame. Where a step is one frame that is little; where it is four,
+`peek` makes up for it.
 """
 
 from dataclasses import dataclass
