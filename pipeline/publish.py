@@ -7,7 +7,7 @@ from pipeline.evaluate import history
 from pipeline.presets import Config
 from pipeline.train_controller import checked_agent
 from worldmodels.evaluate import table
-from worldmodels.files import read_json, write_atomic
+from worldmodels.files import read_json, write_atomic, write_json
 from worldmodels.runs import Run
 from worldmodels.types import UserError
 
@@ -15,9 +15,10 @@ STARTS = 64         # encoded episodes that go along: a dream begins where one o
 
 CARD = """# {task}: V, M and C of the run `{run}`
 
-`--task {task} --preset {preset} --seed {seed}`, commit {commit}; every setting is in `config.json`. V is a convolutional VAE
-({v:,} parameters), M an MDN-RNN with reward and done heads ({m:,}), C one linear layer ({c:,}), {start}evolved in the {world};
-rounds of collecting and training: {rounds}. All of it took {minutes:.0f} minutes.
+`--task {task} --preset {preset} --seed {seed}`, scored at commit {commit}; every setting is in `config.json`. V is a convolutional VAE
+({v:,} parameters), M an MDN-RNN with reward and done heads ({m:,}), C one linear layer ({c:,}),
+{start}evolved in the {world}.
+Rounds of collecting and training: {rounds}; they took {minutes:.0f} minutes.
 
     python -m pipeline.evaluate --task {task} --data data/published --run {run}
 
@@ -41,7 +42,7 @@ def publish(config: Config, run: Run):
         raise UserError(f"{run.folder} is not scored: run `python -m pipeline.evaluate` first")
     target = Run(run.root.parent.parent / "published" / config.task / config.run, run.round)
     before = [run.at(run.round - 1).path("controller")] if run.round > 1 else []        # it collected, and is checked for
-    files = [run.root / "config.json", *run.report.glob("*.png"), *run.report.glob("temperature.json"), *before,
+    files = [*run.report.glob("*.png"), *run.report.glob("temperature.json"), *before,
              *(run.path(name) for name in ("vision", "memory", "controller")), *sorted(run.at(1).latents.glob("*"))[:STARTS]]
     for round in run.until_now:
         files += [path for path in (round.folder / "metrics.jsonl", round.folder / "wall.json", round.report / "scores.json")
@@ -51,10 +52,12 @@ def publish(config: Config, run: Run):
         copy = target.root / path.relative_to(run.root)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
+    settings = read_json(run.root / "config.json")
+    write_json(target.root / "config.json", settings | {"config": settings["config"] | {"data": "data/published"}})
     card = CARD.format(
         task=config.task, run=config.run, preset=config.preset, seed=config.seed, world=config.world, rounds=run.round,
         start=START[config.controller.start],
-        commit=read_json(run.root / "config.json")["git_commit"], minutes=list(history(run))[-1][0],
+        commit=read_json(scores)[0]["git_commit"], minutes=list(history(run))[-1][0],
         v=sum(p.numel() for p in agent.vision.parameters()), m=sum(p.numel() for p in agent.memory.parameters()),
         c=run.load("controller", "train_controller")[0]["parameters"].numel(),
         table="\n".join("    " + line for line in table(read_json(scores)).splitlines()))
