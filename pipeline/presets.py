@@ -71,8 +71,9 @@ def paper_take_cover() -> Config:
         memory=MemoryConfig(hidden_size=512, sequence=500, steps=24_400, restart_input=True, cell_feature=True,
                             learning_rate_decay=0.99999, done_positive_weight=10.0, death="threshold"),
         dream=DreamConfig(temperature=1.15, max_steps=2100),    # the released code's default is 1.25
-        controller=ControllerConfig(bias=False),
-        evaluate=EvaluateConfig(episodes=100))
+        controller=(controller := ControllerConfig(bias=False)),
+        evaluate=EvaluateConfig(episodes=100),
+        sweep=SweepConfig(controller=controller))
 
 
 def quick_car_racing() -> Config:
