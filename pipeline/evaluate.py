@@ -57,8 +57,8 @@ def report(config: Config, run: Run, agent: Agent, digest: str, controller: np.n
             scores += score_controller(config, run, agent, digest, latents, start, "before evolution (least squares)", executor)
         name = evolved_name(config)
         scores += score_controller(config, run, agent, digest, latents, controller, name, executor)
-        last = "skill" in TASKS[config.task].settings and run.round == config.rounds
-        for skill in config.evaluate.other_skills if last else ():
+        last = run.round == config.rounds
+        for skill in config.evaluate.other_skills if last and "skill" in TASKS[config.task].settings else ():
             harder = replace(config, collect=replace(config.collect, skill=skill))
             scores.append(score_played(harder, run, digest, controller, f"{name}, skill {skill}", executor))
         played = watch(config, run, digest, controller, executor)

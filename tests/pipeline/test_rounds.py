@@ -101,6 +101,7 @@ def test_a_published_run_is_scored_without_its_episodes(copied, tmp_path, capsys
     main(publish, arguments)
     given = tmp_path / "published"
     assert "collecting and training: 2;" in (given / "toy" / "two" / "README.md").read_text() and not list(given.rglob("*.lz4"))
+    assert json.loads((given / "toy" / "two" / "config.json").read_text())["config"]["data"] == "data/published"    # no path of ours
     shutil.rmtree(run)
     main(stages.evaluate, ["--task", "toy", "--run", "two", "--data", str(given), "--workers", "1"])
     assert "controller from the dream" in capsys.readouterr().out
