@@ -102,7 +102,7 @@ class Dreamer(Protocol):
         """What the controllers put out [A, B], before it is squashed to actions."""
 
     def step(self, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Action [A, B], noise [U + N, B], uniform numbers first -> reward [B], risk [B]."""
+        """After `look`: action [A, B], noise [U + N, B], uniform numbers first -> reward [B], risk [B]."""
 
     def keep(self, index: Tensor):
         """Goes on with the dreams `index` [N] only."""

@@ -6,6 +6,8 @@ The numbers are those of `imagine` to rounding. What makes it fast on a CPU, whe
   are multiplied by -2, and the cell is kept as -2c; powers of two change no digit.
 - The batch is the last dimension. Then z, h, c, each gate and each mixture component are one piece of memory, a row of ones
   adds the biases within the products, and nothing large is allocated in a step.
+- With `peek` the LSTM is asked twice: what C sees, without the action, and what comes of it. The product is the same but for
+  the action's columns, so `step` adds those to what `look` left.
 - The head puts out mu_1 and the differences mu_k+1 - mu_k. Where m_k is 1 if the uniform number lies beyond the first k weights,
   and else 0, the mean of the component drawn is mu_1 + sum_k m_k (mu_k+1 - mu_k): five multiplications and no branches.
 """
@@ -56,14 +58,19 @@ class MDNRNNDreamer:
     def look(self) -> Tensor:
         if self.memory.config.peek:                                             # the state stays as it is
             self.action.zero_()
-            self._lstm(self.seen_h, self.room)
+            torch.mm(self.gate_weight, self.up_to_h, out=self.without_action)
+            self._lstm(self.without_action, self.seen_h, self.room)
             self.seen_rest.copy_(self.z_one)
             self.seen_c.copy_(self.cell)
         return torch.mul(self.controllers, self.seen, out=self.products).sum(1)
 
     def step(self, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         self.action.copy_(action)
-        self._lstm(self.h, self.c)
+        if self.memory.config.peek:                                             # the rest of the sums is as look left it
+            torch.addmm(self.without_action, self.gate_weight[:, :len(action)], action, out=self.gates)
+        else:
+            torch.mm(self.gate_weight, self.up_to_h, out=self.gates)
+        self._lstm(self.gates, self.h, self.c)
         if len(self.cell):
             torch.mul(self.c, -0.5, out=self.cell)
         if self.memory.between:
@@ -77,9 +84,9 @@ class MDNRNNDreamer:
     def keep(self, index: Tensor):
         self._allocate(*(t.index_select(-1, index) for t in (self.x, self.c, self.controllers)))
 
-    def _lstm(self, h: Tensor, c: Tensor):
-        """The next h and -2c, written where they are wanted."""
-        torch.mm(self.gate_weight, self.up_to_h, out=self.gates).sigmoid_()
+    def _lstm(self, sums: Tensor, h: Tensor, c: Tensor):
+        """The next h and -2c, written where they are wanted, from the sums within the gates."""
+        torch.sigmoid(sums, out=self.gates)
         i, f, o, q = self.each_gate                                             # g = 1 - 2q
         torch.mul(self.c, f, out=c).addcmul_(i, q, value=4).sub_(i, alpha=2)    # -2c' = f(-2c) - 2i(1 - 2q)
         s = torch.sigmoid(c, out=i)                                             # tanh(c') = 1 - 2s
@@ -107,6 +114,8 @@ class MDNRNNDreamer:
             self.seen_rest, self.seen_h, self.seen_c = self.seen.split([self.Z + 1, self.H, len(self.cell)])
         self.one_seen = x.new_ones(self.head_weight.shape[1], x.shape[1]) if self.memory.between else one_h  # what the head sees
         self.gates, self.raw = (x.new_empty(len(w), x.shape[1]) for w in (self.gate_weight, self.head_weight))
+        if self.memory.config.peek:
+            self.without_action = torch.empty_like(self.gates)
         self.products = torch.empty_like(controllers)
         self.each_gate = self.gates.chunk(4)
         self.reward, self.logit = self.raw[-2:]

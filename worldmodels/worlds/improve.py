@@ -138,7 +138,8 @@ def paid(agent: Agent, controller: np.ndarray, world: DreamWorld, state: State, 
     dreamer = agent.memory.dreamer(2 * count, sign.shape[1], world.config.temperature)
     dreamer.load(state, policy.weight, policy.bias)
     for step in range(HORIZON):
-        action = policy.squash(GAIN * sign if step < HOLD else dreamer.look().t())
+        wanted = dreamer.look().t()
+        action = policy.squash(GAIN * sign if step < HOLD else wanted)
         noise = torch.cat([torch.rand(U, count, generator=generator), torch.randn(N, count, generator=generator)])
         reward, risk = dreamer.step(action.t(), noise.repeat(1, 2).to(world.device))
         total = total + DISCOUNT**step * alive * reward
