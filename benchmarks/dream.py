@@ -120,13 +120,13 @@ def peers_dream(folder: Path, steps: int):
     return run
 
 
-def dying(run: Run, logit: float, spread: float = 0.0) -> Run:
+def dying(run: Run, logit: float, spread: float = 0.0, peek: bool = False) -> Run:
     """The run, its M with another done head: death has this logit, give or take what the weights make of h."""
     tensors, info = run.load("memory", "")
     tensors["head.weight"][-1] = spread * torch.randn(tensors["head.weight"].shape[1], generator=torch.Generator().manual_seed(0))
     tensors["head.bias"][-1] = logit
-    info["memory"]["death"] = "sampled"
-    changed = Run(run.folder / f"dying at {logit:.2f}")
+    info["memory"] |= {"death": "sampled", "peek": peek}
+    changed = Run(run.folder / f"dying at {logit:.2f}, peek {peek}")
     vision, vision_info = run.load("vision", "")
     changed.save("vision", vision, vision_info)
     changed.save("memory", tensors, info)
@@ -149,18 +149,18 @@ class Generation:
 
 
 def steps_a_second(task: str, executor: LocalExecutor, folder: Path, steps: int, rounds: int, peer: Path | None):
-    run = dying(random_run(task, folder), NEVER)
-    ours = Generation(run, DreamConfig(max_steps=steps), executor)
+    run, config = random_run(task, folder), DreamConfig(max_steps=steps)
+    ours, peeking = (Generation(dying(run, NEVER, peek=peek), config, executor) for peek in (False, True))
     memory = ours.fitness.agent.memory
     hidden, inputs, outputs = memory.config.hidden_size, memory.lstm.input.in_features, memory.head.out_features
     width = whole_widths(-(-BATCH // executor.size))
     plain = PlainCell(hidden, memory.z_size, TASKS[task].action_size)
-    works = {"our dream": ours,
+    works = {"our dream": ours, "our dream, with peek": peeking,
              "products alone, workers": lambda: executor.run([Products((hidden, inputs, outputs, width), steps)] * executor.size),
              "products alone, threads": Products((hidden, inputs, outputs, BATCH), steps),
              "LSTMCell loop, batch 1,024": lambda: plain.dream(BATCH, steps // 8),
              "LSTMCell loop, one rollout": lambda: plain.dream(1, steps)}
-    counts = [BATCH * steps] * 3 + [BATCH * (steps // 8), steps]
+    counts = [BATCH * steps] * 4 + [BATCH * (steps // 8), steps]
     if peer and task == "car_racing":
         works["ctallec/world-models, one rollout"], counts = peers_dream(peer, steps), counts + [steps]
     found = in_turns(works, rounds)
