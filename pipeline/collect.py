@@ -1,13 +1,14 @@
 """Stage 1: rollouts of the real game, random or by the controller of the round before -> episodes/."""
 
+import shutil
 from dataclasses import asdict
 
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.command import clocked, main, say, workers
+from pipeline.command import SEEDS, clocked, main, say, workers
 from pipeline.presets import Config
-from worldmodels.episodes import episode_path
+from worldmodels.episodes import SUFFIX, episode_path
 from worldmodels.executors import LocalExecutor
 from worldmodels.files import read_json, write_json
 from worldmodels.runs import Run, differences
@@ -26,6 +27,8 @@ def collect(config: Config, run: Run):
     recorded = run.episodes / "settings.json"
     if recorded.exists() and (different := differences(read_json(recorded), settings)):
         raise UserError(f"the episodes in {run.episodes} were collected with {different}: choose another --run, or delete them")
+    if not recorded.exists():
+        shutil.rmtree(run.latents, ignore_errors=True)      # of episodes that are gone
     write_json(recorded, settings)
     missing = [job for job in jobs if not all(episode_path(run.episodes, seed).exists() for seed in job.seeds)]
     total, left = (sum(len(job.seeds) for job in some) for some in (jobs, missing))
@@ -36,9 +39,22 @@ def collect(config: Config, run: Run):
         executor.run(missing, bar, weight=lambda played: np.size(played[0]))
 
 
+def check_collected(config: Config, run: Run):
+    """A UserError where not all of this round's episodes are there."""
+    wanted, there = expected(config, run), len(list(run.episodes.glob(f"*{SUFFIX}")))
+    if there < wanted:
+        again = "" if run.round == config.rounds else f" --rounds {run.round}"
+        raise UserError(f"{there} of {wanted} episodes in {run.episodes}: run `python -m pipeline.collect{again}` first")
+
+
+def expected(config: Config, run: Run) -> int:
+    """How many episodes this round collects."""
+    return config.collect.episodes if run.round == 1 else config.collect.again
+
+
 def random_jobs(config: Config, run: Run) -> tuple[list[CollectJob], dict]:
     """The first round's jobs, and what their episodes are to be made with."""
-    jobs = [CollectJob(config.task, config.collect, seed, run.episodes) for seed in seeds(config, run, config.collect.episodes)]
+    jobs = [CollectJob(config.task, config.collect, seed, run.episodes) for seed in seeds(config, run)]
     return jobs, common_settings(config)
 
 
@@ -47,7 +63,7 @@ def controller_jobs(config: Config, run: Run) -> tuple[list[ExploreJob], dict]:
     before = run.at(run.round - 1)
     tensors, info = before.load("controller", f"train_controller --rounds {before.round}")
     _, digest = load_agent(before)
-    chunks = np.array_split(seeds(config, run, config.collect.again), -(-config.collect.again // CHUNK))
+    chunks = np.array_split(seeds(config, run), -(-expected(config, run) // CHUNK))
     jobs = [ExploreJob(before, digest, config.collect, env_settings(config.task, config.collect), tensors["parameters"].numpy(),
                        tuple(chunk.tolist()), run.episodes) for chunk in chunks]
     return jobs, common_settings(config) | {"explore": config.collect.explore, "controller_before": info["digest"]}
@@ -59,10 +75,10 @@ def common_settings(config: Config) -> dict:
     return {key: value for key, value in asdict(config.collect).items() if key not in others} | {"task": config.task}
 
 
-def seeds(config: Config, run: Run, count: int) -> range:
+def seeds(config: Config, run: Run) -> range:
     """Neither seeds of runs nor their rounds share an episode."""
-    first = config.seed * 10_000_000 + (run.round - 1) * 1_000_000
-    return range(first, first + count)
+    first = config.seed * SEEDS + (run.round - 1) * 1_000_000
+    return range(first, first + expected(config, run))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ from worldmodels.runs import Run
 from worldmodels.types import UserError
 from worldmodels.worlds.dream import STARTS
 
+SEEDS = 10_000_000      # episodes that a run's seed may collect
+
 Stage = Callable[[Config, Run], None]
 
 
@@ -119,13 +121,16 @@ def check(config: Config):
         if value not in allowed:
             raise UserError(f"{flag} {value}: choose one of {', '.join(allowed)}")
     for path, value in [*leaves(asdict(config)), *(("dream.temperature", tau) for tau in config.sweep.temperatures)]:
-        least = LEAST.get(path, 1 if path.split(".")[-1] in COUNTS else 0)
+        least = LEAST.get(path.removeprefix("sweep."), 1 if path.split(".")[-1] in COUNTS else 0)
         if isinstance(value, (int, float)) and not value >= least:
             raise UserError(f"--{path.replace('_', '-')} {value}: must be at least {least:g}")
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"--{path.replace('_', '-')} {value}: must be finite")
     if Path(config.run).name != config.run or config.run in (".", ".."):
         raise UserError(f"--run {config.run}: a run is a name, not a path; --data says where runs are kept")
+    if (config.seed + 1) * SEEDS > config.evaluate.first_seed:
+        raise UserError(f"--seed {config.seed}: it would collect the episodes from --evaluate.first-seed {config.evaluate.first_seed} on, "
+                        f"which scores are made of; each seed has {SEEDS:,} of its own")
     if config.collect.explore > 1:
         raise UserError(f"--collect.explore {config.collect.explore}: it is a share, 0 to 1")
     for flag, skills in {"--collect.skill": [config.collect.skill], "--evaluate.other-skills": config.evaluate.other_skills}.items():

@@ -2,6 +2,7 @@
 
 from tqdm import tqdm
 
+from pipeline.collect import check_collected
 from pipeline.command import clocked, device, main, say, vision_info
 from pipeline.presets import Config
 from worldmodels import episodes
@@ -18,6 +19,7 @@ def encode(config: Config, run: Run):
     """Stage 3: frames to latents -> latents/."""
     if not run.finished("vision", vision_info(config)):
         raise UserError(f"no V in {run.folder}: run `python -m pipeline.train_vision` first")
+    check_collected(config, run)
     tensors, info = run.load("vision", "train_vision")
     paths = {path: latent_path(round.latents, path) for round in run.until_now
              for path in episodes.EpisodeFolder(round.episodes).paths}

@@ -37,8 +37,9 @@ def evaluate(config: Config, run: Run):
     if not run.finished("controller", info):
         raise UserError(f"no controller in {run.folder}: run `python -m pipeline.train_controller` first")
     tensors, info = run.load("controller", "train_controller")
-    made_with, settings = run.report / "made_with.json", {"controller": info, "evaluate": asdict(config.evaluate)}
-    if made_with.exists() and not differences(read_json(made_with), settings):
+    made_with = run.report / "made_with.json"
+    settings = {"controller": info, "evaluate": asdict(config.evaluate), "temperature": config.dream.temperature}
+    if made_with.exists() and (run.report / "scores.json").exists() and not differences(read_json(made_with), settings):
         say("evaluate: the report is there")
     else:
         report(config, run, agent, digest, tensors["parameters"].numpy(), tensors["start"].numpy())
@@ -57,8 +58,7 @@ def report(config: Config, run: Run, agent: Agent, digest: str, controller: np.n
             scores += score_controller(config, run, agent, digest, latents, start, "before evolution (least squares)", executor)
         name = evolved_name(config)
         scores += score_controller(config, run, agent, digest, latents, controller, name, executor)
-        last = run.round == config.rounds
-        for skill in config.evaluate.other_skills if last and "skill" in TASKS[config.task].settings else ():
+        for skill in config.evaluate.other_skills if "skill" in TASKS[config.task].settings else ():
             harder = replace(config, collect=replace(config.collect, skill=skill))
             scores.append(score_played(harder, run, digest, controller, f"{name}, skill {skill}", executor))
         played = watch(config, run, digest, controller, executor)

@@ -8,7 +8,7 @@ from pipeline.presets import Config
 from pipeline.train_controller import checked_agent
 from worldmodels.evaluate import table
 from worldmodels.files import read_json, write_atomic, write_json
-from worldmodels.runs import Run
+from worldmodels.runs import Run, differences
 from worldmodels.types import UserError
 
 STARTS = 64         # encoded episodes that go along: a dream begins where one of them does
@@ -22,7 +22,7 @@ Rounds of collecting and training: {rounds}; they took {minutes:.0f} minutes.
 
     python -m pipeline.evaluate --task {task} --data data/published --run {run}
 
-scores it again, without training. These are the scores, on seeds that nothing was trained on or chosen by (tau: the dream's
+scores it again, without training (its dreams then begin at the {starts} encoded episodes that lie here, not at all of them). These are the scores, on seeds that nothing was trained on or chosen by (tau: the dream's
 temperature):
 
 {table}
@@ -37,8 +37,9 @@ START = {"zero": "", "dreamt": "found by least squares on dreams and then ",
 def publish(config: Config, run: Run):
     """Beside the stages: a finished run to give away, with its scores and a model card -> data/published/."""
     agent, digest = checked_agent(config, run)
-    scores = run.report / "scores.json"
-    if not run.finished("controller", controller_info(config, digest)) or not scores.exists():
+    scores, made_with, info = run.report / "scores.json", run.report / "made_with.json", controller_info(config, digest)
+    if (not run.finished("controller", info) or not scores.exists() or not made_with.exists()
+            or differences(read_json(made_with)["controller"], run.load("controller", "train_controller")[1])):
         raise UserError(f"{run.folder} is not scored: run `python -m pipeline.evaluate` first")
     target = Run(run.root.parent.parent / "published" / config.task / config.run, run.round)
     before = [run.at(run.round - 1).path("controller")] if run.round > 1 else []        # it collected, and is checked for
@@ -48,6 +49,7 @@ def publish(config: Config, run: Run):
         files += [path for path in (round.folder / "metrics.jsonl", round.folder / "wall.json", round.report / "scores.json")
                   if path.exists()]
     files += [path.with_suffix(".json") for path in files if path.parent.name == "checkpoints"]
+    shutil.rmtree(target.root, ignore_errors=True)
     for path in files:
         copy = target.root / path.relative_to(run.root)
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +57,7 @@ def publish(config: Config, run: Run):
     settings = read_json(run.root / "config.json")
     write_json(target.root / "config.json", settings | {"config": settings["config"] | {"data": "data/published"}})
     card = CARD.format(
-        task=config.task, run=config.run, preset=config.preset, seed=config.seed, world=config.world, rounds=run.round,
+        task=config.task, run=config.run, starts=STARTS, preset=config.preset, seed=config.seed, world=config.world, rounds=run.round,
         start=START[config.controller.start],
         commit=read_json(scores)[0]["git_commit"], minutes=list(history(run))[-1][0],
         v=sum(p.numel() for p in agent.vision.parameters()), m=sum(p.numel() for p in agent.memory.parameters()),

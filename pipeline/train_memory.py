@@ -2,17 +2,20 @@
 
 import torch
 
-from pipeline.command import clocked, device, main, memory_info, say
+from pipeline.command import clocked, device, main, memory_info, say, vision_info
 from pipeline.presets import Config
 from worldmodels.memory.latents import open_latents
 from worldmodels.memory.train import train_memory as train
 from worldmodels.runs import Run
+from worldmodels.types import UserError
 from worldmodels.worlds.agent import build_memory
 
 
 @clocked
 def train_memory(config: Config, run: Run):
     """Stage 4: M, the MDN-RNN with reward and done heads -> checkpoints/memory."""
+    if not run.finished("vision", vision_info(config)):
+        raise UserError(f"no V in {run.root}: run `python -m pipeline.train_vision` first")
     info = memory_info(config, run)
     if run.finished("memory", info):
         return say("train_memory: M is trained")
@@ -20,7 +23,11 @@ def train_memory(config: Config, run: Run):
     torch.manual_seed(config.seed)
     memory = build_memory(info)
     if run.round > 1:
-        memory.load_state_dict(run.at(run.round - 1).load("memory", "train_memory")[0])
+        before = run.at(run.round - 1)
+        try:
+            memory.load_state_dict(before.load("memory", "train_memory")[0])
+        except RuntimeError:
+            raise UserError(f"M of {before.folder} has other sizes: go on with its --memory settings, or choose another --run") from None
     train(memory.to(device(config)), latents, run, info, config.seed + run.round - 1)
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from worldmodels.files import digest, load_arrays, save_arrays, write_atomic, write_json
 from worldmodels.types import UserError
+
+HALF_WRITTEN = re.compile(r"\..+\.(\d+|gif)")         # files.write_atomic's and plots.video's own names
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Run:
             except OSError:
                 raise UserError(f"another process is working on {self.root}: wait for it, or choose another --run") from None
             for leftover in self.root.rglob(".*"):
-                if leftover.name != ".lock":
+                if HALF_WRITTEN.fullmatch(leftover.name):
                     leftover.unlink()
             yield
 

@@ -11,7 +11,7 @@ head learns `terminated` only.
 """
 
 from concurrent.futures import Future
-from typing import Any, Callable, NamedTuple, Protocol, Sequence
+from typing import Any, Callable, Iterable, NamedTuple, Protocol, Sequence
 
 import numpy as np
 import torch
@@ -71,8 +71,11 @@ class Noise(NamedTuple):
 
 
 class Memory(Protocol):
-    """A model of how the world moves. `observe`, `imagine` and `loss` share one transition."""
+    """A model of how the world moves: a torch Module, made from (config, z_size, action_size). `observe`, `imagine` and `loss` share
+    one transition."""
 
+    config: Any                         # its settings, with those of its training (training.TrainConfig)
+    feature_size: int                   # F of its states
     noise_size: tuple[int, int]         # U and N of the noise that `imagine` takes
 
     def initial(self, z: Tensor) -> State:
@@ -133,6 +136,9 @@ class Executor(Protocol):
     size: int                           # jobs that run at the same time
 
     def submit(self, job: Callable[[], Any]) -> Future: ...
+
+    def run(self, jobs: Iterable[Callable[[], Any]], progress: Any = None, weight: Callable[[Any], float] = lambda r: 1) -> list:
+        """The results of `jobs`, in their order; the bar `progress` advances by `weight(result)` as each ends."""
 
 
 Fitness = Callable[[np.ndarray, Sequence[int]], np.ndarray]     # (parameters [P, n], seeds [E]) -> returns [P, E]

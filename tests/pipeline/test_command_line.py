@@ -105,7 +105,9 @@ def settings(*arguments) -> Config:
     ("--controller.sigma", "inf", "finite"),
     ("--controller.eval-every", "0", "at least 1"),
     ("--evaluate.episodes", "0", "at least 1"),
+    ("--sweep.controller.population", "0", "at least"),
     ("--seed", "-1", "at least 0"),
+    ("--seed", "100", "--evaluate.first-seed"),     # whose episodes scores are made of
     ("--workers", "-2", "at least 0"),
     ("--collect.policy", "held", "fresh"),          # a policy of TakeCover
     ("--memory.kind", "gpt", "mdn_rnn"),
@@ -255,6 +257,7 @@ def test_damaged_progress_is_named(fails, copied):
     (stages.train_controller, "--memory.hidden-size", 32, "memory"),
     (stages.evaluate, "--memory.hidden-size", 32, "memory"),
     (stages.encode, "--vision.z-size", 8, "vision"),
+    (stages.train_memory, "--vision.z-size", 8, "vision"),
     (stages.evaluate, "--controller.sigma", 0.5, "controller"),
 ], ids=lambda value: getattr(value, "__name__", None))
 def test_weights_made_with_other_settings(stage, flag, value, name, fails, copied):
@@ -286,6 +289,16 @@ def test_a_deleted_episode_is_collected_again(copied):
     path.unlink()
     main(stages.collect, arguments)
     assert all(np.array_equal(a, b) for a, b in zip(episodes.read(path), whole, strict=True))
+
+
+@pytest.mark.parametrize("stage", (stages.train_vision, stages.encode))
+def test_half_collected_episodes_are_not_trained_on(stage, fails, copied):
+    folder, arguments = copied
+    next(folder.glob("episodes/*.lz4")).unlink()
+    if stage is stages.train_vision:
+        (folder / "checkpoints" / "vision.safetensors").unlink()
+    said = fails(stage, *arguments)
+    assert "3 of 4" in said and "pipeline.collect`" in said
 
 
 def test_damaged_latents_are_named_and_made_again(fails, copied):

@@ -81,6 +81,22 @@ def test_collecting_goes_on_where_it_stopped(copied):
         assert all(np.array_equal(a, b) for a, b in zip(one, other))
 
 
+def test_what_is_collected_anew_is_encoded_anew(copied):
+    run, arguments = copied
+    shutil.rmtree(run / "round-2" / "episodes")
+    main(stages.collect, [*arguments, "--collect.explore", "0.9"])
+    assert len(list(run.glob("round-2/episodes/*.lz4"))) == 5 and not list(run.glob("round-2/latents/*"))
+    assert len(list(run.glob("latents/*"))) == 4
+
+
+def test_m_of_another_size_cannot_go_on(copied, capsys):
+    run, arguments = copied
+    shutil.rmtree(run / "round-2" / "checkpoints")
+    with pytest.raises(SystemExit):
+        main(stages.train_memory, [*arguments, "--memory.hidden-size", "24"])
+    assert "--memory settings" in capsys.readouterr().err
+
+
 def test_each_round_is_scored_and_drawn(two_rounds):
     run = two_rounds / "toy" / "two"
     assert (run / "round-2" / "report" / "rounds.png").stat().st_size > 10_000
@@ -105,6 +121,15 @@ def test_a_published_run_is_scored_without_its_episodes(copied, tmp_path, capsys
     shutil.rmtree(run)
     main(stages.evaluate, ["--task", "toy", "--run", "two", "--data", str(given), "--workers", "1"])
     assert "controller from the dream" in capsys.readouterr().out
+
+
+def test_what_was_not_scored_is_not_published(copied, capsys):
+    run, arguments = copied
+    made_with = run / "round-2" / "report" / "made_with.json"
+    made_with.write_text(made_with.read_text().replace('"digest": "', '"digest": "of another controller'))
+    with pytest.raises(SystemExit):
+        main(publish, arguments)
+    assert "pipeline.evaluate`" in capsys.readouterr().err
 
 
 def test_the_sweep_scores_a_controller_at_each_temperature_and_takes_up_those_that_are_there(copied):

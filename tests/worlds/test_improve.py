@@ -12,7 +12,7 @@ from worldmodels.types import Imagined, Noise, State
 from worldmodels.worlds import improve
 from worldmodels.worlds.agent import Agent
 from worldmodels.worlds.dream import DreamConfig, DreamWorld
-from worldmodels.worlds.improve import GAIN, RECORDED_DISCOUNT, dreamt, improved, paid, recorded, seen, unit
+from worldmodels.worlds.improve import GAIN, LeastSquares, RECORDED_DISCOUNT, dreamt, improved, paid, recorded, seen, unit
 
 
 class Blank(torch.nn.Module):
@@ -75,23 +75,36 @@ def later(values, steps):
 @pytest.mark.parametrize("delay", (0, 3))
 def test_it_finds_what_paid(tmp_path, delay):
     latents = make_latents(tmp_path, episodes(lambda z, a: later(a[:, 0] * z[:, 1], delay), count=400))
-    slope, *_ = recorded(Blank(), latents, 0)
+    slope, *_ = recorded(Blank(), latents, True, 0)
     np.testing.assert_allclose(slope, [[0, RECORDED_DISCOUNT**delay, 0]], atol=0.15)
 
 
 def test_every_action_has_its_own_weights_and_bias(tmp_path):
     latents = make_latents(tmp_path, episodes(lambda z, a: a[:, 0] * z[:, 0] + a[:, 1] * (2 - z[:, 1]), actions=2, count=400))
-    slope, second, _ = recorded(Blank(), latents, 0)
+    slope, second, _ = recorded(Blank(), latents, True, 0)
     np.testing.assert_allclose(slope, [[1, 0, 0], [0, -1, 2]], atol=0.25)
     np.testing.assert_allclose(second, np.eye(3), atol=0.1)
     np.testing.assert_allclose(unit(slope, second), [[1, 0, 0], [0, -0.2**0.5, 2 * 0.2**0.5]], atol=0.15)
 
 
+def test_a_controller_without_a_bias_is_fitted_without_one():
+    generator, fit = torch.Generator().manual_seed(0), LeastSquares()
+    a = torch.randint(2, (2000, 2), generator=generator) * 2.0 - 1
+    features = 1 + torch.randn(2000, 3, generator=generator)
+    y = a[:, 0] * (features[:, 0] + 2) - a[:, 1] * features[:, 2]
+    fit.add(a, features, y)
+    np.testing.assert_allclose(fit.solve(slice(0)), [[1, 0, 0, 2], [0, 0, -1, 0]], atol=0.01)
+    alone = torch.linalg.lstsq((a[:, :, None] * features[:, None]).flatten(1), y).solution.view(2, 3)
+    np.testing.assert_allclose(fit.solve(slice(None)), np.pad(alone, ((0, 0), (0, 1))), atol=0.01)
+    first, second = fit.solve(slice(1, None))
+    assert first[-1] == pytest.approx(2, abs=0.01) and second[-1] == 0
+
+
 def test_it_does_not_depend_on_how_the_episodes_are_grouped(tmp_path, monkeypatch):
     latents = make_latents(tmp_path, episodes(lambda z, a: a[:, 0] * z[:, 1]))
-    expected = recorded(Blank(), latents, 0)[:2]
+    expected = recorded(Blank(), latents, True, 0)[:2]
     monkeypatch.setattr(improve, "TOGETHER", 3)
-    for a, b in zip(recorded(Blank(), latents, 0), expected):
+    for a, b in zip(recorded(Blank(), latents, True, 0), expected):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
 
 
@@ -126,9 +139,9 @@ def test_what_is_seen_is_what_a_controller_sees_in_the_game(tmp_path):
 
 def test_moments_are_taken_from_everywhere(tmp_path, monkeypatch):
     latents = make_latents(tmp_path, episodes(lambda z, a: z[:, 0], count=200))
-    *_, everything = recorded(Blank(), latents, 0)
+    *_, everything = recorded(Blank(), latents, True, 0)
     monkeypatch.setattr(improve, "MOMENTS", 500)
-    *_, some = recorded(Blank(), latents, 0)
+    *_, some = recorded(Blank(), latents, True, 0)
     assert len(everything.features) == latents.lengths.sum()
     assert len(some.features) == pytest.approx(500 * improve.ITERATIONS, rel=0.1)
     assert some.features.mean() == pytest.approx(float(everything.features.mean()), abs=0.05)
@@ -145,19 +158,19 @@ def dream_of(tmp_path, memory, task="toy"):
 
 def test_dreams_find_what_pays(tmp_path):
     agent, world = dream_of(tmp_path, Blank(lambda z, a: a[:, 0] * z[:, 1]))
-    np.testing.assert_allclose(dreamt(agent, np.zeros(2), world, moments(agent.memory), [0]), [[0, np.tanh(GAIN), 0]], atol=0.1)
+    np.testing.assert_allclose(dreamt(agent, np.zeros(2), world, True, moments(agent.memory), [0]), [[0, np.tanh(GAIN), 0]], atol=0.1)
 
 
 def test_dreams_find_what_kills(tmp_path):
     agent, world = dream_of(tmp_path, Blank(lambda z, a: 0 * z[:, 0] + 1, lambda z, a: 0.1 + 0.1 * torch.sign(a[:, 0] * z[:, 1])))
-    (first, second, bias), = dreamt(agent, np.zeros(2), world, moments(agent.memory), [0])
+    (first, second, bias), = dreamt(agent, np.zeros(2), world, True, moments(agent.memory), [0])
     assert second < -0.3 and abs(first) < 0.1 and abs(bias) < 0.1
 
 
 def test_dreams_tell_actions_apart(tmp_path):
     """Steering goes from -1 to 1, gas and brake from 0 to 1. What does not depend on z pays in each of the two steps."""
     agent, world = dream_of(tmp_path, Blank(lambda z, a: a[:, 0] * z[:, 0] + a[:, 1] * (2 - z[:, 1]) - a[:, 2]), "car_racing")
-    slope = dreamt(agent, np.zeros(6), world, moments(agent.memory), [0])
+    slope = dreamt(agent, np.zeros(6), world, True, moments(agent.memory), [0])
     np.testing.assert_allclose(slope, [[1, 0, 0], [0, -0.5, 2], [0, 0, -1]], atol=0.1)
 
 

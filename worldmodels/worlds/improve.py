@@ -50,10 +50,13 @@ class LeastSquares:
         self.response = self.response + (regressors.t() @ y).double()
         self.count, self.width = self.count + len(y), x.shape[1]
 
-    def solve(self) -> Tensor:
-        """w_j and b_j, [J, F + 1]."""
-        ridge = RIDGE * self.covariance.diag().clamp(1e-9).diag()
-        return torch.linalg.solve(self.covariance + ridge, self.response).view(-1, self.width).cpu()
+    def solve(self, unbiased: slice) -> Tensor:
+        """w_j and b_j, [J, F + 1]; b_j = 0 for the j in `unbiased`."""
+        kept = torch.ones(len(self.response) // self.width, self.width, dtype=torch.bool)
+        kept[unbiased, -1] = False
+        covariance, response = self.covariance.cpu()[kept.flatten()][:, kept.flatten()], self.response.cpu()[kept.flatten()]
+        ridge = RIDGE * covariance.diag().clamp(1e-9).diag()
+        return torch.zeros(kept.shape, dtype=response.dtype).masked_scatter(kept, torch.linalg.solve(covariance + ridge, response))
 
     def second(self) -> Tensor:
         """The second moments [F + 1, F + 1] of (f, 1), where the first a is 1."""
@@ -64,7 +67,7 @@ class LeastSquares:
 def improved(agent: Agent, world: DreamWorld, bias: bool, episodes: bool, run: Run, info: dict, seed: int) -> np.ndarray:
     """The parameters [n] of a controller for `agent`, as LinearPolicy takes them, by the recorded episodes and dreams, or by dreams alone.
     Goes on where it was interrupted: "start" among the run's checkpoints, which stays until someone has used what it returns."""
-    slope, second, moments = recorded(agent.memory, world.latents, seed)
+    slope, second, moments = recorded(agent.memory, world.latents, bias, seed)
     by_episodes = unit(slope, second) if episodes else torch.zeros_like(slope)
     progress = run.load_progress("start", info)
     by_dreams, begun = (progress[0]["dreamt"], progress[1]) if progress else (torch.zeros_like(slope), 0)
@@ -75,7 +78,7 @@ def improved(agent: Agent, world: DreamWorld, bias: bool, episodes: bool, run: R
 
     for iteration in range(begun, ITERATIONS):
         mine = moments.rows(torch.arange(iteration, len(moments.features), ITERATIONS))
-        slope = dreamt(agent, controller(), world, mine, [seed, iteration, 2])
+        slope = dreamt(agent, controller(), world, bias, mine, [seed, iteration, 2])
         by_dreams = unit(by_dreams + unit(slope, second), second)
         run.save_progress("start", {"dreamt": by_dreams}, info | {"step": iteration + 1})
     return controller()
@@ -86,12 +89,12 @@ def unit(slope: Tensor, second: Tensor) -> Tensor:
     return slope / (slope @ second * slope).sum(1, keepdim=True).sqrt().clamp(1e-12)
 
 
-def recorded(memory: Memory, latents: Latents, seed: int) -> tuple[Tensor, Tensor, State]:
+def recorded(memory: Memory, latents: Latents, bias: bool, seed: int) -> tuple[Tensor, Tensor, State]:
     """Of the recorded episodes: w_j and b_j [A, F + 1] in
 
         return = v·f + u + sum_j a_j (w_j·f + b_j),
 
-    the second moments [F + 1, F + 1] of what a controller saw in them, and some of their moments, chosen at random."""
+    (b_j = 0 without `bias`), the second moments [F + 1, F + 1] of what a controller saw in them, and some of their moments, chosen at random."""
     fit, moments, share = LeastSquares(), [], MOMENTS * ITERATIONS / int(latents.lengths.sum())
     generator = torch.Generator().manual_seed(seed)
     by_length = np.argsort(latents.lengths, kind="stable")
@@ -99,7 +102,7 @@ def recorded(memory: Memory, latents: Latents, seed: int) -> tuple[Tensor, Tenso
         states, action, returns = seen(memory, [latents.episode(i) for i in chosen], generator)
         fit.add(torch.cat([torch.ones_like(returns)[:, None], action], 1), states.features, returns)
         moments.append(states.rows((torch.rand(len(returns), generator=generator) < share).nonzero()[:, 0].to(returns.device)))
-    return fit.solve()[1:], fit.second(), State.joined(moments)
+    return fit.solve(slice(1, 1) if bias else slice(1, None))[1:], fit.second(), State.joined(moments)
 
 
 def seen(memory: Memory, episodes: list[Encoded], generator: torch.Generator) -> tuple[State, Tensor, Tensor]:
@@ -116,7 +119,7 @@ def seen(memory: Memory, episodes: list[Encoded], generator: torch.Generator) ->
     return states.rows(played.flatten().nonzero()[:, 0]), action[played], returns[played]
 
 
-def dreamt(agent: Agent, controller: np.ndarray, world: DreamWorld, moments: State, seed: list[int]) -> Tensor:
+def dreamt(agent: Agent, controller: np.ndarray, world: DreamWorld, bias: bool, moments: State, seed: list[int]) -> Tensor:
     """The same w_j and b_j of pairs of dreams that begin at `moments`: for HOLD steps one does all it can of each action, or as little
     (±GAIN, at random), and the other the opposite; then the controller [n] acts. Half of how much more the one brings is
 
@@ -127,7 +130,7 @@ def dreamt(agent: Agent, controller: np.ndarray, world: DreamWorld, moments: Sta
         state = moments.rows(part.repeat(2).to(world.device))
         one, other = paid(agent, controller, world, state, torch.cat([sign, -sign]), generator)
         fit.add(sign, state.features[:len(part)], (one - other) / 2)
-    return fit.solve()
+    return fit.solve(slice(0) if bias else slice(None))
 
 
 def paid(agent: Agent, controller: np.ndarray, world: DreamWorld, state: State, sign: Tensor, generator: torch.Generator) -> Tensor:
