@@ -27,7 +27,7 @@ class Config:
     task: Literal["car_racing", "take_cover", "toy"] = "take_cover"
     """The game (toy: an instant world for tests)."""
     preset: Literal["smoke", "quick", "laptop", "paper"] = "quick"
-    """Where settings start from: smoke (a minute), quick (15 minutes), laptop (1 to 2½ hours), paper."""
+    """Where settings start from: smoke (a minute), quick (15 minutes), laptop (1 to 3 hours), paper."""
     run: str = ""
     """Name of the run's folder, data/<task>/<run>; the preset's name if not given."""
     data: str = "data"
@@ -117,7 +117,7 @@ def laptop_car_racing() -> Config:
 def laptop_take_cover() -> Config:
     c = quick_take_cover()
     return replace(
-        c, preset="laptop", rounds=4,
+        c, preset="laptop", rounds=5,
         collect=replace(c.collect, policy="mixed", again=3000),
         vision=replace(c.vision, steps=20_000, kl_floor=4.0),
         memory=replace(c.memory, steps=5000, learning_rate=3e-3, dreamt=1.0, peek=True),
