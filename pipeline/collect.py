@@ -25,10 +25,10 @@ def collect(config: Config, run: Run):
     """Stage 1: rollouts of the real game, random or by the controller of the round before -> episodes/."""
     jobs, settings = random_jobs(config, run) if run.round == 1 else controller_jobs(config, run)
     recorded = run.episodes / "settings.json"
-    if recorded.exists() and (different := differences(read_json(recorded), settings)):
-        raise UserError(f"the episodes in {run.episodes} were collected with {different}: choose another --run, or delete them")
     if not recorded.exists():
         shutil.rmtree(run.latents, ignore_errors=True)      # of episodes that are gone
+    elif different := differences(read_json(recorded), settings):
+        raise UserError(f"the episodes in {run.episodes} were collected with {different}: choose another --run, or delete them")
     write_json(recorded, settings)
     missing = [job for job in jobs if not all(episode_path(run.episodes, seed).exists() for seed in job.seeds)]
     total, left = (sum(len(job.seeds) for job in some) for some in (jobs, missing))
@@ -41,15 +41,10 @@ def collect(config: Config, run: Run):
 
 def check_collected(config: Config, run: Run):
     """A UserError where not all of this round's episodes are there."""
-    wanted, there = expected(config, run), len(list(run.episodes.glob(f"*{SUFFIX}")))
+    wanted, there = len(seeds(config, run)), len(list(run.episodes.glob(f"*{SUFFIX}")))
     if there < wanted:
         again = "" if run.round == config.rounds else f" --rounds {run.round}"
         raise UserError(f"{there} of {wanted} episodes in {run.episodes}: run `python -m pipeline.collect{again}` first")
-
-
-def expected(config: Config, run: Run) -> int:
-    """How many episodes this round collects."""
-    return config.collect.episodes if run.round == 1 else config.collect.again
 
 
 def random_jobs(config: Config, run: Run) -> tuple[list[CollectJob], dict]:
@@ -63,7 +58,7 @@ def controller_jobs(config: Config, run: Run) -> tuple[list[ExploreJob], dict]:
     before = run.at(run.round - 1)
     tensors, info = before.load("controller", f"train_controller --rounds {before.round}")
     _, digest = load_agent(before)
-    chunks = np.array_split(seeds(config, run), -(-expected(config, run) // CHUNK))
+    chunks = np.array_split(seeds(config, run), -(-config.collect.again // CHUNK))
     jobs = [ExploreJob(before, digest, config.collect, env_settings(config.task, config.collect), tensors["parameters"].numpy(),
                        tuple(chunk.tolist()), run.episodes) for chunk in chunks]
     return jobs, common_settings(config) | {"explore": config.collect.explore, "controller_before": info["digest"]}
@@ -78,7 +73,7 @@ def common_settings(config: Config) -> dict:
 def seeds(config: Config, run: Run) -> range:
     """Neither seeds of runs nor their rounds share an episode."""
     first = config.seed * SEEDS + (run.round - 1) * 1_000_000
-    return range(first, first + expected(config, run))
+    return range(first, first + (config.collect.episodes if run.round == 1 else config.collect.again))
 
 
 if __name__ == "__main__":

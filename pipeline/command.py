@@ -225,9 +225,9 @@ def memory_info(config: Config, run: Run) -> dict:
 
 
 def controller_info(config: Config, agent_digest: str) -> dict:
-    world = {"dream": {"dream": asdict(config.dream)}, "real": {}}[config.world]
+    dreamt = config.world == "dream" or config.controller.start != "zero"
     return {"task": config.task, "seed": config.seed, "world": config.world, "controller": asdict(config.controller),
-            "agent_digest": agent_digest} | world
+            "agent_digest": agent_digest} | ({"dream": asdict(config.dream)} if dreamt else {})
 
 
 def say(text: str):

@@ -33,24 +33,34 @@ from worldmodels.worlds.rollout import rollout
 def evaluate(config: Config, run: Run):
     """Stage 6: scores and pictures -> report/."""
     agent, digest = checked_agent(config, run)
-    info = controller_info(config, digest)
-    if not run.finished("controller", info):
-        raise UserError(f"no controller in {run.folder}: run `python -m pipeline.train_controller` first")
-    tensors, info = run.load("controller", "train_controller")
-    made_with = run.report / "made_with.json"
-    settings = {"controller": info, "evaluate": asdict(config.evaluate), "temperature": config.dream.temperature}
-    if made_with.exists() and (run.report / "scores.json").exists() and not differences(read_json(made_with), settings):
+    if is_scored(config, run, digest):
         say("evaluate: the report is there")
     else:
-        report(config, run, agent, digest, tensors["parameters"].numpy(), tensors["start"].numpy())
-        write_json(made_with, settings)
+        report(config, run, agent, digest)
+        write_json(run.report / "made_with.json", made_with(config, run))
     print(f"\n{TASKS[config.task].env_id}, run {run.folder}")
     print(table(read_json(run.report / "scores.json")))
     print(f"\nscores and pictures are in {run.report}/: " + ", ".join(sorted(p.name for p in run.report.glob("*.*"))))
 
 
-def report(config: Config, run: Run, agent: Agent, digest: str, controller: np.ndarray, start: np.ndarray):
-    """scores.json and the pictures, of a controller and of where its evolution started."""
+def is_scored(config: Config, run: Run, digest: str) -> bool:
+    """Whether the report is there, of the run's controller and by these settings; a UserError where there is no controller."""
+    if not run.finished("controller", controller_info(config, digest)):
+        raise UserError(f"no controller in {run.folder}: run `python -m pipeline.train_controller` first")
+    scores, settings = run.report / "scores.json", run.report / "made_with.json"
+    return scores.exists() and settings.exists() and not differences(read_json(settings), made_with(config, run))
+
+
+def made_with(config: Config, run: Run) -> dict:
+    """What a report depends on."""
+    return {"controller": run.load("controller", "train_controller")[1], "evaluate": asdict(config.evaluate),
+            "temperature": config.dream.temperature}
+
+
+def report(config: Config, run: Run, agent: Agent, digest: str):
+    """scores.json and the pictures, of the run's controller and of where its evolution started."""
+    tensors, _ = run.load("controller", "train_controller")
+    controller, start = tensors["parameters"].numpy(), tensors["start"].numpy()
     latents = encoded(config, run, digest)
     with LocalExecutor(workers(config)) as executor:
         scores = score_random(config, agent, latents, executor)

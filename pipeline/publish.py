@@ -2,13 +2,13 @@
 
 import shutil
 
-from pipeline.command import controller_info, main
-from pipeline.evaluate import history
+from pipeline.command import main
+from pipeline.evaluate import history, is_scored
 from pipeline.presets import Config
 from pipeline.train_controller import checked_agent
 from worldmodels.evaluate import table
 from worldmodels.files import read_json, write_atomic, write_json
-from worldmodels.runs import Run, differences
+from worldmodels.runs import Run
 from worldmodels.types import UserError
 
 STARTS = 64         # encoded episodes that go along: a dream begins where one of them does
@@ -22,8 +22,8 @@ Rounds of collecting and training: {rounds}; they took {minutes:.0f} minutes.
 
     python -m pipeline.evaluate --task {task} --data data/published --run {run}
 
-scores it again, without training (its dreams then begin at the {starts} encoded episodes that lie here, not at all of them). These are the scores, on seeds that nothing was trained on or chosen by (tau: the dream's
-temperature):
+scores it again, without training (its dreams then begin at the {starts} encoded episodes that lie here, not at all of them). These are
+the scores, on seeds that nothing was trained on or chosen by (tau: the dream's temperature):
 
 {table}
 
@@ -37,9 +37,8 @@ START = {"zero": "", "dreamt": "found by least squares on dreams and then ",
 def publish(config: Config, run: Run):
     """Beside the stages: a finished run to give away, with its scores and a model card -> data/published/."""
     agent, digest = checked_agent(config, run)
-    scores, made_with, info = run.report / "scores.json", run.report / "made_with.json", controller_info(config, digest)
-    if (not run.finished("controller", info) or not scores.exists() or not made_with.exists()
-            or differences(read_json(made_with)["controller"], run.load("controller", "train_controller")[1])):
+    scores = run.report / "scores.json"
+    if not is_scored(config, run, digest):
         raise UserError(f"{run.folder} is not scored: run `python -m pipeline.evaluate` first")
     target = Run(run.root.parent.parent / "published" / config.task / config.run, run.round)
     before = [run.at(run.round - 1).path("controller")] if run.round > 1 else []        # it collected, and is checked for

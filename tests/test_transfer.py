@@ -37,8 +37,8 @@ class Bold:
         class config:
             z_size = 1
 
-    def __init__(self, memory):
-        self.memory = memory
+    def __init__(self, memory, task="take_cover"):
+        self.memory, self.task = memory, task
 
     def policy(self, parameters, episodes):
         return lambda state: torch.ones(len(state.features), 1)
@@ -61,6 +61,11 @@ def test_a_right_memory_dies_with_the_game_and_does_not_drift():
     assert set(found.before) == {k for k in BEFORE if k <= 20} and set(found.before.values()) == {1.0}
     assert (found.error == 0).all() and (found.spread == 0).all() and (found.reward == 1).all()
     assert found.error.shape == (20,) and found.reward.shape == (2, 20)
+
+
+def test_a_finished_lap_is_no_death():
+    found = transfer(Bold(Counter(), "car_racing"), np.zeros(1), [episode()], 1.0, 0)
+    assert np.isinf(found.left).all() and not found.before
 
 
 def test_a_memory_that_never_dies_is_found_out():

@@ -6,6 +6,7 @@ Only safetensors and JSON are ever read, so that no file a user is given can run
 import hashlib
 import json
 import os
+import re
 import struct
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import safetensors
 import safetensors.numpy
 
 from worldmodels.types import UserError
+
+HALF_WRITTEN = re.compile(r"\..+\.\d+")            # write_atomic's temporary names
 
 
 def write_atomic(path: Path, data: bytes):

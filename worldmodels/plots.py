@@ -1,5 +1,6 @@
 """Pictures of a run: returns, dream against real, film strip, training curves, videos. Each is readable on its own."""
 
+import io
 from pathlib import Path
 from typing import Sequence
 
@@ -8,6 +9,7 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
+from worldmodels.files import write_atomic
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -238,7 +240,6 @@ def video(frames: np.ndarray, path: Path, fps: float, caption: str, stride: int 
         large = cv2.copyMakeBorder(large, 28, 0, 0, 0, cv2.BORDER_CONSTANT)
         cv2.putText(large, f"{caption}  frame {t * stride}", (6, 19), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
         pictures.append(Image.fromarray(large).convert("P", palette=Image.Palette.ADAPTIVE, colors=64))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    pictures[0].save(temporary, format="GIF", save_all=True, append_images=pictures[1:], duration=1000 / fps, loop=0)
-    temporary.replace(path)
+    gif = io.BytesIO()
+    pictures[0].save(gif, format="GIF", save_all=True, append_images=pictures[1:], duration=1000 / fps, loop=0)
+    write_atomic(path, gif.getvalue())

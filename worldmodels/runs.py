@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator
@@ -11,10 +10,8 @@ from typing import Iterator
 import torch
 from torch import Tensor
 
-from worldmodels.files import digest, load_arrays, save_arrays, write_atomic, write_json
+from worldmodels.files import HALF_WRITTEN, digest, load_arrays, save_arrays, write_atomic, write_json
 from worldmodels.types import UserError
-
-HALF_WRITTEN = re.compile(r"\..+\.(\d+|gif)")         # files.write_atomic's and plots.video's own names
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldmodels.envs import TASKS
 from worldmodels.episodes import Episode, located
 from worldmodels.memory.latents import observed
 from worldmodels.runs import Run
@@ -56,7 +57,7 @@ def transfer(agent: Agent, controller: np.ndarray, played: Sequence[Episode], te
     """Compares the dream with episodes of the game that the controller [n] played."""
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     lengths = np.array([len(episode.action) for episode in played])
-    died = np.array([episode.terminated[-1] for episode in played])
+    died = np.array([episode.terminated[-1] and TASKS[agent.task].survival for episode in played])
     act = lambda count: agent.policy(controller[None], count * DREAMS)
 
     # of all moments alike: as many from each episode would be too many from those that end soon

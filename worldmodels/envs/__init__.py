@@ -32,6 +32,7 @@ class Task:
     max_steps: int                                  # the game's official length
     policies: dict[str, Callable]                   # random policies by name
     baselines: tuple[str, ...]                      # those of them that a controller is compared with
+    survival: bool = True                           # an end before max_steps is a death, and the return is time
     settings: tuple[str, ...] = ()                  # settings of CollectConfig that env() takes beside max_steps
     lanes: int = 32                                 # episodes that a worker plays together: many for V and M, few for its caches
     shrink: Callable[[np.ndarray], np.ndarray] | None = None    # of env(raw=True): observations [B, ...] -> [B, 64, 64, 3]
@@ -39,11 +40,11 @@ class Task:
 
 TASKS = {task.name: task for task in (
     Task("car_racing", "CarRacing-v3", CarRacing, 3, squash_car, 1000,
-         {"smooth": policies.smooth_driver, "paper": policies.random_controller}, ("paper",), ("repeat", "drawing"),
-         lanes=16),
+         {"smooth": policies.smooth_driver, "paper": policies.random_controller}, ("paper",),
+         survival=False, settings=("repeat", "drawing"), lanes=16),
     Task("take_cover", "VizdoomTakeCover (stock take_cover.cfg)", TakeCover, 1, torch.tanh, 2100,
          {"held": policies.held_uniform, "fresh": policies.fresh_uniform, "varied": policies.varied_strokes,
           "mixed": policies.mixed_strokes},
-         ("held", "fresh"), ("skill", "repeat"), shrink=shrink),
+         ("held", "fresh"), settings=("skill", "repeat"), shrink=shrink),
     Task("toy", "Toy", Toy, 1, torch.tanh, 40, {"fresh": policies.fresh_uniform}, ("fresh",)),
 )}

@@ -109,13 +109,12 @@ class MDNRNNDreamer:
         self.action, self.restart, self.z, self.one, self.h, self.cell = x.split(self.sizes)
         self.up_to_h, one_h, self.seen = (x[:-len(self.cell) or None], x[sum(self.sizes[:3]):sum(self.sizes[:5])],
                                           x[sum(self.sizes[:2]):])
-        if self.memory.config.peek:                                                     # sees an h that is not in the state
-            self.z_one, self.seen, self.room = self.seen[:self.Z + 1], torch.empty_like(self.seen), torch.empty_like(c)
-            self.seen_rest, self.seen_h, self.seen_c = self.seen.split([self.Z + 1, self.H, len(self.cell)])
         self.one_seen = x.new_ones(self.head_weight.shape[1], x.shape[1]) if self.memory.between else one_h  # what the head sees
         self.gates, self.raw = (x.new_empty(len(w), x.shape[1]) for w in (self.gate_weight, self.head_weight))
-        if self.memory.config.peek:
-            self.without_action = torch.empty_like(self.gates)
+        if self.memory.config.peek:                                                     # sees an h that is not in the state
+            self.z_one, self.seen = self.seen[:self.Z + 1], torch.empty_like(self.seen)
+            self.seen_rest, self.seen_h, self.seen_c = self.seen.split([self.Z + 1, self.H, len(self.cell)])
+            self.without_action, self.room = torch.empty_like(self.gates), torch.empty_like(c)
         self.products = torch.empty_like(controllers)
         self.each_gate = self.gates.chunk(4)
         self.reward, self.logit = self.raw[-2:]

@@ -50,10 +50,10 @@ class LeastSquares:
         self.response = self.response + (regressors.t() @ y).double()
         self.count, self.width = self.count + len(y), x.shape[1]
 
-    def solve(self, unbiased: slice) -> Tensor:
-        """w_j and b_j, [J, F + 1]; b_j = 0 for the j in `unbiased`."""
+    def solve(self, bias: bool | list[bool]) -> Tensor:
+        """w_j and b_j, [J, F + 1]; b_j = 0 where `bias` says so, for all j or each."""
         kept = torch.ones(len(self.response) // self.width, self.width, dtype=torch.bool)
-        kept[unbiased, -1] = False
+        kept[:, -1] = torch.tensor(bias)
         covariance, response = self.covariance.cpu()[kept.flatten()][:, kept.flatten()], self.response.cpu()[kept.flatten()]
         ridge = RIDGE * covariance.diag().clamp(1e-9).diag()
         return torch.zeros(kept.shape, dtype=response.dtype).masked_scatter(kept, torch.linalg.solve(covariance + ridge, response))
@@ -102,7 +102,7 @@ def recorded(memory: Memory, latents: Latents, bias: bool, seed: int) -> tuple[T
         states, action, returns = seen(memory, [latents.episode(i) for i in chosen], generator)
         fit.add(torch.cat([torch.ones_like(returns)[:, None], action], 1), states.features, returns)
         moments.append(states.rows((torch.rand(len(returns), generator=generator) < share).nonzero()[:, 0].to(returns.device)))
-    return fit.solve(slice(1, 1) if bias else slice(1, None))[1:], fit.second(), State.joined(moments)
+    return fit.solve([True] + [bias] * action.shape[1])[1:], fit.second(), State.joined(moments)
 
 
 def seen(memory: Memory, episodes: list[Encoded], generator: torch.Generator) -> tuple[State, Tensor, Tensor]:
@@ -130,7 +130,7 @@ def dreamt(agent: Agent, controller: np.ndarray, world: DreamWorld, bias: bool, 
         state = moments.rows(part.repeat(2).to(world.device))
         one, other = paid(agent, controller, world, state, torch.cat([sign, -sign]), generator)
         fit.add(sign, state.features[:len(part)], (one - other) / 2)
-    return fit.solve(slice(0) if bias else slice(None))
+    return fit.solve(bias)
 
 
 def paid(agent: Agent, controller: np.ndarray, world: DreamWorld, state: State, sign: Tensor, generator: torch.Generator) -> Tensor:
