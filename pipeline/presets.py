@@ -93,14 +93,16 @@ def quick_take_cover() -> Config:
     c = paper_take_cover()
     return replace(
         c, preset="quick",
-        collect=replace(c.collect, episodes=5000, policy="varied", repeat=4, min_steps=0),
-        vision=replace(c.vision, steps=5000, batch=32, learning_rate=1e-3, final_anneal=0.3, channels=16, z_size=32, kl_floor=1.0),
-        memory=replace(c.memory, hidden_size=256, steps=4250, batch=50, sequence=40, learning_rate=2e-3, learning_rate_decay=1.0,
-                       final_anneal=0.4, cell_feature=False, done_weight=30.0, done_positive_weight=1.0, death="sampled"),
-        dream=replace(c.dream, max_steps=525),
-        controller=(controller := replace(c.controller, generations=60, episodes=16, eval_every=5, eval_episodes=512)),
+        collect=replace(c.collect, episodes=5000, policy="mixed", repeat=4, min_steps=0),
+        vision=replace(c.vision, steps=5000, batch=32, learning_rate=1e-3, final_anneal=0.3, channels=16, z_size=32, kl_floor=4.0),
+        memory=replace(c.memory, hidden_size=256, steps=2500, batch=50, sequence=40, learning_rate=3e-3, learning_rate_decay=1.0,
+                       final_anneal=0.4, dreamt=1.0, peek=True, cell_feature=False, done_weight=30.0, done_positive_weight=1.0,
+                       death="sampled"),
+        dream=replace(c.dream, max_steps=525, temperature=1.05),
+        controller=replace(c.controller, start="improved", sigma=0.05, generations=10, episodes=16, eval_every=10, eval_episodes=1024),
         evaluate=replace(c.evaluate, other_skills=(5,)),
-        sweep=replace(c.sweep, controller=controller))
+        sweep=replace(c.sweep, temperatures=(0.1, 0.5, 1.0, 1.05, 1.15, 1.3),
+                      controller=replace(c.controller, generations=60, episodes=16, eval_every=5, eval_episodes=512)))
 
 
 def laptop_car_racing() -> Config:
@@ -118,31 +120,30 @@ def laptop_take_cover() -> Config:
     c = quick_take_cover()
     return replace(
         c, preset="laptop", rounds=5,
-        collect=replace(c.collect, policy="mixed", again=3000),
-        vision=replace(c.vision, steps=20_000, kl_floor=4.0),
-        memory=replace(c.memory, steps=5000, learning_rate=3e-3, dreamt=1.0, peek=True),
-        dream=replace(c.dream, temperature=1.05),
-        controller=replace(c.controller, start="improved", sigma=0.05, generations=30, eval_every=10, eval_episodes=1024),
-        evaluate=replace(c.evaluate, episodes=1000),
-        sweep=replace(c.sweep, temperatures=(0.1, 0.5, 1.0, 1.05, 1.15, 1.3)))
+        collect=replace(c.collect, again=3000),
+        vision=replace(c.vision, steps=20_000),
+        memory=replace(c.memory, steps=5000),
+        controller=replace(c.controller, generations=30),
+        evaluate=replace(c.evaluate, episodes=1000))
 
 
 def smoke(base: Config, steps: int) -> Config:
     """Every stage, tiny: to see that all of it runs."""
+    tiny = lambda c: replace(c, generations=2, population=4, episodes=2, eval_every=2, eval_episodes=2)
     return replace(
         base, preset="smoke",
         collect=replace(base.collect, episodes=4, max_steps=steps, min_steps=0),
         vision=replace(base.vision, steps=20, batch=16),
         memory=replace(base.memory, hidden_size=16, steps=20, batch=2, sequence=10),
         dream=replace(base.dream, max_steps=30, warmup=5),
-        controller=(controller := replace(base.controller, generations=2, population=4, episodes=2, eval_every=2, eval_episodes=2)),
+        controller=tiny(base.controller),
         evaluate=replace(base.evaluate, episodes=2, random_episodes=2, dream_episodes=8, transfer_episodes=2, video_steps=20),
-        sweep=replace(base.sweep, controller=controller))
+        sweep=replace(base.sweep, controller=tiny(base.sweep.controller)))
 
 
 def toy() -> Config:
     c = quick_take_cover()
-    return replace(c, task="toy", collect=replace(c.collect, policy="fresh", repeat=1, max_steps=40))
+    return replace(c, task="toy", collect=replace(c.collect, policy="fresh", repeat=1, max_steps=40), controller=c.sweep.controller)
 
 
 PRESETS: dict[tuple[str, str], Callable[[], Config]] = {
