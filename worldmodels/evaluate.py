@@ -37,11 +37,12 @@ def score(task: str, world: str, controller: str, returns: np.ndarray, wall_s: f
 
 def table(scores: Sequence[dict]) -> str:
     """The scores as text, a line each."""
-    lines = [f"{'world':6} {'controller':36} {'mean':>8} {'± std':>8}   {'95% interval of the mean':>24}   episodes"]
-    for s in scores:
-        name = s["controller"] if s["temperature"] is None else f"{s['controller']} (tau {s['temperature']:g})"
+    names = [s["controller"] + ("" if s["temperature"] is None else f" (tau {s['temperature']:g})") for s in scores]
+    width = max(map(len, names))
+    lines = [f"{'world':6} {'controller':{width}} {'mean':>8} {'± std':>8}   {'95% interval of the mean':>24}   episodes"]
+    for name, s in zip(names, scores):
         low, high = s["ci95"]
-        lines.append(f"{s['world']:6} {name:36} {s['mean']:8.1f} {s['std']:8.1f}   {low:11.1f} to {high:9.1f}   {s['episodes']:8d}")
+        lines.append(f"{s['world']:6} {name:{width}} {s['mean']:8.1f} {s['std']:8.1f}   {low:11.1f} to {high:9.1f}   {s['episodes']:8d}")
     return "\n".join(lines)
 
 
