@@ -79,12 +79,12 @@ def paper_take_cover() -> Config:
 def quick_car_racing() -> Config:
     c = paper_car_racing()
     return replace(
-        c, preset="quick", world="dream",
-        collect=replace(c.collect, episodes=2400, max_steps=400, policy="smooth", repeat=4),
+        c, preset="quick", world="dream", rounds=2,
+        collect=replace(c.collect, episodes=2400, again=800, max_steps=400, policy="smooth", repeat=4),
         vision=replace(c.vision, steps=2500, batch=32, learning_rate=1e-3, final_anneal=0.3, channels=16, kl_floor=1.0),
-        memory=replace(c.memory, steps=3500, batch=50, sequence=40, learning_rate=2e-3, final_anneal=0.4),
-        dream=replace(c.dream, start="anywhere", max_steps=60),
-        controller=(controller := replace(c.controller, generations=80, episodes=16, eval_every=5, eval_episodes=512)),
+        memory=replace(c.memory, steps=2000, batch=50, sequence=40, learning_rate=3e-3, final_anneal=0.4, dreamt=1.0, peek=True),
+        dream=replace(c.dream, max_steps=250),
+        controller=(controller := replace(c.controller, generations=40, episodes=16, eval_every=10, eval_episodes=512)),
         evaluate=replace(c.evaluate, episodes=40, dream_episodes=256),
         sweep=replace(c.sweep, controller=controller))
 
@@ -108,11 +108,9 @@ def quick_take_cover() -> Config:
 def laptop_car_racing() -> Config:
     c = quick_car_racing()
     return replace(
-        c, preset="laptop",
-        collect=replace(c.collect, episodes=6000),
-        vision=replace(c.vision, steps=15_000, channels=32, kl_floor=0.5),
-        memory=replace(c.memory, steps=30_000),
-        controller=replace(c.controller, generations=200, population=64),
+        c, preset="laptop", rounds=8,
+        vision=replace(c.vision, steps=5000),
+        controller=replace(c.controller, generations=60),
         evaluate=replace(c.evaluate, episodes=100, dream_episodes=1024))
 
 
