@@ -80,9 +80,9 @@ def quick_car_racing() -> Config:
     c = paper_car_racing()
     return replace(
         c, preset="quick", world="dream", rounds=2,
-        collect=replace(c.collect, episodes=2400, again=800, max_steps=400, policy="smooth", repeat=4),
+        collect=replace(c.collect, episodes=2000, again=800, max_steps=400, policy="smooth", repeat=4),
         vision=replace(c.vision, steps=2500, batch=32, learning_rate=1e-3, final_anneal=0.3, channels=16, kl_floor=1.0),
-        memory=replace(c.memory, steps=2000, batch=50, sequence=40, learning_rate=3e-3, final_anneal=0.4, dreamt=1.0, peek=True),
+        memory=replace(c.memory, steps=1500, batch=50, sequence=40, learning_rate=3e-3, final_anneal=0.4, dreamt=1.0, peek=True),
         dream=replace(c.dream, max_steps=250),
         controller=(controller := replace(c.controller, generations=40, episodes=16, eval_every=10, eval_episodes=512)),
         evaluate=replace(c.evaluate, episodes=40, dream_episodes=256),
@@ -109,7 +109,9 @@ def laptop_car_racing() -> Config:
     c = quick_car_racing()
     return replace(
         c, preset="laptop", rounds=8,
+        collect=replace(c.collect, episodes=2400),
         vision=replace(c.vision, steps=5000),
+        memory=replace(c.memory, steps=2000),
         controller=replace(c.controller, generations=60),
         evaluate=replace(c.evaluate, episodes=100, dream_episodes=1024))
 
@@ -129,7 +131,7 @@ def smoke(base: Config, steps: int) -> Config:
     """Every stage, tiny: to see that all of it runs."""
     tiny = lambda c: replace(c, generations=2, population=4, episodes=2, eval_every=2, eval_episodes=2)
     return replace(
-        base, preset="smoke",
+        base, preset="smoke", rounds=1,
         collect=replace(base.collect, episodes=4, max_steps=steps, min_steps=0),
         vision=replace(base.vision, steps=20, batch=16),
         memory=replace(base.memory, hidden_size=16, steps=20, batch=2, sequence=10),
