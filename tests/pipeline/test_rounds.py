@@ -134,12 +134,12 @@ def test_what_was_not_scored_is_not_published(copied, capsys):
 
 def test_the_sweep_scores_a_controller_at_each_temperature_and_takes_up_those_that_are_there(copied):
     run, arguments = copied
-    arguments += ["--sweep.temperatures", "0.5", "1.15", "--sweep.episodes", "3"]
+    arguments += ["--sweep.temperatures", "0.5", "1.05", "--sweep.episodes", "3"]
     main(sweep_temperature, arguments)
     report = run / "round-2" / "report"
     scores = json.loads((report / "temperature.json").read_text())
     assert [(s["evolved_at"], s["world"], s["temperature"], s["episodes"]) for s in scores] == [
-        (0.5, "real", None, 3), (0.5, "dream", 0.5, 8), (1.15, "real", None, 2), (1.15, "dream", 1.15, 8)]
+        (0.5, "real", None, 3), (0.5, "dream", 0.5, 8), (1.05, "real", None, 2), (1.05, "dream", 1.05, 8)]
     assert (report / "temperature.png").stat().st_size > 10_000
     made = {path: path.stat().st_mtime_ns for path in run.rglob("temperature/*/checkpoints/*.safetensors")}
     assert len(made) == 2 and not any(load_arrays(path)[0]["start"].any() for path in made)     # not the round's before

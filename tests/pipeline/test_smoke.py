@@ -69,10 +69,12 @@ def test_scores(task, finished):
     collect = json.loads((folder / "config.json").read_text())["config"]["collect"]
     collector = f"random ({collect['policy']}" + (f" × {collect['repeat']})" if collect["repeat"] > 1 else ")")
     random = dict.fromkeys([*(f"random ({policy})" for policy in TASKS[task].baselines), collector])
-    controller = "controller from the dream"
-    played = [*random, controller, *([f"{controller}, skill 5"] if task == "take_cover" else [])]
+    tensors, _ = load_arrays(folder / "checkpoints" / "controller.safetensors")
+    evolved = task == "take_cover" and not np.array_equal(tensors["start"], tensors["parameters"])     # else there is one to score
+    controllers = ["before evolution (least squares)"] * evolved + ["controller from the dream"]
+    played = [*random, *controllers, *([f"{controllers[-1]}, skill 5"] if task == "take_cover" else [])]
     assert [(s["world"], s["controller"]) for s in entries] == [*(("real", name) for name in played),
-                                                                ("dream", collector), ("dream", controller)]
+                                                                *(("dream", name) for name in [collector, *controllers])]
     for s in entries:
         assert s.keys() == FIELDS
         assert (s["task"], s["env_id"]) == (task, TASKS[task].env_id)
