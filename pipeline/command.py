@@ -1,6 +1,7 @@
 """What every stage script shares: the command line, the run's folder, and errors in one line."""
 
 import contextlib
+import errno
 import functools
 import io
 import math
@@ -33,13 +34,18 @@ Stage = Callable[[Config, Run], None]
 
 
 def main(stage: Stage, arguments: list[str] | None = None):
-    """Parses the command line and runs a stage. Exit code 2 and one line for a user's mistake, 130 after Ctrl-C."""
+    """Parses the command line and runs a stage. Exit code 2 and one line for a user's mistake or a full disk, 130 after Ctrl-C."""
     try:
         config = parse(sys.argv[1:] if arguments is None else arguments, stage.__doc__)
         with open_run(config) as run, kept_settings(config, run):
             stage(config, run.at(config.rounds))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print("error: no space left on the disk: free some, and the same command goes on from here", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\ninterrupted: the same command goes on from here", file=sys.stderr)

@@ -291,6 +291,15 @@ def test_a_deleted_episode_is_collected_again(copied):
     assert all(np.array_equal(a, b) for a, b in zip(episodes.read(path), whole, strict=True))
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_a_full_disk_is_named(fails, tmp_path):
+    def write(config, run):
+        """A stage that finds the disk full."""
+        with open("/dev/full", "wb", buffering=0) as file:
+            file.write(b"1")
+    assert "no space left" in fails(write, *TOY, "--data", tmp_path)
+
+
 @pytest.mark.parametrize("stage", (stages.train_vision, stages.encode))
 def test_half_collected_episodes_are_not_trained_on(stage, fails, copied):
     folder, arguments = copied
