@@ -1,4 +1,4 @@
-# make demo: an agent that learns inside its own dream, in about 15 minutes on two cores. make test: the tests.
+# make demo: an agent that learns inside its own dream, in 10 to 15 minutes on two cores. make test: the tests.
 # Both create .venv and install into it first; they need Python >= 3.10, git and make, and no display.
 
 PYTHON ?= python3

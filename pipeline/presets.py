@@ -27,7 +27,7 @@ class Config:
     task: Literal["car_racing", "take_cover", "toy"] = "take_cover"
     """The game (toy: an instant world for tests)."""
     preset: Literal["smoke", "quick", "laptop", "paper"] = "quick"
-    """Where settings start from: smoke (a minute), quick (15 minutes), laptop (1 to 3 hours), paper."""
+    """Where settings start from: smoke (a minute), quick (10 to 15 minutes), laptop (1 to 3 hours), paper."""
     run: str = ""
     """Name of the run's folder, data/<task>/<run>; the preset's name if not given."""
     data: str = "data"
