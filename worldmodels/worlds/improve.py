@@ -51,7 +51,7 @@ class LeastSquares:
         self.count, self.width = self.count + len(y), x.shape[1]
 
     def solve(self, bias: bool | list[bool]) -> Tensor:
-        """w_j and b_j, [J, F + 1]; b_j = 0 where `bias` says so, for all j or each."""
+        """w_j and b_j, [J, F + 1]; b_j = 0 where `bias`, one for all j or one for each, is False."""
         kept = torch.ones(len(self.response) // self.width, self.width, dtype=torch.bool)
         kept[:, -1] = torch.tensor(bias)
         covariance, response = self.covariance.cpu()[kept.flatten()][:, kept.flatten()], self.response.cpu()[kept.flatten()]
@@ -94,7 +94,8 @@ def recorded(memory: Memory, latents: Latents, bias: bool, seed: int) -> tuple[T
 
         return = v·f + u + sum_j a_j (w_j·f + b_j),
 
-    (b_j = 0 without `bias`), the second moments [F + 1, F + 1] of what a controller saw in them, and some of their moments, chosen at random."""
+    (b_j = 0 without `bias`), the second moments [F + 1, F + 1] of what a controller saw in them, and some of their moments, chosen at
+    random."""
     fit, moments, share = LeastSquares(), [], MOMENTS * ITERATIONS / int(latents.lengths.sum())
     generator = torch.Generator().manual_seed(seed)
     by_length = np.argsort(latents.lengths, kind="stable")
