@@ -144,6 +144,8 @@ def test_evolve_stores_the_best_mean_that_it_scored(run):
     assert sphere(best) > sphere(np.zeros(5))
     tensors, _ = run.load("controller", "train_controller")
     assert torch.equal(tensors["parameters"], torch.from_numpy(best))
+    assert tensors["generations"].tolist() == [0, 4, 8, 11]
+    assert np.array_equal(tensors["means"].numpy(), [mean for _, mean in means])
     rows = read_metrics(run.folder, "controller")
     assert [row["step"] for row in rows] == list(range(1, 12))
     assert [row["step"] for row in rows if "mean_controller" in row] == [4, 8, 11]
@@ -190,6 +192,8 @@ def test_an_interrupted_evolution_goes_on_bit_for_bit(run, tmp_path, calls):
     assert np.array_equal(best, expected)
     assert resumed == whole[-len(resumed):] and len(resumed) < len(whole)
     assert read_metrics(run.folder) == read_metrics(tmp_path / "whole")
+    stored, (expected, _) = run.load("controller", "train_controller")[0], Run(tmp_path / "whole").load("controller", "train_controller")
+    assert stored.keys() == expected.keys() and all(torch.equal(stored[name], expected[name]) for name in stored)
 
 
 def test_an_evolution_under_other_settings_is_refused(run):

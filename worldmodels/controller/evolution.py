@@ -95,27 +95,29 @@ def generation_seeds(seed: int, generation: int, episodes: int, evaluation: bool
 
 def evolve(config: ControllerConfig, start: Callable[[], np.ndarray], fitness: Fitness, run: Run, info: dict,
            seed: int) -> np.ndarray:
-    """Evolves a controller from the parameters start() [n] on; stores these and the best CMA mean as the checkpoint "controller" and
-    returns the mean.
+    """Evolves a controller from the parameters start() [n] on; stores the best CMA mean as the checkpoint "controller" and returns it.
 
     At the start, every `eval_every` generations and at the end, the mean is scored on fresh episodes and kept where it is the best
-    so far.
+    so far. The checkpoint also has the start, and all means that were scored, [N, n], with their generations [N].
     """
     def score(mean: np.ndarray, generation: int) -> float:
         return float(fitness(mean[None], generation_seeds(seed, generation, config.eval_episodes, evaluation=True)).mean())
 
     def keep(generation: int):
         history = np.array(search.history).reshape(-1, config.population)
-        state = {"start": start, "best": best, "history": history, "best_score": np.float64(best_score)}
+        state = {"start": start, "best": best, "history": history, "best_score": np.float64(best_score),
+                 "means": means, "generations": generations}
         run.save_progress("controller", {name: torch.tensor(value) for name, value in state.items()}, info | {"step": generation})
 
     progress = run.load_progress("controller", info)
     if progress:
         state, begun = progress
-        start, history, best, best_score = (state[name].numpy() for name in ("start", "history", "best", "best_score"))
+        start, history, best, best_score, means, generations = (
+            state[name].numpy() for name in ("start", "history", "best", "best_score", "means", "generations"))
     else:
         start, history, begun = start(), None, 0
         best, best_score = start, score(start, 0)
+        means, generations = start[None], np.array([0])
     search = CMAES(start, config.population, config.sigma, seed, history)
     keep(begun)
     log = run.metrics("controller", begun)
@@ -127,6 +129,7 @@ def evolve(config: ControllerConfig, start: Callable[[], np.ndarray], fitness: F
             values = {"mean": scores.mean(), "best": scores.max(), "worst": scores.min(), "sigma": search.sigma}
             if generation % config.eval_every == 0 or generation == config.generations:
                 values["mean_controller"] = score(search.mean, generation)
+                means, generations = np.concatenate([means, search.mean[None]]), np.append(generations, generation)
                 if values["mean_controller"] > best_score:
                     best, best_score = search.mean, values["mean_controller"]
             values = {key: float(value) for key, value in values.items()}
@@ -134,6 +137,7 @@ def evolve(config: ControllerConfig, start: Callable[[], np.ndarray], fitness: F
             bar.update()
             bar.set_postfix(mean=f"{values['mean']:.1f}", best=f"{values['best']:.1f}", kept=f"{best_score:.1f}")
             keep(generation)
-    run.save("controller", {"parameters": torch.from_numpy(best), "start": torch.from_numpy(start)}, info)
+    found = {"parameters": best, "start": start, "means": means, "generations": generations}
+    run.save("controller", {name: torch.from_numpy(value) for name, value in found.items()}, info)
     run.progress_path("controller").unlink(missing_ok=True)
     return best
