@@ -10,7 +10,7 @@ import platform
 import re
 import sys
 import time
-from dataclasses import asdict, fields, is_dataclass, replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Callable, Iterator
@@ -71,9 +71,9 @@ def parse(arguments: list[str], description: str | None = None) -> Config:
     """The settings: a preset, or those of an existing run named without a preset, then what the command line changes."""
     base = Config()
     chosen = {name: option(arguments, name) or getattr(base, name) for name in ("task", "preset", "run", "data")}
-    folder = Path(chosen["data"]) / chosen["task"] / (chosen["run"] or chosen["preset"])
-    if option(arguments, "preset") is None and chosen["run"] and (folder / "config.json").exists():
-        default = stored_config(folder / "config.json")
+    run = Run(Path(chosen["data"]) / chosen["task"] / (chosen["run"] or chosen["preset"]))
+    if option(arguments, "preset") is None and chosen["run"] and run.config.exists():
+        default = run.settings(Config)
     else:                                       # a wrong task or preset is left for the parser to name
         default = PRESETS.get((chosen["task"], chosen["preset"]), Config)()
     config = parse_into(default, arguments, description)
@@ -154,29 +154,6 @@ def leaves(tree: dict, prefix: str = ""):
             yield prefix + key, value
 
 
-def stored_config(path: Path) -> Config:
-    """The settings that a run was last worked on with; a UserError names a damaged file."""
-    try:
-        return from_dict(Config, read_json(path)["config"])
-    except (AttributeError, KeyError, TypeError):
-        raise UserError(f"{path} is damaged: delete it, and name the run's --preset again") from None
-
-
-def from_dict(cls, values: dict):
-    """A dataclass from nested dicts; settings that a stored config does not know keep their defaults."""
-    known = {f.name for f in fields(cls)}
-    made = cls()
-    nested = {}
-    for key, value in values.items():
-        if key in known:
-            default = getattr(made, key)
-            nested[key] = (from_dict(type(default), value) if is_dataclass(default)
-                           else tuple(value) if isinstance(default, tuple) else value)
-            if type(nested[key]) is not type(default) and not (isinstance(default, float) and type(value) is int):
-                raise TypeError(key)
-    return replace(made, **nested)
-
-
 @contextlib.contextmanager
 def open_run(config: Config) -> Iterator[Run]:
     """The run's folder, locked for this process."""
@@ -192,7 +169,7 @@ def open_run(config: Config) -> Iterator[Run]:
 @contextlib.contextmanager
 def kept_settings(config: Config, run: Run):
     """Writes config.json, and puts the one before back when the command turns out not to fit the run."""
-    path = run.folder / "config.json"
+    path = run.config
     before = path.read_bytes() if path.exists() else None
     packages = {name: version(name) for name in ("torch", "numpy", "gymnasium", "vizdoom", "cma")}
     try:

@@ -22,10 +22,9 @@ from worldmodels.memory.latents import Latents
 from worldmodels.runs import Run, differences, read_metrics
 from worldmodels.transfer import WatchJob, dream_along, states, transfer
 from worldmodels.types import Executor, UserError
-from worldmodels.worlds.agent import Agent, DreamFitness, RealFitness, load_agent, parts
+from worldmodels.worlds.agent import Agent, DreamFitness, RealFitness, load_agent, parts, real_world
 from worldmodels.worlds.collect import CollectJob, env_settings
 from worldmodels.worlds.dream import DreamConfig, DreamWorld
-from worldmodels.worlds.real import RealWorld
 from worldmodels.worlds.rollout import rollout
 
 
@@ -156,8 +155,8 @@ def evolved_name(config: Config) -> str:
 
 def whole_dream(config: Config, agent: Agent, latents: Latents) -> DreamWorld:
     """The dream from first frames on, as long as the game."""
-    length = -(-TASKS[config.task].max_steps // config.collect.repeat)
-    return DreamWorld(agent.memory, latents, DreamConfig(config.dream.temperature, max_steps=length))
+    steps = TASKS[config.task].steps(config.collect.repeat)
+    return DreamWorld(agent.memory, latents, DreamConfig(config.dream.temperature, max_steps=steps))
 
 
 @contextmanager
@@ -194,9 +193,7 @@ def draw(config: Config, run: Run, agent: Agent, latents: Latents, controller: n
     if run.round > 1:
         plots.rounds(list(history(run)), folder / "rounds.png")
 
-    make_env = lambda: task.env(max_steps=task.max_steps, render_mode="rgb_array",
-                                **dict(env_settings(config.task, config.collect)))
-    real = RealWorld(make_env, agent.vision, agent.memory)
+    real = real_world(agent, task.max_steps, env_settings(config.task, config.collect), "rgb_array")
     seed, steps = config.evaluate.first_seed, config.evaluate.video_steps
     played = record(real, agent.policy(controller[None]), seed, lambda: (real.envs[0].render(), real.frames[0]), steps)
     dream = whole_dream(config, agent, latents)
@@ -212,7 +209,7 @@ def draw(config: Config, run: Run, agent: Agent, latents: Latents, controller: n
 
     dreamed = record(dream, agent.policy(controller[None]), seed, dreamed_picture, steps)
     stride = 2 if repeat == 1 else 1                            # a gif plays 50 pictures a second at most
-    fps = real.pool[0].metadata["render_fps"] / repeat / stride
+    fps = task.fps / repeat / stride
     plots.video(played.frames[::stride], folder / "real.gif", fps, "real game", stride * repeat)
     plots.video(dreamed.frames[::stride], folder / "dream.gif", fps, f"dream, tau {tau:g}", stride * repeat)
     start = min(len(played.action) // 4, 60)

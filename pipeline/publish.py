@@ -53,8 +53,8 @@ def publish(config: Config, run: Run):
         copy = target.root / path.relative_to(run.root)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
-    settings = read_json(run.root / "config.json")
-    write_json(target.root / "config.json", settings | {"config": settings["config"] | {"data": "data/published"}})
+    settings = read_json(run.config)
+    write_json(target.config, settings | {"config": settings["config"] | {"data": "data/published"}})
     card = CARD.format(
         task=config.task, run=config.run, starts=STARTS, preset=config.preset, seed=config.seed, world=config.world, rounds=run.round,
         start=START[config.controller.start],

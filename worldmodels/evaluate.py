@@ -91,12 +91,13 @@ def record(world: World, policy, seed: int, picture: Callable[[], tuple[np.ndarr
     features, pictures, actions, rewards = [state.features[0]], [picture()], [], []
     for _ in range(steps):
         action = policy(state)
-        state, reward, done = world.step(action)
+        step = world.step(action)
+        state = step.state
         features.append(state.features[0])
         pictures.append(picture())
         actions.append(action[0])
-        rewards.append(reward[0])
-        if done:
+        rewards.append(step.reward[0])
+        if step.done:
             break
     frames, seen = (np.stack(column) for column in zip(*pictures))
     return Recording(*(torch.stack(column).cpu().numpy() for column in (features, actions, rewards)), frames, seen)

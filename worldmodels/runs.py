@@ -3,15 +3,17 @@
 import contextlib
 import fcntl
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Iterator
 
 import torch
 from torch import Tensor
 
-from worldmodels.files import HALF_WRITTEN, digest, load_arrays, save_arrays, write_atomic, write_json
+from worldmodels.files import HALF_WRITTEN, digest, load_arrays, read_json, save_arrays, write_atomic, write_json
 from worldmodels.types import UserError
+
+PUBLISHED = Path(__file__).parents[1] / "data" / "published"        # of a checkout
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,24 @@ class Run:
     def until_now(self) -> "list[Run]":
         """The rounds up to this one, on whose episodes it is trained."""
         return [self.at(round) for round in range(1, self.round + 1)]
+
+    def last(self, name: str) -> "Run":
+        """The last round that has the checkpoint `name`; the first one where none has."""
+        return self.at(max((int(path.parents[1].name.removeprefix("round-"))
+                            for path in self.root.glob(f"round-*/checkpoints/{name}.safetensors")), default=1))
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.json"
+
+    def settings(self, cls, section: str | None = None):
+        """The settings that the run was last worked on with, or a section of them, as the dataclass `cls`; a UserError names a
+        damaged file."""
+        try:
+            values = read_json(self.config)["config"]
+            return from_dict(cls, values if section is None else values[section])
+        except (AttributeError, KeyError, TypeError):
+            raise UserError(f"{self.config} is damaged: delete it, and name the run's --preset again") from None
 
     @property
     def episodes(self) -> Path:
@@ -138,6 +158,33 @@ def read_metrics(folder: Path, stage: str | None = None) -> list[dict]:
             rows.append(json.loads(line))
     rows = [row for row in rows if isinstance(row, dict) and {"stage", "step"} <= row.keys()]
     return [row for row in rows if stage in (None, row["stage"])]
+
+
+def find(task: str, run: str | Path | None = None) -> Run:
+    """A run by its folder, or by its name: in data/ here or of the checkout, or among the published ones. Without either, the
+    published run `laptop`. A UserError where there is none."""
+    name = "laptop" if run is None else run
+    places = [data / task / name for data in ((PUBLISHED,) if run is None else (Path("data"), PUBLISHED.parent, PUBLISHED))]
+    for folder in (Path(name), *places):
+        if (folder / "config.json").exists():
+            return Run(folder)
+    raise UserError(f"no run {name} of {task}, neither as a folder nor in {', '.join(str(place.parent) for place in places)}: "
+                    f"`python -m pipeline --task {task} --preset smoke` makes one in a minute")
+
+
+def from_dict(cls, values: dict):
+    """A dataclass from nested dicts; settings that a stored config does not know keep their defaults."""
+    known = {f.name for f in fields(cls)}
+    made = cls()
+    nested = {}
+    for key, value in values.items():
+        if key in known:
+            default = getattr(made, key)
+            nested[key] = (from_dict(type(default), value) if is_dataclass(default)
+                           else tuple(value) if isinstance(default, tuple) else value)
+            if type(nested[key]) is not type(default) and not (isinstance(default, float) and type(value) is int):
+                raise TypeError(key)
+    return replace(made, **nested)
 
 
 def differences(found: dict, wanted: dict, prefix: str = "") -> str:

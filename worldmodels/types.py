@@ -49,7 +49,12 @@ class Imagined(NamedTuple):
 class Step(NamedTuple):
     state: State
     reward: Tensor                      # [B] float32
-    done: Tensor                        # [B] bool: terminated or truncated
+    terminated: Tensor                  # [B] bool
+    truncated: Tensor                   # [B] bool, where it is not terminated
+
+    @property
+    def done(self) -> Tensor:
+        return self.terminated | self.truncated
 
 
 class Transitions(NamedTuple):
@@ -117,6 +122,7 @@ Policy = Callable[[State], Tensor]      # -> action [B, A]
 class World(Protocol):
     """Where a policy lives. Rollouts advance together, at most `lanes` of them; finished ones are replaced with `go_on`."""
 
+    device: torch.device
     lanes: float                        # rollouts that advance together, inf: however many there are
     slack: float                        # the share of finished rollouts that may be stepped on before they are dropped
 
@@ -128,6 +134,9 @@ class World(Protocol):
 
     def go_on(self, index: Tensor, seeds: Sequence[int]) -> State:
         """Goes on with the rollouts `index` [N] only, and behind them new ones, one for each seed."""
+
+    def close(self):
+        """Ends what it has opened."""
 
 
 class Executor(Protocol):

@@ -100,10 +100,6 @@ def test_noise_is_a_function_of_the_seed_and_the_step():
     assert not torch.equal(first[0], first[1])
     streams[1].keep([1])
     assert torch.equal(streams[0].block()[..., 0], streams[1].block()[..., 0])
-    steps = NoiseStream([5], (3, 2), torch.zeros(1, dtype=torch.float64)).steps()
-    for numbers in torch.cat(first)[..., 0]:
-        uniform, normal = next(steps)
-        assert torch.equal(uniform[0], numbers[:3]) and torch.equal(normal[0], numbers[3:])
 
 
 def test_a_random_policys_choices_are_not_the_dreams_chance():

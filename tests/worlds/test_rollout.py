@@ -31,7 +31,7 @@ class Scripted:
         assert self.slack or (self.left >= 0).all(), "a finished rollout was stepped"
         reward = torch.where(self.left >= 0, 100 * self.number + self.t, torch.nan)
         self.t = self.t + 1
-        return Step(self.state(), reward, self.left == 0)
+        return Step(self.state(), reward, self.left == 0, torch.zeros_like(self.left, dtype=torch.bool))
 
     def go_on(self, index, seeds):
         new = torch.arange(self.begun, self.begun + len(seeds), dtype=torch.float32)

@@ -66,6 +66,15 @@ def load_agent(run: Run, device: str = "cpu") -> tuple[Agent, str]:
     return Agent(memory_info["task"], vision, memory), f"{vision_info['digest']}-{memory_info['digest']}"
 
 
+def real_world(agent: Agent, max_steps: int, settings: tuple, render_mode: str | None = None) -> RealWorld:
+    """The agent's game, `max_steps` frames long, with the environment's `settings` (collect.env_settings)."""
+    task, settings = TASKS[agent.task], dict(settings)
+    if task.shrink is not None:
+        settings["raw"] = True
+    make_env = lambda: task.env(max_steps=max_steps, render_mode=render_mode, **settings)
+    return RealWorld(make_env, agent.vision, agent.memory, task.shrink, task.lanes)
+
+
 @lru_cache(maxsize=1)
 def worker_agent(run: Run, digest: str) -> Agent:
     """This process's agent, reused from job to job."""
@@ -79,11 +88,7 @@ def worker_agent(run: Run, digest: str) -> Agent:
 def worker_world(run: Run, digest: str, max_steps: int, settings: tuple) -> tuple[Agent, RealWorld]:
     """This process's agent and real world, reused from job to job."""
     agent = worker_agent(run, digest)
-    task, settings = TASKS[agent.task], dict(settings)
-    if task.shrink is not None:
-        settings["raw"] = True
-    make_env = lambda: task.env(max_steps=max_steps, **settings)
-    return agent, RealWorld(make_env, agent.vision, agent.memory, task.shrink, task.lanes)
+    return agent, real_world(agent, max_steps, settings)
 
 
 @dataclass(frozen=True, repr=False)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import chain
 from typing import Iterator, Sequence
 
 import numpy as np
@@ -24,33 +25,30 @@ class DreamConfig:
 BLOCK = 16              # steps whose noise is drawn together
 
 
+def noise_blocks(seed: int, noise_size: tuple[int, int]) -> Iterator[np.ndarray]:
+    """The chance in a dream, a function of its seed and nothing else: the next BLOCK steps' numbers [BLOCK, U + N], uniform ones first.
+
+    Dreams of a seed share it, whoever dreams them, so that members of a generation are compared on equal terms; and no dream
+    depends on those beside it. The streams [seed, 0] to [seed, 2] are those of starts, of random policies and of V in the game.
+    """
+    rng, (U, N) = np.random.default_rng([seed, 3]), noise_size
+    while True:
+        yield np.concatenate([rng.random((BLOCK, U), np.float32), rng.standard_normal((BLOCK, N), np.float32)], 1)
+
+
 class NoiseStream:
-    """The chance in some dreams, a function of each one's seed and nothing else: dreams of a seed share it, whoever dreams them,
-    so that members of a generation are compared on equal terms; and no dream depends on those beside it. The streams [seed, 0] to
-    [seed, 2] are those of starts, of random policies and of V in the game."""
+    """The chance in some dreams that begin together, BLOCK steps at a time."""
 
     def __init__(self, seeds: Sequence[int], noise_size: tuple[int, int], like: Tensor):
-        self.noise_size, self.like = noise_size, like
-        self.generators = [np.random.default_rng([seed, 3]) for seed in seeds]
+        self.like, self.blocks = like, [noise_blocks(seed, noise_size) for seed in seeds]
 
     def block(self) -> Tensor:
-        """The next BLOCK steps' numbers, uniform ones first, [BLOCK, U + N, seeds], on the device and of the type of `like`."""
-        U, N = self.noise_size
-        numbers = np.empty((len(self.generators), BLOCK, U + N), np.float32)
-        for rng, mine in zip(self.generators, numbers):
-            mine[:, :U] = rng.random((BLOCK, U), np.float32)
-            mine[:, U:] = rng.standard_normal((BLOCK, N), np.float32)
-        return torch.from_numpy(numbers).to(self.like).permute(1, 2, 0).contiguous()
-
-    def steps(self) -> Iterator[Noise]:
-        """One step's noise after the other, [seeds, U] and [seeds, N]."""
-        while True:
-            for numbers in self.block():
-                yield Noise(*numbers.t().split(self.noise_size, 1))
+        """The next BLOCK steps' numbers, [BLOCK, U + N, seeds], on the device and of the type of `like`."""
+        return torch.from_numpy(np.stack(list(map(next, self.blocks)))).to(self.like).permute(1, 2, 0).contiguous()
 
     def keep(self, index: Sequence[int]):
         """Goes on with these seeds only."""
-        self.generators = [self.generators[i] for i in index]
+        self.blocks = [self.blocks[i] for i in index]
 
 
 class DreamWorld:
@@ -64,22 +62,32 @@ class DreamWorld:
         self.device = next(memory.parameters()).device
 
     def reset(self, seeds: Sequence[int]) -> State:
-        unique, row = np.unique(np.asarray(seeds, np.int64), return_inverse=True)
-        self.row, self.steps = torch.from_numpy(row).to(self.device), 0
-        self.state = self.starts(unique).rows(self.row)
-        self.noise = NoiseStream(unique, self.memory.noise_size, self.state.features).steps()
+        self.noise, self.steps = [], torch.zeros(0, dtype=torch.int64, device=self.device)
+        self.state = self._begin(seeds)
         return self.state
 
     def step(self, action: Tensor) -> Step:
-        noise = Noise(*(numbers[self.row] for numbers in next(self.noise)))
+        numbers = torch.from_numpy(np.stack(list(map(next, self.noise)))).to(self.state.features)       # [B, U + N]
+        noise = Noise(*numbers.split(self.memory.noise_size, 1))
         self.state, reward, done, _ = self.memory.imagine(self.state, action, self.config.temperature, noise)
-        self.steps += 1
-        return Step(self.state, reward, done | (self.steps >= self.config.max_steps))
+        self.steps = self.steps + 1
+        return Step(self.state, reward, done, ~done & (self.steps >= self.config.max_steps))
 
     def go_on(self, index: Tensor, seeds: Sequence[int]) -> State:
-        assert not seeds, "all dreams start together"
-        self.state, self.row = self.state.rows(index), self.row[index]
+        self.noise, self.steps = [self.noise[i] for i in index.tolist()], self.steps[index]
+        self.state = self.state.rows(index)
+        if seeds:
+            self.state = State.joined([self.state, self._begin(seeds)])
         return self.state
+
+    def close(self):
+        """There is nothing to close."""
+
+    def _begin(self, seeds: Sequence[int]) -> State:
+        """Starts a dream for each seed, behind those that are dreamt, and returns the states of the new ones."""
+        self.noise += [chain.from_iterable(noise_blocks(seed, self.memory.noise_size)) for seed in seeds]
+        self.steps = torch.cat([self.steps, self.steps.new_zeros(len(seeds))])
+        return self.starts(seeds)
 
     @torch.inference_mode()
     def starts(self, seeds: Sequence[int]) -> State:

@@ -66,7 +66,7 @@ class Recorder:
 
     def step(self, action: Tensor) -> Step:
         step = self.world.step(action)
-        for track, seen, *moment in zip(self.tracks, self.see(), action.numpy(), step.reward.numpy(), *self.world.ends):
+        for track, seen, *moment in zip(self.tracks, self.see(), *(t.numpy() for t in (action, *step[1:]))):
             track.seen.append(seen.copy())
             track.moments.append(moment)
         for track, done in zip(self.tracks, step.done):

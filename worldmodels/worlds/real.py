@@ -37,10 +37,8 @@ class RealWorld:
         frames, rewards, terminated, truncated, _ = zip(*(env.step(a) for env, a in zip(self.envs, action.cpu().numpy())))
         self.frames = self.shrink(np.stack(frames))
         self.state = self.memory.observe(self.state, action, self._sample(self.frames, self.noise))
-        self.ends = terminated, truncated
-        done = np.logical_or(terminated, truncated)
-        return Step(self.state, torch.tensor(rewards, dtype=torch.float32, device=self.device),
-                    torch.from_numpy(done).to(self.device))
+        tensor = lambda values, dtype: torch.tensor(values, dtype=dtype, device=self.device)
+        return Step(self.state, tensor(rewards, torch.float32), tensor(terminated, torch.bool), tensor(truncated, torch.bool))
 
     def go_on(self, index: Tensor, seeds: Sequence[int]) -> State:
         kept = index.tolist()
@@ -49,6 +47,10 @@ class RealWorld:
         if seeds:
             self.state = State.joined([self.state, self._begin(seeds)])
         return self.state
+
+    def close(self):
+        for env in self.pool:
+            env.close()
 
     def _begin(self, seeds: Sequence[int]) -> State:
         """Starts an episode for each seed, behind those that are played, and returns the states of the new ones."""

@@ -1,0 +1,175 @@
+"""The dream and the game as Gymnasium environments, on the published runs."""
+
+import subprocess
+import sys
+import warnings
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env
+from gymnasium.wrappers import RecordVideo
+
+import worldmodels  # noqa: F401   registers them
+from worldmodels.runs import Run, find
+from worldmodels.types import UserError
+from worldmodels.worlds.gym import LatentEnv, LatentVectorEnv
+
+NAMES = {"take_cover": "TakeCover", "car_racing": "CarRacing"}
+WORLDS = ("Dream", "Real")
+EVERY = [f"worldmodels/{name}{world}-v0" for name in NAMES.values() for world in WORLDS]
+
+
+def played(env, seed, steps=30):
+    """Observations and rewards under random actions."""
+    observations, rewards = [env.reset(seed=seed)[0]], []
+    env.action_space.seed(0)
+    for _ in range(steps):
+        observation, reward, terminated, truncated, _ = env.step(env.action_space.sample())
+        observations.append(observation)
+        rewards.append(reward)
+        if terminated or truncated:
+            break
+    return np.stack(observations), np.array(rewards)
+
+
+@pytest.mark.parametrize("id", EVERY)
+def test_gymnasiums_checker_finds_nothing(id):
+    env = gymnasium.make(id, render_mode="rgb_array", max_steps=20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(env.unwrapped)
+    env.close()
+
+
+@pytest.mark.parametrize("id", EVERY)
+def test_a_seed_is_an_episode(id):
+    env, other = gymnasium.make(id), gymnasium.make(id)
+    first, again, another = played(env, 3), played(other, 3), played(other, 4)
+    for a, b in zip(first, again):
+        assert np.array_equal(a, b)
+    assert not np.array_equal(first[0][0], another[0][0])
+    without = [env.reset()[0] for _ in range(2)]
+    assert not np.array_equal(*without)
+    env.close()
+    other.close()
+
+
+@pytest.mark.parametrize("name", NAMES.values())
+def test_dream_and_game_have_the_same_spaces(name):
+    dream, game = (gymnasium.make(f"worldmodels/{name}{world}-v0") for world in WORLDS)
+    assert dream.observation_space == game.observation_space and dream.action_space == game.action_space
+    game.close()
+
+
+def test_the_dream_of_a_seed_is_that_of_the_worlds():
+    env = LatentEnv("take_cover", "dream")
+    observations, rewards = played(env, 7)
+    env.action_space.seed(0)
+    with torch.inference_mode():
+        assert torch.equal(env.world.reset([7]).features[0], torch.from_numpy(observations[0]))
+        for observation, reward in zip(observations[1:], rewards):
+            step = env.world.step(torch.from_numpy(env.action_space.sample()[None]))
+            assert torch.equal(step.state.features[0], torch.from_numpy(observation)) and step.reward.item() == reward
+
+
+@pytest.mark.parametrize("world", ("dream", "real"))
+@pytest.mark.parametrize("task, steps", (("take_cover", 7), ("car_racing", 5)))
+def test_a_batch_is_as_many_environments(task, steps, world):
+    """Through ends and beginnings, which come at different times because the rollouts were begun at different ones."""
+    count, options = 3, {"max_steps": steps}
+    batch = LatentVectorEnv(task, world, num_envs=count, **options)
+    singles = [LatentEnv(task, world, **options) for _ in range(count)]
+    batch.action_space.seed(1)
+    seen, _ = batch.reset(seed=5)
+    expected = [env.reset(seed=5 + i)[0] for i, env in enumerate(singles)]
+    np.testing.assert_allclose(seen, expected, atol=1e-4)
+    batch.ended[1] = True                       # the second begins anew, and so is out of step with the others from here on
+    ended = [False, True, False]
+    for _ in range(3 * steps):
+        action = batch.action_space.sample()
+        seen, *outcome, _ = batch.step(action)
+        for i, env in enumerate(singles):
+            row = (*env.reset()[:1], 0.0, False, False) if ended[i] else env.step(action[i])[:4]
+            np.testing.assert_allclose(seen[i], row[0], atol=1e-3)
+            assert outcome[0][i] == pytest.approx(row[1], abs=1e-3) and (outcome[1][i], outcome[2][i]) == row[2:]
+            ended[i] = row[2] or row[3]
+    for env in (batch, *singles):
+        env.close()
+
+
+def test_make_vec_makes_the_batch():
+    env = gymnasium.make_vec("worldmodels/CarRacingDream-v0", num_envs=4, render_mode="rgb_array")
+    assert isinstance(env, LatentVectorEnv)
+    first, _ = env.reset(seed=[4, 3, 2, 1])
+    assert first.shape == (4, *env.single_observation_space.shape) and first in env.observation_space
+    assert np.array_equal(env.reset(seed=1)[0], first[::-1])
+    frames = env.render()
+    assert len(frames) == 4 and frames[0].shape == (64, 64, 3) and frames[0].dtype == np.uint8
+    env.close()
+
+
+def test_z_is_where_the_features_begin():
+    features, z = (LatentEnv("take_cover", "dream", observe=observe) for observe in ("features", "z"))
+    assert z.observation_space.shape[0] < features.observation_space.shape[0]
+    a, b = played(features, 2)[0], played(z, 2)[0]
+    assert np.array_equal(a[:, :b.shape[1]], b)
+
+
+def test_the_temperature_is_the_runs_own_unless_another_is_given():
+    own, same, other = (LatentEnv("take_cover", "dream", **options) for options in ({}, {"temperature": 1.05}, {"temperature": 0.1}))
+    a, b, c = (played(env, 2)[0] for env in (own, same, other))
+    assert np.array_equal(a, b) and np.array_equal(a[0], c[0]) and not np.array_equal(a[1], c[1])
+
+
+def test_a_video_can_be_recorded(tmp_path):
+    env = RecordVideo(gymnasium.make("worldmodels/TakeCoverDream-v0", render_mode="rgb_array", max_steps=9), str(tmp_path), lambda episode: True)
+    played(env, 1)
+    env.close()
+    assert (tmp_path / "rl-video-episode-0.mp4").stat().st_size > 1000
+
+
+def test_an_end_that_the_clock_makes_is_a_truncation():
+    env = LatentEnv("car_racing", "dream", max_steps=3)
+    env.reset(seed=0)
+    ends = [env.step(env.action_space.sample())[2:4] for _ in range(3)]
+    assert ends == [(False, False), (False, False), (False, True)]
+
+
+@pytest.mark.parametrize("task, world, options, named", (
+    ("take_cover", "dream", {"run": "nowhere"}, "no run nowhere of take_cover"),
+    ("take_cover", "dream", {"observe": "pixels"}, "observe 'pixels'"),
+    ("take_cover", "dream", {"temperature": 0}, "temperature 0"),
+    ("take_cover", "dream", {"start": "last"}, "start 'last'"),
+    ("take_cover", "dream", {"skill": 5}, "no option skill"),
+    ("car_racing", "real", {"skill": 5}, "no option skill"),
+    ("take_cover", "dream", {"run": "PUBLISHED"}, "is a run of car_racing"),
+))
+def test_what_cannot_be_opened_says_why(task, world, options, named):
+    if options.get("run") == "PUBLISHED":
+        options = {"run": find("car_racing").root}
+    with pytest.raises(UserError, match=named):
+        LatentEnv(task, world, **options)
+
+
+def test_a_run_is_found_by_its_folder_and_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find("take_cover") == find("take_cover", "laptop") == find("take_cover", find("take_cover").root)
+    mine = tmp_path / "data" / "take_cover" / "laptop"
+    mine.mkdir(parents=True)
+    (mine / "config.json").write_text("{}")
+    assert find("take_cover", "laptop").root.samefile(mine) and find("take_cover") != Run(mine)
+    with pytest.raises(UserError, match="no vision in"):
+        LatentEnv("take_cover", "dream", run="laptop")
+
+
+def test_the_last_round_is_the_last_that_has_it():
+    run = find("car_racing")
+    assert run.last("memory").round == 8 and run.last("vision").round == 1
+
+
+def test_importing_it_loads_no_torch():
+    """Worker processes set their number of threads before they import it."""
+    code = "import sys, worldmodels; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,196 @@
+"""The dream, and the real game with V and M in front of it, as Gymnasium environments: two worlds that look the same, so that
+what is trained in one acts in the other unchanged.
+
+    import gymnasium, worldmodels
+    dream = gymnasium.make("worldmodels/TakeCoverDream-v0", run="laptop", temperature=1.05)
+    game = gymnasium.make("worldmodels/TakeCoverReal-v0", run="laptop")
+
+and the same with CarRacing. `make_vec` advances all of its rollouts as one batch. Actions are the game's own; each is held for as
+many frames as the run's agent holds it. Options of both:
+
+    run             a run's folder or name (runs.find); without it the published one
+    observe         "features": what the controller sees | "z": V's latent of the frame alone
+    max_steps       actions until an episode is truncated; without it, as many as the game officially has
+    render_mode     "rgb_array": the frame that V decodes from the dream, [64, 64, 3]; the game's own picture
+    device          where V and M compute
+
+of the dream those of DreamConfig (`temperature`, without which it is the run's own, `start`, `warmup`), and of the game those that its
+environment takes (TakeCover: `skill`, `repeat`; CarRacing: `repeat`, `drawing`).
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Callable, NamedTuple, Sequence
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+
+from worldmodels.envs import TASKS
+from worldmodels.memory.latents import open_latents
+from worldmodels.runs import Run, find
+from worldmodels.types import State, UserError, World
+from worldmodels.worlds.agent import Agent, load_agent, real_world
+from worldmodels.worlds.collect import CollectConfig, env_settings
+from worldmodels.worlds.dream import STARTS, DreamConfig, DreamWorld
+from worldmodels.worlds.real import RealWorld
+
+
+class Opened(NamedTuple):
+    """A run's world, for an environment to show."""
+
+    world: World
+    size: int                               # of an observation: of the features, or of z, which they begin with
+    frames: Callable[[], np.ndarray]        # pictures of the rollouts as they are now, [B, h, w, 3] uint8
+    space: dict                             # action and observation spaces of one rollout
+    fps: float                              # pictures in a second of the game
+
+
+def opened(task: str, world: str, run: str | Path | None = None, observe: str = "features", max_steps: int | None = None,
+           render_mode: str | None = None, device: str = "cpu", **settings) -> Opened:
+    """The world of a run's last V and M."""
+    if observe not in OBSERVE:
+        raise UserError(f"observe {observe!r}: choose one of {', '.join(OBSERVE)}")
+    run = find(task, run).last("memory")
+    agent, digest = load_agent(run, device)
+    if agent.task != task:
+        raise UserError(f"{run.root} is a run of {agent.task}, not of {task}")
+    collect = run.settings(CollectConfig, "collect")
+    made, frames, repeat = WORLDS[world](agent, run, collect, digest.split("-")[0], max_steps, render_mode, settings)
+    size = agent.vision.config.z_size if observe == "z" else agent.memory.feature_size
+    most = np.finfo(np.float32).max                         # they are numbers without a bound of their own
+    space = {"action": TASKS[task].action_space, "observation": Box(-most, most, (size,), np.float32)}
+    return Opened(made, size, frames, space, TASKS[task].fps / repeat)
+
+
+def dream(agent: Agent, run: Run, collect: CollectConfig, vision_digest: str, max_steps: int | None, render_mode: str | None,
+          settings: dict) -> tuple[DreamWorld, Callable[[], np.ndarray], int]:
+    """The dream, its frames, and the game's frames in a step."""
+    config = DreamConfig(run.settings(DreamConfig, "dream").temperature,
+                         max_steps=max_steps or TASKS[agent.task].steps(collect.repeat))
+    config = with_options(config, settings, ("temperature", "start", "warmup"))
+    if not config.temperature > 0 or config.start not in STARTS:
+        raise UserError(f"temperature {config.temperature}, start {config.start!r}: the one is above 0, the other one of {', '.join(STARTS)}")
+    world = DreamWorld(agent.memory, open_latents(run, collect.min_steps, vision_digest), config)
+    z_size = agent.vision.config.z_size
+    return world, lambda: agent.vision.decode(world.state.features[:, :z_size]).cpu().numpy(), collect.repeat
+
+
+def real(agent: Agent, run: Run, collect: CollectConfig, vision_digest: str, max_steps: int | None, render_mode: str | None,
+         settings: dict) -> tuple[RealWorld, Callable[[], np.ndarray], int]:
+    """The game, its pictures, and its frames in a step."""
+    task = TASKS[agent.task]
+    collect = with_options(collect, settings, task.settings)
+    frames = min(task.max_steps, (max_steps or task.max_steps) * collect.repeat)
+    world = real_world(agent, frames, env_settings(task.name, collect), render_mode)
+    return world, lambda: np.stack([env.render() for env in world.envs]), collect.repeat
+
+
+WORLDS = {"dream": dream, "real": real}
+OBSERVE = ("features", "z")
+
+
+def with_options(config, options: dict, known: Sequence[str]):
+    """A config with other values; a UserError where an option is not known."""
+    if unknown := options.keys() - set(known):
+        raise UserError(f"no option {', '.join(sorted(unknown))}: there are {', '.join(known)}")
+    return replace(config, **options)
+
+
+def fresh_seed(rng: np.random.Generator) -> int:
+    """The seed of an episode that was given none; below 2^31, as every game takes them."""
+    return int(rng.integers(2**31))
+
+
+class LatentEnv(gymnasium.Env):
+    """One dream or game at a time. That of a seed is the world's own (DreamWorld, RealWorld)."""
+
+    metadata = {"render_modes": ["rgb_array"]}
+
+    def __init__(self, task: str, world: str, render_mode: str | None = None, **options):
+        self.world, self.size, self.frames, space, fps = opened(task, world, render_mode=render_mode, **options)
+        self.metadata = self.metadata | {"render_fps": fps}
+        self.render_mode, self.action_space, self.observation_space = render_mode, space["action"], space["observation"]
+
+    @torch.inference_mode()
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        state = self.world.reset([fresh_seed(self.np_random) if seed is None else seed])
+        return seen(state, self.size)[0], {}
+
+    @torch.inference_mode()
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        step = self.world.step(to_world(action[None], self.world))
+        return seen(step.state, self.size)[0], step.reward.item(), step.terminated.item(), step.truncated.item(), {}
+
+    @torch.inference_mode()
+    def render(self) -> np.ndarray | None:
+        return self.frames()[0] if self.render_mode else None
+
+    def close(self):
+        self.world.close()
+
+
+class LatentVectorEnv(gymnasium.vector.VectorEnv):
+    """Many of them as one batch. Each goes on as a LatentEnv of its seed would: one that has ended begins again at the next step,
+    whose action is not for it (gymnasium's AutoresetMode.NEXT_STEP)."""
+
+    metadata = LatentEnv.metadata | {"autoreset_mode": AutoresetMode.NEXT_STEP}
+
+    def __init__(self, task: str, world: str, num_envs: int = 1, render_mode: str | None = None, **options):
+        self.world, self.size, self.frames, space, fps = opened(task, world, render_mode=render_mode, **options)
+        self.metadata = self.metadata | {"render_fps": fps}
+        self.num_envs, self.render_mode = num_envs, render_mode
+        self.single_action_space, self.single_observation_space = space["action"], space["observation"]
+        self.action_space, self.observation_space = (batch_space(s, num_envs) for s in space.values())
+        self.rngs = [np.random.default_rng() for _ in range(num_envs)]
+
+    @torch.inference_mode()
+    def reset(self, *, seed: int | Sequence[int | None] | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        if seed is None or isinstance(seed, (int, np.integer)):
+            seed = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
+        for i, given in enumerate(seed):
+            if given is not None:
+                self.rngs[i], _ = seeding.np_random(given)
+        self.order = np.arange(self.num_envs)               # whose rollouts the world has, in its order
+        self.ended = np.zeros(self.num_envs, bool)
+        seeds = [fresh_seed(rng) if given is None else given for given, rng in zip(seed, self.rngs)]
+        return self._seen(self.world.reset(seeds)), {}
+
+    @torch.inference_mode()
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
+        reward, terminated, truncated = np.zeros(self.num_envs), np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
+        rows, new = np.flatnonzero(~self.ended[self.order]), np.flatnonzero(self.ended)
+        kept, seeds = self.order[rows], [fresh_seed(self.rngs[i]) for i in new]
+        if len(kept):
+            if len(new):
+                self.world.go_on(torch.from_numpy(rows), [])
+            state, *outcome = self.world.step(to_world(action[kept], self.world))
+            reward[kept], terminated[kept], truncated[kept] = (t.cpu().numpy() for t in outcome)
+        if len(new):
+            state = self.world.go_on(torch.arange(len(kept)), seeds) if len(kept) else self.world.reset(seeds)
+        self.order, self.ended = np.concatenate([kept, new]), terminated | truncated
+        return self._seen(state), reward, terminated, truncated, {}
+
+    @torch.inference_mode()
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        return tuple(self.frames()[np.argsort(self.order)]) if self.render_mode else None
+
+    def close_extras(self, **kwargs):
+        self.world.close()
+
+    def _seen(self, state: State) -> np.ndarray:
+        return seen(state, self.size)[np.argsort(self.order)]
+
+
+def seen(state: State, size: int) -> np.ndarray:
+    """The first `size` features of each rollout, [B, size] float32."""
+    return state.features[:, :size].cpu().numpy()
+
+
+def to_world(action: np.ndarray, world: World) -> torch.Tensor:
+    return torch.as_tensor(np.asarray(action, np.float32), device=world.device)
