@@ -1,8 +1,9 @@
 """Stage 3: frames to latents -> latents/."""
 
+import torch
 from tqdm import tqdm
 
-from pipeline.collect import check_collected
+from pipeline.collect import CURVE, check_collected
 from pipeline.command import clocked, device, main, say, vision_info
 from pipeline.presets import Config
 from worldmodels import episodes
@@ -11,6 +12,7 @@ from worldmodels.memory.latents import latent_path, write_latents
 from worldmodels.runs import Run
 from worldmodels.types import UserError
 from worldmodels.vision.train import encode as encode_frames
+from worldmodels.vision.vae import kl
 from worldmodels.worlds.agent import build_vision
 
 
@@ -28,9 +30,12 @@ def encode(config: Config, run: Run):
         return say(f"encode: {len(paths)} episodes are encoded")
     vision = build_vision(info).to(device(config))
     vision.load_state_dict(tensors)
+    log = run.metrics("encode", len(paths) - len(missing))
     for path in tqdm(missing, desc="encoding", unit="episode", initial=len(paths) - len(missing), total=len(paths)):
         episode = episodes.read(path)
-        write_latents(paths[path], *encode_frames(vision, episode.frames), episode, info["digest"])
+        mu, log_var = encode_frames(vision, episode.frames)
+        write_latents(paths[path], mu, log_var, episode, info["digest"])
+        log.gather([{"kl": kl(*map(torch.from_numpy, (mu, log_var))).sum(-1).mean()}], len(paths) // CURVE)
 
 
 def encoded(path, vision_digest: str) -> bool:

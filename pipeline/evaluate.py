@@ -3,26 +3,24 @@
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from typing import Iterator
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
-from pipeline.command import clocked, controller_info, device, main, say, workers
+from pipeline.command import clocked, controller_info, main, say, workers
 from pipeline.presets import Config
+from pipeline.report import draw
 from pipeline.train_controller import checked_agent, encoded
-from worldmodels import plots
 from worldmodels.envs import TASKS
 from worldmodels.episodes import Episode
-from worldmodels.evaluate import RandomPolicy, record, score, table
+from worldmodels.evaluate import RandomPolicy, score, table
 from worldmodels.executors import LocalExecutor
 from worldmodels.files import read_json, write_json
 from worldmodels.memory.latents import Latents
-from worldmodels.runs import Run, differences, read_metrics
-from worldmodels.transfer import WatchJob, dream_along, states, transfer
+from worldmodels.runs import Run, differences
+from worldmodels.transfer import WatchJob
 from worldmodels.types import Executor, UserError
-from worldmodels.worlds.agent import Agent, DreamFitness, RealFitness, load_agent, parts, real_world
+from worldmodels.worlds.agent import Agent, DreamFitness, RealFitness, parts
 from worldmodels.worlds.collect import CollectJob, env_settings
 from worldmodels.worlds.dream import DreamConfig, DreamWorld
 from worldmodels.worlds.rollout import rollout
@@ -73,7 +71,11 @@ def report(config: Config, run: Run, agent: Agent, digest: str):
         played = watch(config, run, digest, controller, executor)
     scores.sort(key=lambda score: score["world"] == "dream")
     write_json(run.report / "scores.json", scores)
-    draw(config, run, agent, latents, controller, scores, played)
+    log = run.at(1).metrics("evaluate")
+    for round in run.until_now:
+        if (round.report / "scores.json").exists():
+            log.write(round.round, {f"{s['world']}/{s['controller']}": s["mean"] for s in read_json(round.report / "scores.json")})
+    draw(config, run, agent, whole_dream(config, agent, latents), controller, evolved_name(config), scores, played)
 
 
 def score_random(config: Config, agent: Agent, latents: Latents, executor: Executor) -> list[dict]:
@@ -165,62 +167,6 @@ def timed(description: str, total: int):
     start = time.monotonic()
     with tqdm(total=total, desc=description, unit="episode") as bar:
         yield bar, lambda: time.monotonic() - start
-
-
-def history(run: Run) -> Iterator[tuple[float, list[dict]]]:
-    """Of each round that was scored: the minutes that it and those before it took to collect and train, and its scores."""
-    minutes = 0.0
-    for round in run.until_now:
-        seconds = read_json(round.folder / "wall.json")
-        minutes += (sum(seconds.values()) - seconds.get("evaluate", 0)) / 60
-        if (round.report / "scores.json").exists():
-            yield minutes, read_json(round.report / "scores.json")
-
-
-def draw(config: Config, run: Run, agent: Agent, latents: Latents, controller: np.ndarray, scores: list[dict],
-         watched: list[Episode]):
-    """All pictures of the report."""
-    say("drawing")
-    task, folder, tau, repeat = TASKS[config.task], run.report, config.dream.temperature, config.collect.repeat
-    plots.returns(scores, folder / "returns.png")
-    plots.dream_vs_real(scores, folder / "dream_vs_real.png")
-    plots.curves([*read_metrics(run.root, "vision"), *read_metrics(run.folder, "memory"), *read_metrics(run.folder, "controller")],
-                 folder / "curves.png")
-
-    on_cpu, _ = load_agent(run)
-    found = transfer(on_cpu, controller, watched, tau, config.seed)
-    plots.transfer(found, [s for s in scores if s["controller"] == evolved_name(config)], repeat, folder / "transfer.png")
-    if run.round > 1:
-        plots.rounds(list(history(run)), folder / "rounds.png")
-
-    real = real_world(agent, task.max_steps, env_settings(config.task, config.collect), "rgb_array")
-    seed, steps = config.evaluate.first_seed, config.evaluate.video_steps
-    played = record(real, agent.policy(controller[None]), seed, lambda: (real.envs[0].render(), real.frames[0]), steps)
-    dream = whole_dream(config, agent, latents)
-    z_size = agent.vision.config.z_size
-
-    def decode(z) -> np.ndarray:
-        with torch.inference_mode():
-            return agent.vision.decode(torch.as_tensor(z, device=device(config))).cpu().numpy()
-
-    def dreamed_picture():
-        frame = decode(dream.state.features[:, :z_size])[0]
-        return frame, frame
-
-    dreamed = record(dream, agent.policy(controller[None]), seed, dreamed_picture, steps)
-    stride = 2 if repeat == 1 else 1                            # a gif plays 50 pictures a second at most
-    fps = task.fps / repeat / stride
-    plots.video(played.frames[::stride], folder / "real.gif", fps, "real game", stride * repeat)
-    plots.video(dreamed.frames[::stride], folder / "dream.gif", fps, f"dream, tau {tau:g}", stride * repeat)
-    start = min(len(played.action) // 4, 60)
-    z, action = played.features[:, :z_size], played.action
-    moment = states(on_cpu, [Episode(z, action, None, None, None)], np.array([0]), np.array([start]))
-    dreamt, _ = dream_along(on_cpu, moment, torch.from_numpy(action[None, start:]), tau, torch.Generator().manual_seed(seed))
-    along = np.concatenate([z[:start + 1], dreamt[0].numpy()])
-    times = np.linspace(start, min(start + 90, len(played.action)), 10).astype(int)
-    rows = {"real": played.seen, "reconstructed by V": decode(z), "dreamed by M": decode(along)}
-    plots.film_strip(rows, times, folder / "film_strip.png",
-                     f"M sees the real game up to step {start}, then dreams on, given the same actions")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 import shutil
 
 from pipeline.command import main
-from pipeline.evaluate import history, is_scored
+from pipeline.evaluate import is_scored
 from pipeline.presets import Config
+from pipeline.report import history
 from pipeline.train_controller import checked_agent
 from worldmodels.evaluate import table
 from worldmodels.files import read_json, write_atomic, write_json

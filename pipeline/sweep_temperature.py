@@ -28,7 +28,8 @@ def sweep_temperature(config: Config, run: Run):
                                dream=replace(config.dream, temperature=tau))
             scores += scores_at(dreaming, tau == config.dream.temperature, run, agent, digest, latents)
             write_json(run.report / "temperature.json", scores)
-    plots.temperature(scores, run.report / "temperature.png")
+    title = "A dream that is too certain is exploited: high returns there, low ones in the game"
+    plots.save(plots.sheet(plots.temperature(scores), title), run.report / "temperature.png")
     print(table(scores))
     print(f"\nin {run.report}/: temperature.json, temperature.png")
 

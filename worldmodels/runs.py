@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -142,12 +143,21 @@ class Metrics:
         kept = [row for row in read_metrics(folder) if row["stage"] != stage or row["step"] <= step]
         write_atomic(self.path, "".join(json.dumps(row) + "\n" for row in kept).encode())
         self.tensorboard = SummaryWriter(str(folder / "tensorboard" / stage), purge_step=step + 1)
+        self.step, self.gathered = step, []
 
     def write(self, step: int, values: dict[str, float]):
         with open(self.path, "a") as file:
             file.write(json.dumps({"stage": self.stage, "step": step, **values}) + "\n")
         for name, value in values.items():
             self.tensorboard.add_scalar(f"{self.stage}/{name}", value, step)
+
+    def gather(self, values: list[dict[str, float]], every: int):
+        """Takes the values of further steps and writes their means, those of `every` steps or more in one row."""
+        self.gathered += values
+        if len(self.gathered) >= every:
+            self.step += len(self.gathered)
+            self.write(self.step, {name: float(np.mean([row[name] for row in self.gathered])) for name in self.gathered[0]})
+            self.gathered = []
 
 
 def read_metrics(folder: Path, stage: str | None = None) -> list[dict]:

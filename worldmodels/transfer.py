@@ -122,3 +122,10 @@ def dream_along(agent: Agent, state: State, action: Tensor, temperature: float, 
         latents.append(state.features[:, :z_size])
         rewards.append(reward)
     return torch.stack(latents, 1), torch.stack(rewards, 1)
+
+
+def dreamt_on(agent: Agent, z: np.ndarray, action: np.ndarray, start: int, temperature: float, seed: int) -> np.ndarray:
+    """An episode's latents [T+1, Z], seen by M up to step `start` and from there on dreamt, given the same actions [T, A]."""
+    moment = states(agent, [Episode(z, action, None, None, None)], np.array([0]), np.array([start]))
+    dreamt, _ = dream_along(agent, moment, torch.from_numpy(action[None, start:]), temperature, torch.Generator().manual_seed(seed))
+    return np.concatenate([z[:start + 1], dreamt[0].numpy()])

@@ -16,7 +16,7 @@ from worldmodels.runs import read_metrics
 
 FIELDS = {"task", "env_id", "world", "temperature", "controller", "episodes", "first_seed", "mean", "std", "ci95", "returns",
           "wall_s", "workers", "device", "git_commit"}
-PICTURES = {"returns.png", "dream_vs_real.png", "curves.png", "film_strip.png", "real.gif", "dream.gif"}
+PICTURES = {"returns.png", "dream_vs_real.png", "curves.png", "film_strip.png", "real.webp", "dream.webp", "report.html"}
 CAPTION = 28            # rows of black with white letters above each frame of a video
 
 every_task = pytest.mark.parametrize("task", TASKS)
@@ -97,10 +97,10 @@ def test_pictures_open_and_show_something(task, finished):
     for path in report.glob("*.png"):
         picture = np.asarray(Image.open(path).convert("L"), float)
         assert min(picture.shape) > 200 and picture.std() > 5, path
-    for path in report.glob("*.gif"):
+    for path in report.glob("*.webp"):
         frames = [np.asarray(frame.convert("L"), float)[CAPTION:] for frame in ImageSequence.Iterator(Image.open(path))]
         assert min(frames[0].shape) >= 200 and all(frame.std() > 1 for frame in frames), path
-    moving = [np.asarray(frame.convert("L"), float)[CAPTION:] for frame in ImageSequence.Iterator(Image.open(report / "real.gif"))]
+    moving = [np.asarray(frame.convert("L"), float)[CAPTION:] for frame in ImageSequence.Iterator(Image.open(report / "real.webp"))]
     assert len(moving) > 3 and not np.array_equal(moving[0], moving[-1])
 
 

@@ -59,10 +59,9 @@ class VAE(nn.Module):
         x = scale(frames)
         mu, log_var = self._posterior(x)                                            # [B, Z]
         error = (self.decoder(sample(mu, log_var, generator)) - x).square().sum((1, 2, 3))   # [B]
-        # KL(N(mu, sigma) || N(0, 1)) = -1/2 sum(1 + log sigma^2 - mu^2 - sigma^2)
-        kl = -0.5 * (1 + log_var - mu.square() - log_var.exp()).sum(-1)             # [B]
-        loss = (error + kl.clamp(min=self.config.kl_floor * self.config.z_size)).mean()
-        return loss, {"loss": loss, "squared_error": error.mean(), "kl": kl.mean()}
+        told = kl(mu, log_var).sum(-1)                                              # [B]
+        loss = (error + told.clamp(min=self.config.kl_floor * self.config.z_size)).mean()
+        return loss, {"loss": loss, "squared_error": error.mean(), "kl": told.mean()}
 
     def _posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.posterior(self.encoder(x)).chunk(2, -1)
@@ -71,6 +70,12 @@ class VAE(nn.Module):
 def scale(frames: Tensor) -> Tensor:
     """[B, 64, 64, 3] uint8 -> [B, 3, 64, 64] float32 in 0..1, channels last in memory."""
     return frames.permute(0, 3, 1, 2).float() / 255
+
+
+def kl(mu: Tensor, log_var: Tensor) -> Tensor:
+    """What each latent dimension tells of a frame, in nats, [..., Z]."""
+    # KL(N(mu, sigma) || N(0, 1)) = -1/2 (1 + log sigma^2 - mu^2 - sigma^2)
+    return -0.5 * (1 + log_var - mu.square() - log_var.exp())
 
 
 def sample(mu: Tensor, log_var: Tensor, generator: torch.Generator) -> Tensor:

@@ -7,6 +7,7 @@ from typing import NamedTuple, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from worldmodels.controller import population_policy
@@ -30,6 +31,12 @@ class Agent(NamedTuple):
     task: str
     vision: VAE
     memory: torch.nn.Module
+
+    @torch.inference_mode()
+    def decode(self, z: np.ndarray | Tensor) -> np.ndarray:
+        """V's picture of latents [..., Z], [..., 64, 64, 3] uint8."""
+        z = torch.as_tensor(z, device=next(self.vision.parameters()).device)
+        return self.vision.decode(z.reshape(-1, z.shape[-1])).view(*z.shape[:-1], 64, 64, 3).cpu().numpy()
 
     def policy(self, parameters: np.ndarray, episodes: int = 1):
         """Controllers [P, n] as the policy of P × `episodes` rollouts."""

@@ -76,8 +76,7 @@ def dream(agent: Agent, run: Run, collect: CollectConfig, vision_digest: str, ma
     if not config.temperature > 0 or config.start not in STARTS:
         raise UserError(f"temperature {config.temperature}, start {config.start!r}: the one is above 0, the other one of {', '.join(STARTS)}")
     world = DreamWorld(agent.memory, open_latents(run, collect.min_steps, vision_digest), config)
-    z_size = agent.vision.config.z_size
-    return world, lambda: agent.vision.decode(world.state.features[:, :z_size]).cpu().numpy(), collect.repeat
+    return world, lambda: agent.decode(world.state.features[:, :agent.vision.config.z_size]), collect.repeat
 
 
 def real(agent: Agent, run: Run, collect: CollectConfig, vision_digest: str, max_steps: int | None, render_mode: str | None,

@@ -1,0 +1,117 @@
+"""The report's pictures and films, and the page that has all of them."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Iterator
+
+import numpy as np
+import torch
+
+from pipeline.command import leaves, say
+from pipeline.presets import Config
+from worldmodels import page, plots
+from worldmodels.envs import TASKS
+from worldmodels.episodes import Episode
+from worldmodels.evaluate import Recording, git_commit, record
+from worldmodels.files import read_json
+from worldmodels.runs import Run, read_metrics
+from worldmodels.transfer import dreamt_on, transfer
+from worldmodels.worlds.agent import Agent, load_agent, real_world
+from worldmodels.worlds.collect import env_settings
+from worldmodels.worlds.dream import DreamWorld
+
+AHEAD = 90              # steps of the film strip
+
+
+def draw(config: Config, run: Run, agent: Agent, dream: DreamWorld, controller: np.ndarray, name: str, scores: list[dict],
+         watched: list[Episode]):
+    """All pictures of the report, of a controller [n] of this `name` in the scores, whose episodes `watched` are."""
+    say("drawing")
+    folder, tau, repeat = run.report, config.dream.temperature, config.collect.repeat
+    found = transfer(load_agent(run)[0], controller, watched, tau, config.seed)
+    metrics = [*read_metrics(run.root, "vision"), *read_metrics(run.folder, "memory"), *read_metrics(run.folder, "controller")]
+    task = TASKS[config.task].env_id
+    sheets = {
+        "returns": (plots.returns(scores), f"{task}: returns in the real game", 1, (8, 2.4)),
+        "dream_vs_real": (plots.dream_vs_real(scores), "Does the dream predict the game? The closer the two curves, the better", 3),
+        "transfer": (plots.transfer(found, [s for s in scores if s["controller"] == name], repeat), f"Where dream and game part: {name}"),
+        "curves": (plots.curves(metrics),)}
+    if run.round > 1:
+        sheets["rounds"] = plots.rounds(list(history(run))), "", 1, (7, 4.2)
+    for picture, (panels, *layout) in sheets.items():
+        plots.save(plots.sheet(panels, *layout), folder / f"{picture}.png")
+
+    played, dreamed = recorded(config, agent, dream, controller)
+    stride = 2 if repeat == 1 else 1                            # a film has 50 pictures a second at most
+    fps = TASKS[config.task].fps / repeat / stride
+    plots.video(played.frames[::stride], folder / "real.webp", fps, "real game", stride * repeat)
+    plots.video(dreamed.frames[::stride], folder / "dream.webp", fps, f"dream, tau {tau:g}", stride * repeat)
+    start = min(len(played.action) // 4, 60)
+    z = played.features[:, :agent.vision.config.z_size]
+    along = dreamt_on(load_agent(run)[0], z, played.action, start, tau, config.evaluate.first_seed)
+    rows = {"real": played.seen, "reconstructed by V": agent.decode(z), "dreamed by M": agent.decode(along)}
+    last = min(start + AHEAD, len(played.action))
+    caption = f"M sees the real game up to step {start}, then dreams on, given the same actions"
+    plots.save(plots.film_strip(rows, np.linspace(start, last, 10).astype(int), caption), folder / "film_strip.png")
+
+    charts = {picture: page.charts(panels) for picture, (panels, *_) in sheets.items()}
+    times = np.linspace(start, last, 6).astype(int)
+    sections = [
+        ("Scores", page.charts([plots.intervals(scores)]) + score_table(scores)),
+        ("The same controller in both worlds", page.films({"the real game": folder / "real.webp",
+                                                           f"the dream, tau {tau:g}": folder / "dream.webp"})),
+        ("What is kept, and what is dreamt", page.paragraph(f"{caption}: steps {', '.join(map(str, times))}.") + page.strip(rows, times)),
+        ("Does the dream predict the game?", charts["dream_vs_real"]), ("Where dream and game part", charts["transfer"]),
+        *([("What each round added", charts["rounds"])] if run.round > 1 else []),
+        ("Returns in the real game", charts["returns"]), ("Training", charts["curves"]),
+        ("Settings", "".join(page.fold(section, page.table((), rows)) for section, rows in settings(config)))]
+    page.write(folder / "report.html", f"{TASKS[config.task].env_id}: run {config.run}, round {run.round}", headline(config, scores, name),
+               sections)
+
+
+def recorded(config: Config, agent: Agent, dream: DreamWorld, controller: np.ndarray) -> tuple[Recording, Recording]:
+    """An episode of the controller in the game and one in the dream, watched."""
+    task, seed, steps = TASKS[config.task], config.evaluate.first_seed, config.evaluate.video_steps
+    real = real_world(agent, task.max_steps, env_settings(config.task, config.collect), "rgb_array")
+    played = record(real, agent.policy(controller[None]), seed, lambda: (real.envs[0].render(), real.frames[0]), steps)
+    real.close()
+
+    def dreamed_picture():
+        frame = agent.decode(dream.state.features[0, :agent.vision.config.z_size])
+        return frame, frame
+
+    return played, record(dream, agent.policy(controller[None]), seed, dreamed_picture, steps)
+
+
+def headline(config: Config, scores: list[dict], name: str) -> Iterator[str]:
+    """What the page says first."""
+    for s in (s for s in scores if s["controller"] == name):
+        yield f"{name}, {plots.WORLDS[s['world']]}: {s['mean']:.0f} ± {s['std']:.0f}, {s['episodes']:,} episodes."
+    yield (f"--task {config.task} --preset {config.preset} --seed {config.seed}, commit {git_commit() or 'unknown'}. Episodes are of seeds "
+           "that nothing was trained on or chosen by. World Models after Ha & Schmidhuber (2018).")
+
+
+def score_table(scores: list[dict]) -> str:
+    """The scores in words."""
+    rows = [(s["controller"], {"real": "game", "dream": "dream"}[s["world"]] + (f", tau {s['temperature']:g}" if s["temperature"] else ""),
+             f"{s['mean']:.0f}\u00a0±\u00a0{s['std']:.0f}", "{:.0f} to {:.0f}".format(*s["ci95"]), f"{s['episodes']:,}") for s in scores]
+    return page.table(("policy", "world", "mean ± std", "95% interval of the mean", "episodes"), rows)
+
+
+def settings(config: Config) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Every setting, in sections, as (name, value)."""
+    tree = asdict(config) | {"data": Path(config.data).name}        # no path of a machine
+    yield "run", [(key, value) for key, value in tree.items() if not isinstance(value, dict)]
+    for section, values in tree.items():
+        if isinstance(values, dict):
+            yield section, list(leaves(values))
+
+
+def history(run: Run) -> Iterator[tuple[float, list[dict]]]:
+    """Of each round that was scored: the minutes that it and those before it took to collect and train, and its scores."""
+    minutes = 0.0
+    for round in run.until_now:
+        seconds = read_json(round.folder / "wall.json")
+        minutes += (sum(seconds.values()) - seconds.get("evaluate", 0)) / 60
+        if (round.report / "scores.json").exists():
+            yield minutes, read_json(round.report / "scores.json")
