@@ -1,13 +1,10 @@
 """What every stage script shares: the command line, the run's folder, and errors in one line."""
 
 import contextlib
-import errno
 import functools
-import io
 import math
 import os
 import platform
-import re
 import sys
 import time
 from dataclasses import asdict, replace
@@ -16,9 +13,9 @@ from pathlib import Path
 from typing import Callable, Iterator
 
 import torch
-import tyro
 
 from pipeline.presets import PRESETS, Config
+from worldmodels.commandline import errors_in_one_line, parsed
 from worldmodels.envs import TASKS
 from worldmodels.envs.car_racing import GAMES
 from worldmodels.evaluate import git_commit
@@ -34,22 +31,11 @@ Stage = Callable[[Config, Run], None]
 
 
 def main(stage: Stage, arguments: list[str] | None = None):
-    """Parses the command line and runs a stage. Exit code 2 and one line for a user's mistake or a full disk, 130 after Ctrl-C."""
-    try:
+    """Parses the command line and runs a stage."""
+    with errors_in_one_line():
         config = parse(sys.argv[1:] if arguments is None else arguments, stage.__doc__)
         with open_run(config) as run, kept_settings(config, run):
             stage(config, run.at(config.rounds))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        print("error: no space left on the disk: free some, and the same command goes on from here", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("\ninterrupted: the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
 
 
 def clocked(stage: Stage) -> Stage:
@@ -76,7 +62,7 @@ def parse(arguments: list[str], description: str | None = None) -> Config:
         default = run.settings(Config)
     else:                                       # a wrong task or preset is left for the parser to name
         default = PRESETS.get((chosen["task"], chosen["preset"]), Config)()
-    config = parse_into(default, arguments, description)
+    config = parsed(default, arguments, description)
     if (config.task, config.preset) not in PRESETS:
         raise UserError(f"--task {config.task} has no --preset {config.preset}: choose one of "
                         + ", ".join(preset for task, preset in PRESETS if task == config.task))
@@ -93,22 +79,6 @@ def option(arguments: list[str], name: str) -> str | None:
         if argument.startswith(f"--{name}="):
             return argument.split("=", 1)[1]
     return None
-
-
-def parse_into(default: Config, arguments: list[str], description: str | None) -> Config:
-    """tyro, with its boxed error folded into one line."""
-    box = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(box):
-            return tyro.cli(Config, args=arguments, default=default, description=description,
-                            config=(tyro.conf.FlagConversionOff,))
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        lines = (line.strip(" |│") for line in re.sub(r"\x1b\[[0-9;]*m", "", box.getvalue()).splitlines())
-        text = " ".join(line for line in lines if not re.match(r"[+╭╰]|[-─]+$", line))         # without the box's borders
-        text = re.split(r"Argument helptext:|For full helptext", text)[0]
-        raise UserError(" ".join(text.split()) + " (--help lists every setting)") from None
 
 
 COUNTS = {"rounds", "again", "steps", "batch", "episodes", "max_steps", "generations", "z_size", "channels", "hidden_size",

@@ -9,8 +9,8 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted(path.relative_to(ROOT) for package in ("worldmodels", "pipeline") for path in (ROOT / package).rglob("*.py"))
 
 # A module imports from layers below its own, and from its own package; neighbours in a layer do not know each other.
-LAYERS = [{"types"}, {"files"}, {"runs", "episodes"}, {"training"}, {"envs", "vision", "memory", "controller"},
-          {"worlds", "executors"}, {"evaluate", "transfer", "plots"}, {"page"}, {"pipeline"}]
+LAYERS = [{"types"}, {"files", "commandline"}, {"runs", "episodes"}, {"training"}, {"envs", "vision", "memory", "controller"},
+          {"worlds", "executors"}, {"evaluate", "transfer", "plots"}, {"page", "play"}, {"pipeline"}]
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
 
 

@@ -271,8 +271,13 @@ def video(frames: np.ndarray, path: Path, fps: float, caption: str, stride: int 
         large = cv2.resize(frame, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)
         large = cv2.copyMakeBorder(large, 28, 0, 0, 0, cv2.BORDER_CONSTANT)
         cv2.putText(large, f"{caption}  frame {t * stride}", (6, 19), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
-        pictures.append(Image.fromarray(large))
-    film = io.BytesIO()
-    pictures[0].save(film, format="WEBP", save_all=True, append_images=pictures[1:], duration=round(1000 / fps), loop=0,
-                     quality=60, method=2)
-    write_atomic(path, film.getvalue())
+        pictures.append(large)
+    film(pictures, path, fps)
+
+
+def film(pictures: Sequence[np.ndarray], path: Path, fps: float):
+    """A looping WebP of pictures [h, w, 3] uint8."""
+    first, *others = map(Image.fromarray, pictures)
+    data = io.BytesIO()
+    first.save(data, format="WEBP", save_all=True, append_images=others, duration=round(1000 / fps), loop=0, quality=60, method=2)
+    write_atomic(path, data.getvalue())

@@ -1,0 +1,172 @@
+"""Playing in the dream: the real pygame, without a display."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+os.environ["SDL_VIDEODRIVER"] = "dummy"
+
+import pygame  # noqa: E402
+
+from worldmodels.play import KEYS, SIDE, TAU, Pair, PlayConfig, Player, play  # noqa: E402
+from worldmodels.runs import find  # noqa: E402
+from worldmodels.types import UserError  # noqa: E402
+from worldmodels.worlds.agent import load_agent  # noqa: E402
+from worldmodels.worlds.collect import CollectConfig  # noqa: E402
+from worldmodels.worlds.dream import DreamConfig, DreamWorld  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    """A pair of worlds for each game, of the published runs."""
+    made = {}
+    for task in KEYS:
+        run = find(task).last("memory")
+        made[task] = Pair(load_agent(run)[0], run.settings(CollectConfig, "collect"), 1.0)
+    yield made
+    for pair in made.values():
+        pair.game.close()
+
+
+@pytest.fixture
+def player(pairs):
+    pygame.display.init()
+    run = find("take_cover").last("controller")
+    pairs["take_cover"].temperature = 1.0
+    yield Player(pairs["take_cover"], "take_cover", run.load("controller", "")[0]["parameters"].numpy(), "you", 3)
+    pygame.quit()
+
+
+def press(player, key, up=False):
+    pygame.event.post(pygame.event.Event(pygame.KEYUP if up else pygame.KEYDOWN, key=key))
+    player.listen()
+
+
+@pytest.mark.parametrize("task", KEYS)
+def test_dream_and_game_begin_alike_and_take_the_same_actions(pairs, task):
+    pair = pairs[task]
+    pair.begin(5)
+    assert torch.equal(pair.dream.features, pair.game.state.features)
+    first = pair.game.frames[0].copy()
+    action = np.full(pair.game.make_env().action_space.shape, 1.0, np.float32)
+    for _ in range(6):
+        pair.step(action)
+    assert not torch.equal(pair.dream.features, pair.game.state.features) and not np.array_equal(pair.game.frames[0], first)
+    assert pair.steps == pair.dreamt == 6
+    pair.wake()
+    assert torch.equal(pair.dream.features, pair.game.state.features) and pair.dreamt == 0
+
+
+def test_the_dream_of_a_seed_has_the_worlds_noise(pairs):
+    """From the same state on it is the dream that DreamWorld would dream."""
+    pair = pairs["take_cover"]
+    pair.begin(5)
+    world = DreamWorld(pair.agent.memory, None, DreamConfig(pair.temperature))
+    world.starts = lambda seeds: pair.game.state
+    world.reset([5])
+    for _ in range(5):
+        step = world.step(torch.ones(1, 1))
+        pair.step(np.ones(1, np.float32))
+        assert torch.equal(step.state.features, pair.dream.features)
+
+
+def test_what_is_over_stands_still(pairs):
+    pair = pairs["take_cover"]
+    pair.begin(5)
+    pair.step(np.zeros(1, np.float32))
+    pair.dream_over, dreamt, before = True, pair.dream.features, pair.dream_return
+    pair.step(np.zeros(1, np.float32))
+    assert torch.equal(pair.dream.features, dreamt) and pair.dream_return == before and pair.steps == 2
+    pair.dream_over, pair.game_over = False, True
+    pair.step(np.zeros(1, np.float32))
+    assert pair.steps == 2 and pair.dreamt == 2 and not torch.equal(pair.dream.features, dreamt)
+
+
+def test_keys_act_while_they_are_held(player):
+    assert player.action() == 0
+    press(player, pygame.K_LEFT)
+    assert player.action() == -1
+    press(player, pygame.K_RIGHT)
+    assert player.action() == 0
+    press(player, pygame.K_LEFT, up=True)
+    assert player.action() == 1
+
+
+def test_the_keys_of_the_car(pairs):
+    pygame.display.init()
+    player = Player(pairs["car_racing"], "car_racing", None, "you", 0)
+    for key in (pygame.K_UP, pygame.K_LEFT, pygame.K_c):        # there is no controller to act
+        press(player, key)
+    assert player.action().tolist() == [-1, 1, 0] and player.action() in player.space
+    pygame.quit()
+
+
+def test_other_keys(player):
+    press(player, pygame.K_PLUS)
+    press(player, pygame.K_KP_PLUS)
+    assert player.pair.temperature == pytest.approx(1 + 2 * TAU)
+    for _ in range(40):
+        press(player, pygame.K_MINUS)
+    assert player.pair.temperature == pytest.approx(TAU)
+    press(player, pygame.K_r)
+    assert player.seed == 4 and player.pair.steps == 0
+    player.pair.step(np.zeros(1, np.float32))
+    press(player, pygame.K_SPACE)
+    assert player.pair.dreamt == 0 and player.pair.steps == 1
+    press(player, pygame.K_ESCAPE)
+    assert not player.open
+
+
+def test_the_controller_acts_by_the_dream_or_by_the_game(player):
+    for _ in range(20):
+        player.pair.step(np.ones(1, np.float32))
+    for actor, state in (("dream", player.pair.dream), ("game", player.pair.game.state)):
+        press(player, pygame.K_c)
+        assert player.actor == actor and player.action() == player.policy(state)[0].numpy()
+    press(player, pygame.K_c)
+    assert player.actor == "you"
+
+
+def test_the_window_shows_dream_and_game(player):
+    picture = player.show()
+    _, kept, seen = (picture[28:28 + SIDE, i * SIDE:(i + 1) * SIDE] for i in range(3))
+    assert np.array_equal(seen[2::5, 2::5], player.pair.game.frames[0])
+    assert np.array_equal(kept[2::5, 2::5], player.pair.agent.decode(player.pair.game.state.features[0, :player.pair.z_size]))
+    assert picture[:24].any() and picture[-60:].any()           # there is text above and below
+
+
+def test_a_film_without_a_window(tmp_path, capsys):
+    play(PlayConfig(headless=30, film=str(tmp_path / "film.webp"), actor="dream", seed=2))
+    film = Image.open(tmp_path / "film.webp")
+    assert film.n_frames == 30 and film.size[0] == 3 * SIDE
+    assert "30 steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("config, named", (
+    (PlayConfig(run="nowhere"), "no run nowhere"),
+    (PlayConfig(headless=1, temperature=-1), "--temperature -1"),
+    (PlayConfig(headless=1, run=str(find("car_racing").root)), "is a run of car_racing"),
+    (PlayConfig(), "there is no display"),
+))
+def test_what_cannot_be_played_says_why(config, named):
+    with pytest.raises(UserError, match=named):
+        play(config)
+
+
+def test_ctrl_c_ends_it_quietly():
+    """The signal goes to the whole group, as a terminal sends it: the game's engine too."""
+    code = "import sys; from worldmodels.play import *; print('ready', flush=True); play(PlayConfig(headless=10**9))"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               start_new_session=True)
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(8)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0 and "steps" in out and "Traceback" not in err

@@ -1,0 +1,212 @@
+"""Play inside the dream: python -m worldmodels.play --task car_racing. The real game runs beside it, on the same keys."""
+
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from worldmodels import plots
+from worldmodels.commandline import errors_in_one_line, parsed
+from worldmodels.envs import TASKS
+from worldmodels.runs import find
+from worldmodels.types import Noise, UserError
+from worldmodels.worlds.agent import Agent, load_agent, real_world
+from worldmodels.worlds.collect import CollectConfig, env_settings
+from worldmodels.worlds.dream import DreamConfig, noise_blocks
+
+os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+import pygame  # noqa: E402
+
+SIDE = 320              # pixels of each of the three pictures
+TEXT = 20               # pixels of a line of text
+TAU = 0.05              # what a key adds to the temperature
+KEYS = {                # of each game: what they add to its action
+    "car_racing": {pygame.K_LEFT: (-1, 0, 0), pygame.K_RIGHT: (1, 0, 0), pygame.K_UP: (0, 1, 0), pygame.K_DOWN: (0, 0, 1)},
+    "take_cover": {pygame.K_LEFT: (-1,), pygame.K_RIGHT: (1,)},
+}
+HELP = "arrows: act   space: dream on from the game's present   + -: tau   C: who acts   R: next episode   Esc: end"
+ACTORS = {"you": "you act", "dream": "the controller acts, and sees the dream", "game": "the controller acts, and sees the game"}
+
+
+@dataclass(frozen=True)
+class PlayConfig:
+    task: Literal["car_racing", "take_cover"] = "take_cover"
+    """The game."""
+    run: str = ""
+    """A run's folder or its name in data/<task>/; the published one if not given."""
+    seed: int = 0
+    """Seed of the first episode."""
+    temperature: float = 0.0
+    """tau at the beginning; 0: the run's own."""
+    actor: Literal["you", "dream", "game"] = "you"
+    """Who acts at the beginning: you, or the run's controller, which sees the dream or the game."""
+    headless: int = 0
+    """So many steps without a window, as fast as they come; 0: a window, at the game's own pace."""
+    film: str = ""
+    """Where to keep what was seen, a WebP."""
+
+
+class Pair:
+    """A dream and the real game from the same first frame on, given the same actions. What has ended stands still."""
+
+    def __init__(self, agent: Agent, collect: CollectConfig, temperature: float):
+        self.agent, self.temperature = agent, temperature
+        self.game = real_world(agent, TASKS[agent.task].max_steps, env_settings(agent.task, collect))
+        self.z_size = agent.vision.config.z_size
+
+    @torch.inference_mode()
+    def begin(self, seed: int):
+        """The game of this seed, and the dream of what it shows first."""
+        self.game.reset([seed])
+        self.game_return, self.game_over, self.steps = 0.0, False, 0
+        self.noise = chain.from_iterable(noise_blocks(seed, self.agent.memory.noise_size))
+        self.wake()
+
+    def wake(self):
+        """The dream goes on from the game's present: M has seen the real frames up to here."""
+        self.dream, self.dream_return, self.dream_over, self.dreamt = self.game.state, 0.0, False, 0
+
+    @torch.inference_mode()
+    def step(self, action: np.ndarray):
+        """One action [A] in both."""
+        action = torch.from_numpy(action[None])
+        if not self.dream_over:
+            noise = Noise(*torch.from_numpy(next(self.noise)[None]).split(self.agent.memory.noise_size, 1))
+            self.dream, reward, done, _ = self.agent.memory.imagine(self.dream, action, self.temperature, noise)
+            self.dream_return, self.dream_over, self.dreamt = self.dream_return + reward.item(), done.item(), self.dreamt + 1
+        if not self.game_over:
+            step = self.game.step(action)
+            self.game_return, self.game_over, self.steps = self.game_return + step.reward.item(), step.done.item(), self.steps + 1
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        """The dream, the game as V keeps it, and the game, each [64, 64, 3] uint8, with what is to be said of each."""
+        kept, dreamt = (self.agent.decode(state.features[0, :self.z_size]) for state in (self.game.state, self.dream))
+        over = {True: ", over", False: ""}
+        return {f"dream, {self.dreamt} steps: {self.dream_return:.0f}{over[self.dream_over]}": dreamt,
+                "the game as V keeps it": kept,
+                f"game, {self.steps} steps: {self.game_return:.0f}{over[self.game_over]}": self.game.frames[0]}
+
+
+class Player:
+    """The window, and who acts: keys, or the controller [n] if there is one."""
+
+    def __init__(self, pair: Pair, task: str, controller: np.ndarray | None, actor: str, seed: int):
+        self.pair, self.keys, self.space = pair, KEYS[task], TASKS[task].action_space
+        self.policy = None if controller is None else pair.agent.policy(controller[None])
+        self.actor, self.seed, self.held, self.open = actor, seed, set(), True
+        self.window = pygame.display.set_mode((3 * SIDE, SIDE + 4 * TEXT))
+        pygame.display.set_caption("World Models: the dream and the game")
+        pygame.font.init()
+        self.font = pygame.font.Font(None, TEXT + 2)
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        pair.begin(seed)                            # starts a game engine, which inherits the mask: Ctrl-C is for this process alone
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def listen(self):
+        """Takes the keys that were pressed and let go."""
+        for event in pygame.event.get():
+            if event.type == pygame.QUIT or event.type == pygame.KEYDOWN and event.key == pygame.K_ESCAPE:
+                self.open = False
+            elif event.type == pygame.KEYUP:
+                self.held.discard(event.key)
+            elif event.type == pygame.KEYDOWN:
+                self.held.add(event.key)
+                self.press(event.key)
+
+    def press(self, key: int):
+        if key == pygame.K_SPACE:
+            self.pair.wake()
+        elif key == pygame.K_r:
+            self.seed += 1
+            self.pair.begin(self.seed)
+        elif key == pygame.K_c:
+            actors = list(ACTORS) if self.policy else ["you"]
+            self.actor = actors[(actors.index(self.actor) + 1) % len(actors)]
+        elif key in (pygame.K_PLUS, pygame.K_KP_PLUS, pygame.K_EQUALS):
+            self.pair.temperature += TAU
+        elif key in (pygame.K_MINUS, pygame.K_KP_MINUS):
+            self.pair.temperature = max(TAU, self.pair.temperature - TAU)
+
+    def action(self) -> np.ndarray:
+        """[A]"""
+        if self.actor != "you":
+            with torch.inference_mode():
+                return self.policy({"dream": self.pair.dream, "game": self.pair.game.state}[self.actor])[0].numpy()
+        total = sum((np.array(self.keys[key], np.float32) for key in self.held & self.keys.keys()), np.zeros(self.space.shape, np.float32))
+        return np.clip(total, self.space.low, self.space.high)
+
+    def show(self) -> np.ndarray:
+        """Draws the window; returns its picture [h, w, 3] uint8."""
+        self.window.fill("black")
+        for i, (text, frame) in enumerate(self.pair.pictures().items()):
+            picture = pygame.surfarray.make_surface(frame.swapaxes(0, 1))
+            self.window.blit(pygame.transform.scale(picture, (SIDE, SIDE)), (i * SIDE, TEXT + 8))
+            self.write(text, i * SIDE + 6, 6)
+        self.write(f"tau {self.pair.temperature:.2f}   episode {self.seed}   {ACTORS[self.actor]}", 6, SIDE + TEXT + 16)
+        self.write(HELP, 6, SIDE + 2 * TEXT + 18)
+        pygame.display.flip()
+        return pygame.surfarray.array3d(self.window).swapaxes(0, 1)
+
+    def write(self, text: str, x: int, y: int):
+        self.window.blit(self.font.render(text, True, "white"), (x, y))
+
+
+def open_display(headless: bool):
+    """pygame's display; a UserError where there is none to be seen."""
+    if headless:
+        os.environ["SDL_VIDEODRIVER"] = "dummy"
+    try:
+        pygame.display.init()
+    except pygame.error as error:
+        raise UserError(f"no window can be opened here ({error}): --headless 200 --film FILE plays without one") from None
+    if not headless and pygame.display.get_driver() in ("dummy", "offscreen"):
+        raise UserError("there is no display here for a window: --headless 200 --film FILE plays without one")
+
+
+def play(config: PlayConfig):
+    """Plays until the window is closed, or for --headless steps, episode after episode."""
+    run = find(config.task, config.run or None).last("memory")
+    collect = run.settings(CollectConfig, "collect")
+    temperature = config.temperature or run.settings(DreamConfig, "dream").temperature
+    if not temperature > 0:
+        raise UserError(f"--temperature {temperature}: must be above 0")
+    agent, _ = load_agent(run)
+    if agent.task != config.task:
+        raise UserError(f"{run.root} is a run of {agent.task}, not of {config.task}")
+    controller = None
+    if config.actor != "you" or run.path("controller").exists():
+        controller = run.load("controller", "train_controller")[0]["parameters"].numpy()
+    open_display(config.headless > 0)
+    pair, fps = Pair(agent, collect, temperature), TASKS[config.task].fps / collect.repeat
+    player, clock, seen, steps = Player(pair, config.task, controller, config.actor, config.seed), pygame.time.Clock(), [], 0
+    try:
+        while player.open and steps < (config.headless or np.inf):
+            picture = player.show()
+            if config.film:
+                seen.append(picture)
+            if config.headless and pair.dream_over and pair.game_over:
+                player.press(pygame.K_r)
+            elif not config.headless:
+                clock.tick(fps)
+            player.listen()
+            pair.step(player.action())
+            steps += 1
+    except KeyboardInterrupt:
+        pass
+    finally:
+        pair.game.close()
+        pygame.quit()
+    if seen:
+        plots.film(seen, Path(config.film), fps)
+    print("; ".join(text for text in pair.pictures() if ":" in text))
+
+
+if __name__ == "__main__":
+    with errors_in_one_line():
+        play(parsed(PlayConfig(), sys.argv[1:], "Play inside the dream, the real game beside it. " + HELP))
