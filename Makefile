@@ -12,6 +12,7 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest
+	WORLDMODELS_RUN=smoke $(BIN)/python -m pytest --nbmake notebooks
 
 install: .venv/installed
 

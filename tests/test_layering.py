@@ -10,7 +10,7 @@ SOURCES = sorted(path.relative_to(ROOT) for package in ("worldmodels", "pipeline
 
 # A module imports from layers below its own, and from its own package; neighbours in a layer do not know each other.
 LAYERS = [{"types"}, {"files", "commandline"}, {"runs", "episodes"}, {"training"}, {"envs", "vision", "memory", "controller"},
-          {"worlds", "executors"}, {"evaluate", "transfer", "plots"}, {"page", "play"}, {"pipeline"}]
+          {"worlds", "executors"}, {"evaluate", "transfer", "look", "plots"}, {"page", "play"}, {"pipeline"}]
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
 
 

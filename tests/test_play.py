@@ -150,7 +150,7 @@ def test_a_film_without_a_window(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("config, named", (
-    (PlayConfig(run="nowhere"), "no run nowhere"),
+    (PlayConfig(run="nowhere"), "no run of take_cover in nowhere"),
     (PlayConfig(headless=1, temperature=-1), "--temperature -1"),
     (PlayConfig(headless=1, run=str(find("car_racing").root)), "is a run of car_racing"),
     (PlayConfig(), "there is no display"),

@@ -99,3 +99,10 @@ def test_a_metrics_line_cut_short_or_no_row_at_all_is_left_out(run):
     assert [row["step"] for row in read_metrics(run.folder)] == [20]
     run.metrics("vision", 20).write(40, {"loss": 1.0})
     assert [row["step"] for row in read_metrics(run.folder)] == [20, 40]
+
+
+def test_values_are_gathered_into_rows_of_so_many_steps(run):
+    log = run.metrics("collect", 10)
+    for values in ([1.0], [3.0], [5.0, 7.0, 9.0], [11.0]):
+        log.gather([{"return": value} for value in values], 2)
+    assert [(row["step"], row["return"]) for row in read_metrics(run.folder, "collect")] == [(12, 2.0), (15, 7.0)]

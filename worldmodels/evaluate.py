@@ -82,6 +82,7 @@ class Recording:
     reward: np.ndarray      # [T]
     frames: np.ndarray      # [T+1, h, w, 3] uint8: the game's picture, or the decoded dream
     seen: np.ndarray        # [T+1, 64, 64, 3] uint8: what V saw (in the dream: the same as `frames`)
+    terminated: bool        # whether it ended in the end, and not by the clock or by `steps`
 
 
 @torch.inference_mode()
@@ -100,4 +101,5 @@ def record(world: World, policy, seed: int, picture: Callable[[], tuple[np.ndarr
         if step.done:
             break
     frames, seen = (np.stack(column) for column in zip(*pictures))
-    return Recording(*(torch.stack(column).cpu().numpy() for column in (features, actions, rewards)), frames, seen)
+    arrays = (torch.stack(column).cpu().numpy() for column in (features, actions, rewards))
+    return Recording(*arrays, frames, seen, step.terminated.item())

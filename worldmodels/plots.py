@@ -246,9 +246,10 @@ def rounds(history: Sequence[tuple[float, Sequence[dict]]]) -> list[Panel]:
     return [panel]
 
 
-def film_strip(rows: dict[str, np.ndarray], times: Sequence[int], title: str) -> Figure:
-    """Frames [T, 64, 64, 3] below each other, one row for each kind, one column for each time."""
-    figure = Figure((1.15 * len(times) + 1, 1.2 * len(rows) + 0.7))
+def film_strip(rows: dict[str, np.ndarray], times: Sequence[int], title: str, labels: Sequence[str] = ()) -> Figure:
+    """Frames [T, 64, 64, 3] below each other, one row for each kind, one column for each time, named by `labels` or as a step."""
+    figure = Figure((1.15 * len(times) + 1, 1.2 * len(rows) + 0.6), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     axes = figure.subplots(len(rows), len(times), squeeze=False)
     for line, (name, frames) in zip(axes, rows.items()):
         for axis, t in zip(line, times):
@@ -256,10 +257,9 @@ def film_strip(rows: dict[str, np.ndarray], times: Sequence[int], title: str) ->
             axis.set_xticks([])
             axis.set_yticks([])
         line[0].set_ylabel(name, fontsize=9, rotation=0, ha="right", va="center")
-    for axis, t in zip(axes[0], times):
-        axis.set_title(f"step {t}", fontsize=8)
+    for axis, name in zip(axes[0], labels or [f"step {t}" for t in times]):
+        axis.set_title(name, fontsize=8)
     figure.suptitle(title, fontsize=11)
-    figure.subplots_adjust(wspace=0.05, hspace=0.05, top=0.82)
     return figure
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from worldmodels.files import HALF_WRITTEN, digest, load_arrays, read_json, save_arrays, write_atomic, write_json
 from worldmodels.types import UserError
 
-PUBLISHED = Path(__file__).parents[1] / "data" / "published"        # of a checkout
+DATA = Path(__file__).parents[1] / "data"           # of a checkout
 
 
 @dataclass(frozen=True)
@@ -173,12 +173,12 @@ def read_metrics(folder: Path, stage: str | None = None) -> list[dict]:
 def find(task: str, run: str | Path | None = None) -> Run:
     """A run by its folder, or by its name: in data/ here or of the checkout, or among the published ones. Without either, the
     published run `laptop`. A UserError where there is none."""
-    name = "laptop" if run is None else run
-    places = [data / task / name for data in ((PUBLISHED,) if run is None else (Path("data"), PUBLISHED.parent, PUBLISHED))]
-    for folder in (Path(name), *places):
+    published = DATA / "published" / task
+    places = [published / "laptop"] if run is None else [Path(run), *(data / task / run for data in (Path("data"), DATA)), published / run]
+    for folder in places:
         if (folder / "config.json").exists():
             return Run(folder)
-    raise UserError(f"no run {name} of {task}, neither as a folder nor in {', '.join(str(place.parent) for place in places)}: "
+    raise UserError(f"no run of {task} in {', '.join(map(str, dict.fromkeys(places)))}: "
                     f"`python -m pipeline --task {task} --preset smoke` makes one in a minute")
 
 

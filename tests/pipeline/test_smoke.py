@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image, ImageSequence
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pipeline import __main__ as stages
 from pipeline.command import main
@@ -18,6 +19,8 @@ FIELDS = {"task", "env_id", "world", "temperature", "controller", "episodes", "f
           "wall_s", "workers", "device", "git_commit"}
 PICTURES = {"returns.png", "dream_vs_real.png", "curves.png", "film_strip.png", "real.webp", "dream.webp", "report.html"}
 CAPTION = 28            # rows of black with white letters above each frame of a video
+
+STAGES = {"collect", "vision", "encode", "memory", "controller", "evaluate"}
 
 every_task = pytest.mark.parametrize("task", TASKS)
 
@@ -45,9 +48,35 @@ def test_a_run_leaves_its_files(task, finished):
         assert json.loads((folder / "checkpoints" / f"{name}.json").read_text()).items() >= info.items()
         assert list((folder / "tensorboard" / name).iterdir())
     assert [row["step"] for row in read_metrics(folder, "controller")] == [1, 2]
-    assert {row["stage"] for row in read_metrics(folder)} == {"vision", "memory", "controller"}
+    assert {row["stage"] for row in read_metrics(folder)} == STAGES
     assert not [path for path in folder.rglob(".*") if path.name != ".lock"]    # nothing half-written,
     assert not list(folder.rglob("*.progress.*"))                               # nothing unfinished
+
+
+@every_task
+def test_every_stage_has_its_curves_in_tensorboard(task, finished):
+    folder = finished(task)
+    for stage in STAGES:
+        events = EventAccumulator(str(folder / "tensorboard" / stage)).Reload()
+        rows = read_metrics(folder, stage)
+        assert set(events.Tags()["scalars"]) == {f"{stage}/{name}" for row in rows for name in row.keys() - {"stage", "step"}}
+        for tag in events.Tags()["scalars"]:
+            drawn = [(event.step, pytest.approx(event.value, rel=1e-5)) for event in events.Scalars(tag)]
+            assert [(row["step"], row[tag.split("/", 1)[1]]) for row in rows if tag.split("/", 1)[1] in row] == drawn
+    played = [episodes.read(path) for path in (folder / "episodes").glob(f"*{episodes.SUFFIX}")]
+    for name, values in (("steps", [len(e.action) for e in played]), ("return", [e.reward.sum() for e in played])):
+        assert sorted(row[name] for row in read_metrics(folder, "collect")) == pytest.approx(sorted(values), rel=1e-5)
+
+
+@every_task
+def test_the_page_of_a_run_has_its_scores_and_settings(task, finished):
+    page = (finished(task) / "report" / "report.html").read_text()
+    for s in scores(finished(task)):
+        assert f"<td>{s['controller']}</td>" in page and f"{s['mean']:.0f}\u00a0±\u00a0{s['std']:.0f}" in page
+    for section, values in json.loads((finished(task) / "config.json").read_text())["config"].items():
+        for name in values if isinstance(values, dict) else (section,):
+            assert f"<td>{name}</td>" in page or isinstance(values, dict) and isinstance(values[name], dict)
+    assert str(finished(task).parents[2]) not in page               # no path of this machine
 
 
 @every_task

@@ -138,7 +138,7 @@ def test_an_end_that_the_clock_makes_is_a_truncation():
 
 
 @pytest.mark.parametrize("task, world, options, named", (
-    ("take_cover", "dream", {"run": "nowhere"}, "no run nowhere of take_cover"),
+    ("take_cover", "dream", {"run": "nowhere"}, "no run of take_cover in nowhere"),
     ("take_cover", "dream", {"observe": "pixels"}, "observe 'pixels'"),
     ("take_cover", "dream", {"temperature": 0}, "temperature 0"),
     ("take_cover", "dream", {"start": "last"}, "start 'last'"),

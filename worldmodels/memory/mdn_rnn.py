@@ -8,10 +8,12 @@ The h that the paper's controller sees has not seen the present frame. Where a s
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributions import MixtureSameFamily
 
 from worldmodels.memory import mixture
 from worldmodels.memory.dreamer import MDNRNNDreamer
@@ -45,6 +47,14 @@ class MemoryConfig(TrainConfig):
     death: str = "sampled"          # how the dream decides death: sampled | threshold (released code)
 
 
+class Expected(NamedTuple):
+    """What M expects of a step."""
+
+    z: MixtureSameFamily    # of the next latent [B, Z], each dimension on its own
+    reward: Tensor          # [B]
+    risk: Tensor            # [B], the probability of done
+
+
 class MDNRNN(nn.Module):
     """Inner state: z [B, Z], h [B, H], c [B, H], restart [B, 1]."""
 
@@ -71,6 +81,12 @@ class MDNRNN(nn.Module):
         z = mixture.sample(raw, temperature, noise.uniform[:, :-1], noise.normal)
         risk = self.risk(logit)
         return Imagined(self._state(z, h, c, torch.zeros_like(state.inner[3])), reward, noise.uniform[:, -1] < risk, risk)
+
+    def expect(self, state: State, action: Tensor) -> Expected:
+        """What `imagine` draws from."""
+        h, _, x = self._transition(state, action)
+        raw, reward, logit = self._heads(h, x)
+        return Expected(mixture.distribution(raw, self.z_size), reward, self.risk(logit))
 
     def dreamer(self, batch: int, action_size: int, temperature: float) -> MDNRNNDreamer:
         return MDNRNNDreamer(self, batch, action_size, temperature)

@@ -8,9 +8,16 @@ import math
 
 import torch
 from torch import Tensor
+from torch.distributions import Categorical, MixtureSameFamily, Normal
 
 LOG_SIGMA = 7.0         # bound on |log sigma|
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
+
+
+def distribution(raw: Tensor, z_size: int) -> MixtureSameFamily:
+    """The head's output [..., 3*K*Z] as torch's own distribution of z [..., Z], to look at."""
+    logits, mu, log_sigma = (t.transpose(-1, -2) for t in split(raw, z_size))               # [..., Z, K]
+    return MixtureSameFamily(Categorical(logits=logits), Normal(mu, log_sigma.exp()))
 
 
 def nll(raw: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:

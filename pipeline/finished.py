@@ -1,0 +1,75 @@
+"""A finished run, opened to be looked at: what the notebooks begin with."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple, Sequence
+
+import numpy as np
+
+from pipeline.__main__ import pipeline
+from pipeline.command import main
+from pipeline.evaluate import whole_dream
+from pipeline.presets import Config
+from pipeline.train_controller import encoded
+from worldmodels.envs import TASKS
+from worldmodels.evaluate import Recording, record
+from worldmodels.memory.latents import Latents
+from worldmodels.runs import DATA, Run, find
+from worldmodels.types import Executor, UserError
+from worldmodels.worlds.agent import Agent, DreamFitness, RealFitness, load_agent, real_world
+from worldmodels.worlds.collect import env_settings
+
+
+class Finished(NamedTuple):
+    """A run's last round."""
+
+    config: Config
+    run: Run
+    agent: Agent
+    digest: str                 # of V and M
+    latents: Latents            # where dreams begin
+    controller: np.ndarray      # [n]
+    means: np.ndarray           # [N, n] of the evolution, as often as they were scored on the way
+    generations: np.ndarray     # [N] when that was
+
+    def watch(self, seeds: Sequence[int], controller: np.ndarray | None = None, steps: int | None = None) -> list[Recording]:
+        """An episode of the game for each seed, by the run's controller or another one [n], of at most `steps` steps."""
+        task = TASKS[self.config.task]
+        policy = self.agent.policy((self.controller if controller is None else controller)[None])
+        world = real_world(self.agent, task.max_steps, env_settings(task.name, self.config.collect))
+        try:
+            return [record(world, policy, seed, lambda: (world.frames[0],) * 2, steps or task.max_steps) for seed in seeds]
+        finally:
+            world.close()
+
+    def game(self, executor: Executor) -> RealFitness:
+        """Fitness in the real game, as long as it officially is."""
+        settings = env_settings(self.config.task, self.config.collect)
+        return RealFitness(executor, self.run, self.digest, TASKS[self.config.task].max_steps, settings)
+
+    def dream(self, executor: Executor, temperature: float | None = None) -> DreamFitness:
+        """Fitness in dreams as long as the game, at the run's own temperature or another."""
+        config = self.config
+        if temperature is not None:
+            config = replace(config, dream=replace(config.dream, temperature=temperature))
+        return DreamFitness(self.agent, whole_dream(config, self.agent, self.latents), executor, self.run, self.digest)
+
+
+def finished(task: str, run: str | Path | None = None) -> Finished:
+    """A run by its folder or name; without one, that which $WORLDMODELS_RUN names, or the published one. `smoke` is made where it is
+    not there, in a minute."""
+    run = run or os.environ.get("WORLDMODELS_RUN")
+    try:
+        found = find(task, run)
+    except UserError:
+        if run not in (None, "smoke"):
+            raise
+        data = DATA if DATA.exists() else Path("data")
+        main(pipeline, ["--task", task, "--preset", "smoke", "--data", str(data)])
+        found = Run(data / task / "smoke")
+    config, found = found.settings(Config), found.last("controller")
+    agent, digest = load_agent(found)
+    tensors, _ = found.load("controller", "train_controller")
+    return Finished(config, found, agent, digest, encoded(config, found, digest),
+                    *(tensors[name].numpy() for name in ("parameters", "means", "generations")))
