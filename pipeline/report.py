@@ -12,7 +12,7 @@ from pipeline.presets import Config
 from worldmodels import page, plots
 from worldmodels.envs import TASKS
 from worldmodels.episodes import Episode
-from worldmodels.evaluate import Recording, git_commit, record
+from worldmodels.evaluate import Recording, record
 from worldmodels.files import read_json
 from worldmodels.runs import Run, read_metrics
 from worldmodels.transfer import dreamt_on, transfer
@@ -87,7 +87,7 @@ def headline(config: Config, scores: list[dict], name: str) -> Iterator[str]:
     """What the page says first."""
     for s in (s for s in scores if s["controller"] == name):
         yield f"{name}, {plots.WORLDS[s['world']]}: {s['mean']:.0f} ± {s['std']:.0f}, {s['episodes']:,} episodes."
-    yield (f"--task {config.task} --preset {config.preset} --seed {config.seed}, commit {git_commit() or 'unknown'}. Episodes are of seeds "
+    yield (f"--task {config.task} --preset {config.preset} --seed {config.seed}, commit {scores[0]['git_commit'] or 'unknown'}. Episodes are of seeds "
            "that nothing was trained on or chosen by. World Models after Ha & Schmidhuber (2018).")
 
 

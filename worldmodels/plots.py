@@ -21,6 +21,7 @@ from worldmodels.files import write_atomic
 COLOURS = {"random": "#9aa0a6", "real": "#1a73e8", "dream": "#e8710a"}
 WORLDS = {"real": "in the game", "dream": "in the dream"}
 
+LETTERS = 10.5          # of a title, in an inch
 SOON = 8                # steps within which M is asked whether death comes
 
 Panel = Callable[[Axes], None]
@@ -49,7 +50,8 @@ def save(figure: Figure, path: Path):
 
 def finish(axis: Axes, title: str, x: str, y: str = "", legend: bool = True):
     """What every chart has: a title, what its axes are, a grid, a legend."""
-    axis.set_title(textwrap.fill(title, 48), fontsize=10)
+    width = axis.figure.get_figwidth() / axis.get_gridspec().ncols
+    axis.set_title(textwrap.fill(title, int(LETTERS * width)), fontsize=10)
     axis.set_xlabel(x)
     axis.set_ylabel(y)
     axis.grid(alpha=0.25)

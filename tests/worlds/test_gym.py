@@ -36,7 +36,7 @@ def played(env, seed, steps=30):
 
 @pytest.mark.parametrize("id", EVERY)
 def test_gymnasiums_checker_finds_nothing(id):
-    env = gymnasium.make(id, render_mode="rgb_array", max_steps=20)
+    env = gymnasium.make(id, render_mode="rgb_array", max_episode_steps=20)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_env(env.unwrapped)
@@ -78,7 +78,7 @@ def test_the_dream_of_a_seed_is_that_of_the_worlds():
 @pytest.mark.parametrize("task, steps", (("take_cover", 7), ("car_racing", 5)))
 def test_a_batch_is_as_many_environments(task, steps, world):
     """Through ends and beginnings, which come at different times because the rollouts were begun at different ones."""
-    count, options = 3, {"max_steps": steps}
+    count, options = 3, {"max_episode_steps": steps}
     batch = LatentVectorEnv(task, world, num_envs=count, **options)
     singles = [LatentEnv(task, world, **options) for _ in range(count)]
     batch.action_space.seed(1)
@@ -124,14 +124,14 @@ def test_the_temperature_is_the_runs_own_unless_another_is_given():
 
 
 def test_a_video_can_be_recorded(tmp_path):
-    env = RecordVideo(gymnasium.make("worldmodels/TakeCoverDream-v0", render_mode="rgb_array", max_steps=9), str(tmp_path), lambda episode: True)
+    env = RecordVideo(gymnasium.make("worldmodels/TakeCoverDream-v0", render_mode="rgb_array", max_episode_steps=9), str(tmp_path), lambda episode: True)
     played(env, 1)
     env.close()
     assert (tmp_path / "rl-video-episode-0.mp4").stat().st_size > 1000
 
 
 def test_an_end_that_the_clock_makes_is_a_truncation():
-    env = LatentEnv("car_racing", "dream", max_steps=3)
+    env = LatentEnv("car_racing", "dream", max_episode_steps=3)
     env.reset(seed=0)
     ends = [env.step(env.action_space.sample())[2:4] for _ in range(3)]
     assert ends == [(False, False), (False, False), (False, True)]

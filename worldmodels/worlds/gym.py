@@ -8,11 +8,11 @@ what is trained in one acts in the other unchanged.
 and the same with CarRacing. `make_vec` advances all of its rollouts as one batch. Actions are the game's own; each is held for as
 many frames as the run's agent holds it. Options of both:
 
-    run             a run's folder or name (runs.find); without it the published one
-    observe         "features": what the controller sees | "z": V's latent of the frame alone
-    max_steps       actions until an episode is truncated; without it, as many as the game officially has
-    render_mode     "rgb_array": the frame that V decodes from the dream, [64, 64, 3]; the game's own picture
-    device          where V and M compute
+    run                 a run's folder or name (runs.find); without it the published one
+    observe             "features": what the controller sees | "z": V's latent of the frame alone
+    max_episode_steps   actions until an episode is truncated; without it, as many as the game officially has
+    render_mode         "rgb_array": the frame that V decodes from the dream, [64, 64, 3]; the game's own picture
+    device              where V and M compute
 
 of the dream those of DreamConfig (`temperature`, without which it is the run's own, `start`, `warmup`), and of the game those that its
 environment takes (TakeCover: `skill`, `repeat`; CarRacing: `repeat`, `drawing`).
@@ -50,7 +50,7 @@ class Opened(NamedTuple):
     fps: float                              # pictures in a second of the game
 
 
-def opened(task: str, world: str, run: str | Path | None = None, observe: str = "features", max_steps: int | None = None,
+def opened(task: str, world: str, run: str | Path | None = None, observe: str = "features", max_episode_steps: int | None = None,
            render_mode: str | None = None, device: str = "cpu", **settings) -> Opened:
     """The world of a run's last V and M."""
     if observe not in OBSERVE:
@@ -60,18 +60,18 @@ def opened(task: str, world: str, run: str | Path | None = None, observe: str = 
     if agent.task != task:
         raise UserError(f"{run.root} is a run of {agent.task}, not of {task}")
     collect = run.settings(CollectConfig, "collect")
-    made, frames, repeat = WORLDS[world](agent, run, collect, digest.split("-")[0], max_steps, render_mode, settings)
+    made, frames, repeat = WORLDS[world](agent, run, collect, digest.split("-")[0], max_episode_steps, render_mode, settings)
     size = agent.vision.config.z_size if observe == "z" else agent.memory.feature_size
     most = np.finfo(np.float32).max                         # they are numbers without a bound of their own
     space = {"action": TASKS[task].action_space, "observation": Box(-most, most, (size,), np.float32)}
     return Opened(made, size, frames, space, TASKS[task].fps / repeat)
 
 
-def dream(agent: Agent, run: Run, collect: CollectConfig, vision_digest: str, max_steps: int | None, render_mode: str | None,
+def dream(agent: Agent, run: Run, collect: CollectConfig, vision_digest: str, max_episode_steps: int | None, render_mode: str | None,
           settings: dict) -> tuple[DreamWorld, Callable[[], np.ndarray], int]:
     """The dream, its frames, and the game's frames in a step."""
     config = DreamConfig(run.settings(DreamConfig, "dream").temperature,
-                         max_steps=max_steps or TASKS[agent.task].steps(collect.repeat))
+                         max_steps=max_episode_steps or TASKS[agent.task].steps(collect.repeat))
     config = with_options(config, settings, ("temperature", "start", "warmup"))
     if not config.temperature > 0 or config.start not in STARTS:
         raise UserError(f"temperature {config.temperature}, start {config.start!r}: the one is above 0, the other one of {', '.join(STARTS)}")
@@ -79,24 +79,25 @@ def dream(agent: Agent, run: Run, collect: CollectConfig, vision_digest: str, ma
     return world, lambda: agent.decode(world.state.features[:, :agent.vision.config.z_size]), collect.repeat
 
 
-def real(agent: Agent, run: Run, collect: CollectConfig, vision_digest: str, max_steps: int | None, render_mode: str | None,
+def real(agent: Agent, run: Run, collect: CollectConfig, vision_digest: str, max_episode_steps: int | None, render_mode: str | None,
          settings: dict) -> tuple[RealWorld, Callable[[], np.ndarray], int]:
     """The game, its pictures, and its frames in a step."""
     task = TASKS[agent.task]
     collect = with_options(collect, settings, task.settings)
-    frames = min(task.max_steps, (max_steps or task.max_steps) * collect.repeat)
+    frames = min(task.max_steps, (max_episode_steps or task.max_steps) * collect.repeat)
     world = real_world(agent, frames, env_settings(task.name, collect), render_mode)
     return world, lambda: np.stack([env.render() for env in world.envs]), collect.repeat
 
 
 WORLDS = {"dream": dream, "real": real}
 OBSERVE = ("features", "z")
+COMMON = ("run", "observe", "max_episode_steps", "render_mode", "device")
 
 
 def with_options(config, options: dict, known: Sequence[str]):
     """A config with other values; a UserError where an option is not known."""
     if unknown := options.keys() - set(known):
-        raise UserError(f"no option {', '.join(sorted(unknown))}: there are {', '.join(known)}")
+        raise UserError(f"no option {', '.join(sorted(unknown))}: there are {', '.join((*COMMON, *known))}")
     return replace(config, **options)
 
 
