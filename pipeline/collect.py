@@ -17,7 +17,7 @@ from worldmodels.worlds.agent import load_agent
 from worldmodels.worlds.collect import CollectJob, env_settings
 from worldmodels.worlds.explore import ExploreJob
 
-CURVE = 100         # points of the curve of a round's returns
+CURVE = 100         # points of a curve, or as many as there are jobs
 CHUNK = 128         # episodes that are played again together where one is missing: to rounding they depend on each other
 
 
@@ -35,16 +35,14 @@ def collect(config: Config, run: Run):
     total, left = (sum(len(job.seeds) for job in some) for some in (jobs, missing))
     if not missing:
         return say(f"collect: {total} episodes are there")
-    log = run.metrics("collect", total - left)
-
-    def count(played: tuple) -> int:
-        """The episodes of a job, (steps, return) of one or of each; their means are logged in the order in which they end."""
-        rows = [{"steps": steps, "return": total} for steps, total in zip(*map(np.atleast_1d, played))]
-        log.gather(rows, total // CURVE)
-        return len(rows)
-
-    with LocalExecutor(min(workers(config), len(missing))) as executor, \
+    with run.metrics("collect", total - left) as log, LocalExecutor(min(workers(config), len(missing))) as executor, \
             tqdm(total=total, initial=total - left, desc="collecting", unit="episode") as bar:
+        def count(played: tuple) -> int:
+            """The episodes of a job, (steps, return) of one or of each; their means are logged in the order in which they end."""
+            rows = [{"steps": steps, "return": gained} for steps, gained in zip(*map(np.atleast_1d, played))]
+            log.gather(rows, total // CURVE)
+            return len(rows)
+
         executor.run(missing, bar, weight=count)
 
 

@@ -32,7 +32,7 @@ Stage = Callable[[Config, Run], None]
 
 def main(stage: Stage, arguments: list[str] | None = None):
     """Parses the command line and runs a stage."""
-    with errors_in_one_line():
+    with errors_in_one_line("goes on from here"):
         config = parse(sys.argv[1:] if arguments is None else arguments, stage.__doc__)
         with open_run(config) as run, kept_settings(config, run):
             stage(config, run.at(config.rounds))

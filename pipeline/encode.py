@@ -30,12 +30,12 @@ def encode(config: Config, run: Run):
         return say(f"encode: {len(paths)} episodes are encoded")
     vision = build_vision(info).to(device(config))
     vision.load_state_dict(tensors)
-    log = run.metrics("encode", len(paths) - len(missing))
-    for path in tqdm(missing, desc="encoding", unit="episode", initial=len(paths) - len(missing), total=len(paths)):
-        episode = episodes.read(path)
-        mu, log_var = encode_frames(vision, episode.frames)
-        write_latents(paths[path], mu, log_var, episode, info["digest"])
-        log.gather([{"kl": kl(*map(torch.from_numpy, (mu, log_var))).sum(-1).mean()}], len(paths) // CURVE)
+    with run.metrics("encode", len(paths) - len(missing)) as log:
+        for path in tqdm(missing, desc="encoding", unit="episode", initial=len(paths) - len(missing), total=len(paths)):
+            episode = episodes.read(path)
+            mu, log_var = encode_frames(vision, episode.frames)
+            write_latents(paths[path], mu, log_var, episode, info["digest"])
+            log.gather([{"kl": kl(*map(torch.from_numpy, (mu, log_var))).sum(-1).mean()}], len(paths) // CURVE)
 
 
 def encoded(path, vision_digest: str) -> bool:

@@ -71,11 +71,11 @@ def report(config: Config, run: Run, agent: Agent, digest: str):
         played = watch(config, run, digest, controller, executor)
     scores.sort(key=lambda score: score["world"] == "dream")
     write_json(run.report / "scores.json", scores)
-    log = run.at(1).metrics("evaluate")
-    for round in run.until_now:
-        if (round.report / "scores.json").exists():
-            log.write(round.round, {f"{s['world']}/{s['controller']}": s["mean"] for s in read_json(round.report / "scores.json")})
-    draw(config, run, agent, whole_dream(config, agent, latents), controller, evolved_name(config), scores, played)
+    with run.at(1).metrics("evaluate") as log:                  # a curve of all rounds
+        for round in run.last("controller").until_now:
+            if (round.report / "scores.json").exists():
+                log.write(round.round, {f"{s['world']}/{s['controller']}": s["mean"] for s in read_json(round.report / "scores.json")})
+    draw(config, run, agent, whole_dream(config, agent, latents), controller, name, scores, played)
 
 
 def score_random(config: Config, agent: Agent, latents: Latents, executor: Executor) -> list[dict]:

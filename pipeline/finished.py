@@ -8,15 +8,17 @@ from typing import NamedTuple, Sequence
 import numpy as np
 
 from pipeline.__main__ import pipeline
-from pipeline.command import main
+from pipeline.command import main, workers
 from pipeline.evaluate import whole_dream
 from pipeline.presets import Config
 from pipeline.train_controller import encoded
+from worldmodels.controller.evolution import evolution
 from worldmodels.envs import TASKS
 from worldmodels.evaluate import Recording, record
+from worldmodels.executors import LocalExecutor
 from worldmodels.memory.latents import Latents
 from worldmodels.runs import DATA, Run, find
-from worldmodels.types import Executor, UserError
+from worldmodels.types import Executor
 from worldmodels.worlds.agent import Agent, DreamFitness, RealFitness, load_agent, real_world
 from worldmodels.worlds.collect import env_settings
 
@@ -32,6 +34,10 @@ class Finished(NamedTuple):
     controller: np.ndarray      # [n]
     means: np.ndarray           # [N, n] of the evolution, as often as they were scored on the way
     generations: np.ndarray     # [N] when that was
+
+    def executor(self) -> LocalExecutor:
+        """Worker processes, as many as the run's settings say; to be closed."""
+        return LocalExecutor(workers(self.config))
 
     def watch(self, seeds: Sequence[int], controller: np.ndarray | None = None, steps: int | None = None) -> list[Recording]:
         """An episode of the game for each seed, by the run's controller or another one [n], of at most `steps` steps."""
@@ -57,19 +63,15 @@ class Finished(NamedTuple):
 
 
 def finished(task: str, run: str | Path | None = None) -> Finished:
-    """A run by its folder or name; without one, that which $WORLDMODELS_RUN names, or the published one. `smoke` is made where it is
-    not there, in a minute."""
+    """A run by its folder or name; without one, that which $WORLDMODELS_RUN names, or the published one. The run `smoke` is made, in a
+    minute, where it is not there or not finished."""
     run = run or os.environ.get("WORLDMODELS_RUN")
-    try:
-        found = find(task, run)
-    except UserError:
-        if run not in (None, "smoke"):
-            raise
-        data = DATA if DATA.exists() else Path("data")
-        main(pipeline, ["--task", task, "--preset", "smoke", "--data", str(data)])
-        found = Run(data / task / "smoke")
+    smoke = Run((DATA if DATA.exists() else Path("data")) / task / "smoke")
+    if run == "smoke" and not smoke.path("controller").exists():
+        main(pipeline, ["--task", task, "--preset", "smoke", "--data", str(smoke.root.parents[1])])
+    found = smoke if run == "smoke" else find(task, run)
     config, found = found.settings(Config), found.last("controller")
     agent, digest = load_agent(found)
     tensors, _ = found.load("controller", "train_controller")
-    return Finished(config, found, agent, digest, encoded(config, found, digest),
-                    *(tensors[name].numpy() for name in ("parameters", "means", "generations")))
+    means, generations = evolution(tensors)
+    return Finished(config, found, agent, digest, encoded(config, found, digest), tensors["parameters"].numpy(), means, generations)

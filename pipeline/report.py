@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Iterator
 
 import numpy as np
-import torch
 
 from pipeline.command import leaves, say
 from pipeline.presets import Config
@@ -28,7 +27,8 @@ def draw(config: Config, run: Run, agent: Agent, dream: DreamWorld, controller: 
     """All pictures of the report, of a controller [n] of this `name` in the scores, whose episodes `watched` are."""
     say("drawing")
     folder, tau, repeat = run.report, config.dream.temperature, config.collect.repeat
-    found = transfer(load_agent(run)[0], controller, watched, tau, config.seed)
+    on_cpu, _ = load_agent(run)
+    found = transfer(on_cpu, controller, watched, tau, config.seed)
     metrics = [*read_metrics(run.root, "vision"), *read_metrics(run.folder, "memory"), *read_metrics(run.folder, "controller")]
     task = TASKS[config.task].env_id
     sheets = {
@@ -48,7 +48,7 @@ def draw(config: Config, run: Run, agent: Agent, dream: DreamWorld, controller: 
     plots.video(dreamed.frames[::stride], folder / "dream.webp", fps, f"dream, tau {tau:g}", stride * repeat)
     start = min(len(played.action) // 4, 60)
     z = played.features[:, :agent.vision.config.z_size]
-    along = dreamt_on(load_agent(run)[0], z, played.action, start, tau, config.evaluate.first_seed)
+    along = dreamt_on(on_cpu, z, played.action, start, tau, config.evaluate.first_seed)
     rows = {"real": played.seen, "reconstructed by V": agent.decode(z), "dreamed by M": agent.decode(along)}
     last = min(start + AHEAD, len(played.action))
     caption = f"M sees the real game up to step {start}, then dreams on, given the same actions"
@@ -73,8 +73,10 @@ def recorded(config: Config, agent: Agent, dream: DreamWorld, controller: np.nda
     """An episode of the controller in the game and one in the dream, watched."""
     task, seed, steps = TASKS[config.task], config.evaluate.first_seed, config.evaluate.video_steps
     real = real_world(agent, task.max_steps, env_settings(config.task, config.collect), "rgb_array")
-    played = record(real, agent.policy(controller[None]), seed, lambda: (real.envs[0].render(), real.frames[0]), steps)
-    real.close()
+    try:
+        played = record(real, agent.policy(controller[None]), seed, lambda: (real.envs[0].render(), real.frames[0]), steps)
+    finally:
+        real.close()
 
     def dreamed_picture():
         frame = agent.decode(dream.state.features[0, :agent.vision.config.z_size])

@@ -153,6 +153,11 @@ def test_a_film_without_a_window(tmp_path, capsys):
 @pytest.mark.parametrize("config, named", (
     (PlayConfig(run="nowhere"), "no run of take_cover in nowhere"),
     (PlayConfig(headless=1, temperature=-1), "--temperature -1"),
+    (PlayConfig(headless=1, temperature=np.inf), "--temperature inf"),
+    (PlayConfig(headless=-3), "--headless -3"),
+    (PlayConfig(headless=1, seed=-1), "--seed -1"),
+    (PlayConfig(headless=1, film="x.gif"), "--film x.gif"),
+    (PlayConfig(headless=1, film="/nowhere/x.webp"), "--film /nowhere"),
     (PlayConfig(headless=1, run=str(find("car_racing").root)), "is a run of car_racing"),
     (PlayConfig(), "there is no display"),
 ))

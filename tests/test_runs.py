@@ -102,7 +102,8 @@ def test_a_metrics_line_cut_short_or_no_row_at_all_is_left_out(run):
 
 
 def test_values_are_gathered_into_rows_of_so_many_steps(run):
-    log = run.metrics("collect", 10)
-    for values in ([1.0], [3.0], [5.0, 7.0, 9.0], [11.0]):
-        log.gather([{"return": value} for value in values], 2)
-    assert [(row["step"], row["return"]) for row in read_metrics(run.folder, "collect")] == [(12, 2.0), (15, 7.0)]
+    with run.metrics("collect", 10) as log:
+        for values in ([1.0], [3.0], [5.0, 7.0, 9.0], [11.0]):
+            log.gather([{"return": value} for value in values], 2)
+        assert [row["step"] for row in read_metrics(run.folder, "collect")] == [12, 15]
+    assert [(row["step"], row["return"]) for row in read_metrics(run.folder, "collect")] == [(12, 2.0), (15, 7.0), (16, 11.0)]

@@ -31,8 +31,8 @@ def parsed(default: T, arguments: Sequence[str], description: str | None) -> T:
 
 
 @contextlib.contextmanager
-def errors_in_one_line():
-    """Exit code 2 and one line for a user's mistake or a full disk, 130 after Ctrl-C."""
+def errors_in_one_line(again: str):
+    """Exit code 2 and one line for a user's mistake or a full disk, 130 after Ctrl-C; `again` says what the same command then does."""
     try:
         yield
     except UserError as error:
@@ -41,8 +41,8 @@ def errors_in_one_line():
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        print("error: no space left on the disk: free some, and the same command goes on from here", file=sys.stderr)
+        print(f"error: no space left on the disk: free some, and the same command {again}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("\ninterrupted: the same command goes on from here", file=sys.stderr)
+        print(f"\ninterrupted: the same command {again}", file=sys.stderr)
         sys.exit(130)

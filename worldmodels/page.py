@@ -68,7 +68,7 @@ def charts(panels: Iterable[Panel]) -> str:
 
 def chart(panel: Panel) -> str:
     picture = io.BytesIO()
-    sheet([panel], size=SIZE).savefig(picture, format="svg")
+    sheet([panel], size=SIZE).savefig(picture, format="svg", metadata={"Date": None})
     return image(picture.getvalue(), "svg+xml", "chart")
 
 

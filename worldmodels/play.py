@@ -49,7 +49,7 @@ class PlayConfig:
     headless: int = 0
     """So many steps without a window, as fast as they come; 0: a window, at the game's own pace."""
     film: str = ""
-    """Where to keep what was seen, a WebP."""
+    """Where to keep what was seen, FILE.webp; it is held in memory until the end."""
 
 
 class Pair:
@@ -169,13 +169,22 @@ def open_display(headless: bool):
         raise UserError("there is no display here for a window: --headless 200 --film FILE plays without one")
 
 
+def check(config: PlayConfig):
+    """Raises UserError for what cannot be played."""
+    for name, least in (("seed", 0), ("headless", 0), ("temperature", 0)):
+        if not least <= getattr(config, name) < np.inf:
+            raise UserError(f"--{name} {getattr(config, name)}: must be at least {least}, and finite")
+    film = Path(config.film)
+    if config.film and (film.suffix != ".webp" or not os.access(film.absolute().parent, os.W_OK)):
+        raise UserError(f"--film {film}: must be a FILE.webp in a folder that can be written to")
+
+
 def play(config: PlayConfig):
     """Plays until the window is closed, or for --headless steps, episode after episode."""
+    check(config)
     run = find(config.task, config.run or None).last("memory")
     collect = run.settings(CollectConfig, "collect")
     temperature = config.temperature or run.settings(DreamConfig, "dream").temperature
-    if not temperature > 0:
-        raise UserError(f"--temperature {temperature}: must be above 0")
     agent, _ = load_agent(run)
     if agent.task != config.task:
         raise UserError(f"{run.root} is a run of {agent.task}, not of {config.task}")
@@ -208,5 +217,5 @@ def play(config: PlayConfig):
 
 
 if __name__ == "__main__":
-    with errors_in_one_line():
+    with errors_in_one_line("begins anew"):
         play(parsed(PlayConfig(), sys.argv[1:], "Play inside the dream, the real game beside it. " + HELP))

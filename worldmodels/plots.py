@@ -48,14 +48,14 @@ def save(figure: Figure, path: Path):
     write_atomic(path, picture.getvalue())
 
 
-def finish(axis: Axes, title: str, x: str, y: str = "", legend: bool = True):
+def finish(axis: Axes, title: str, x: str, y: str = ""):
     """What every chart has: a title, what its axes are, a grid, a legend."""
     width = axis.figure.get_figwidth() / axis.get_gridspec().ncols
     axis.set_title(textwrap.fill(title, int(LETTERS * width)), fontsize=10)
     axis.set_xlabel(x)
     axis.set_ylabel(y)
     axis.grid(alpha=0.25)
-    if legend and axis.get_legend_handles_labels()[0]:
+    if axis.get_legend_handles_labels()[0]:
         axis.legend(fontsize=8)
 
 

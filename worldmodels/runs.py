@@ -152,12 +152,20 @@ class Metrics:
             self.tensorboard.add_scalar(f"{self.stage}/{name}", value, step)
 
     def gather(self, values: list[dict[str, float]], every: int):
-        """Takes the values of further steps and writes their means, those of `every` steps or more in one row."""
+        """Takes the values of further steps and writes their means, those of `every` steps or more in one row; what is left at the
+        end is a row too."""
         self.gathered += values
-        if len(self.gathered) >= every:
+        if self.gathered and len(self.gathered) >= every:
             self.step += len(self.gathered)
             self.write(self.step, {name: float(np.mean([row[name] for row in self.gathered])) for name in self.gathered[0]})
             self.gathered = []
+
+    def __enter__(self) -> "Metrics":
+        return self
+
+    def __exit__(self, *exception):
+        self.gather([], 1)
+        self.tensorboard.close()
 
 
 def read_metrics(folder: Path, stage: str | None = None) -> list[dict]:

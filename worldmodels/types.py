@@ -122,7 +122,6 @@ Policy = Callable[[State], Tensor]      # -> action [B, A]
 class World(Protocol):
     """Where a policy lives. Rollouts advance together, at most `lanes` of them; finished ones are replaced with `go_on`."""
 
-    device: torch.device
     lanes: float                        # rollouts that advance together, inf: however many there are
     slack: float                        # the share of finished rollouts that may be stepped on before they are dropped
 
@@ -134,10 +133,6 @@ class World(Protocol):
 
     def go_on(self, index: Tensor, seeds: Sequence[int]) -> State:
         """Goes on with the rollouts `index` [N] only, and behind them new ones, one for each seed."""
-
-    def close(self):
-        """Ends what it has opened."""
-
 
 class Executor(Protocol):
     """Runs jobs elsewhere. A job is a callable without arguments whose result depends on nothing but itself."""

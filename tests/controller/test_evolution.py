@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from worldmodels.controller import CMAES, ControllerConfig, evolution, evolve
-from worldmodels.controller.evolution import generation_seeds
+from worldmodels.controller import CMAES, ControllerConfig, evolve
+from worldmodels.controller.evolution import evolution, generation_seeds
 from worldmodels.runs import Run, read_metrics
 from worldmodels.types import UserError
 
@@ -206,3 +206,8 @@ def test_an_evolution_under_other_settings_is_refused(run):
         evolve(CONFIG, lambda: np.zeros(5), fitness, run, {"seed": 0}, 0)
     with pytest.raises(UserError, match=r"seed=0 \(now 1\)"):
         evolve(CONFIG, lambda: np.zeros(5), fitness, run, {"seed": 1}, 1)
+
+
+def test_a_checkpoint_without_means_has_its_start(run):
+    means, generations = evolution({"start": torch.ones(5), "parameters": torch.zeros(5)})
+    assert np.array_equal(means, np.ones((1, 5))) and generations.tolist() == [0]

@@ -110,6 +110,35 @@ def test_make_vec_makes_the_batch():
     env.close()
 
 
+@pytest.mark.parametrize("world", ("dream", "real"))
+def test_actions_beyond_their_bounds_are_those_at_them(world):
+    envs = [LatentEnv("car_racing", world) for _ in range(2)]
+    steps = []
+    for env, action in zip(envs, ([3.0, 7.0, -2.0], [1, 1, 0])):
+        env.reset(seed=4)
+        steps.append([env.step(action)[0] for _ in range(5)][-1])
+        env.close()
+    assert np.array_equal(*steps)
+
+
+def test_what_is_observed_is_the_callers_own():
+    env = LatentEnv("take_cover", "dream", render_mode="rgb_array")
+    observation, _ = env.reset(seed=0)
+    frame = env.render()
+    observation[:] = 0
+    assert np.array_equal(env.render(), frame)
+
+
+def test_a_batch_wants_a_seed_for_each():
+    with pytest.raises(ValueError, match="2 seeds for 3"):
+        LatentVectorEnv("take_cover", "dream", num_envs=3).reset(seed=[1, 2])
+
+
+def test_no_episode_is_longer_than_the_game():
+    longest = LatentEnv("take_cover", "dream").world.config.max_steps
+    assert LatentEnv("take_cover", "dream", max_episode_steps=10_000).world.config.max_steps == longest == 525
+
+
 def test_z_is_where_the_features_begin():
     features, z = (LatentEnv("take_cover", "dream", observe=observe) for observe in ("features", "z"))
     assert z.observation_space.shape[0] < features.observation_space.shape[0]

@@ -143,3 +143,16 @@ def test_weights_that_do_not_fit_their_config_are_refused_by_name(toy_run, tmp_p
         run.save(name, tensors, info)
     with pytest.raises(UserError, match="memory.safetensors.*train_memory"):
         load_agent(run)
+
+
+def test_what_terminates_is_not_truncated(agent):
+    """Also where the clock runs out with the same step."""
+    class Both(Toy):
+        def step(self, action):
+            return *super().step(action)[:2], True, True, {}
+
+    world = RealWorld(Both, agent.vision, agent.memory)
+    with torch.inference_mode():
+        world.reset([3])
+        step = world.step(torch.zeros(1, 1))
+    assert step.terminated and not step.truncated and step.done

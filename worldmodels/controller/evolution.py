@@ -93,6 +93,13 @@ def generation_seeds(seed: int, generation: int, episodes: int, evaluation: bool
     return np.random.default_rng([seed, generation, evaluation]).integers(2**31, size=episodes).tolist()
 
 
+def evolution(tensors: dict[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
+    """The means [N, n] that were scored on the way to a checkpoint, and their generations [N]; of one that does not have them, the
+    start."""
+    known = {"means": tensors["start"][None], "generations": torch.zeros(1, dtype=torch.int64)} | tensors
+    return known["means"].numpy(), known["generations"].numpy()
+
+
 def evolve(config: ControllerConfig, start: Callable[[], np.ndarray], fitness: Fitness, run: Run, info: dict,
            seed: int) -> np.ndarray:
     """Evolves a controller from the parameters start() [n] on; stores the best CMA mean as the checkpoint "controller" and returns it.
@@ -112,8 +119,8 @@ def evolve(config: ControllerConfig, start: Callable[[], np.ndarray], fitness: F
     progress = run.load_progress("controller", info)
     if progress:
         state, begun = progress
-        start, history, best, best_score, means, generations = (
-            state[name].numpy() for name in ("start", "history", "best", "best_score", "means", "generations"))
+        start, history, best, best_score = (state[name].numpy() for name in ("start", "history", "best", "best_score"))
+        means, generations = evolution(state)
     else:
         start, history, begun = start(), None, 0
         best, best_score = start, score(start, 0)

@@ -10,7 +10,7 @@ many frames as the run's agent holds it. Options of both:
 
     run                 a run's folder or name (runs.find); without it the published one
     observe             "features": what the controller sees | "z": V's latent of the frame alone
-    max_episode_steps   actions until an episode is truncated; without it, as many as the game officially has
+    max_episode_steps   truncates an episode after so many actions, where the game's official length does not do so before
     render_mode         "rgb_array": the frame that V decodes from the dream, [64, 64, 3]; the game's own picture
     device              where V and M compute
 
@@ -33,7 +33,7 @@ from gymnasium.vector.utils import batch_space
 from worldmodels.envs import TASKS
 from worldmodels.memory.latents import open_latents
 from worldmodels.runs import Run, find
-from worldmodels.types import State, UserError, World
+from worldmodels.types import State, UserError
 from worldmodels.worlds.agent import Agent, load_agent, real_world
 from worldmodels.worlds.collect import CollectConfig, env_settings
 from worldmodels.worlds.dream import STARTS, DreamConfig, DreamWorld
@@ -43,7 +43,7 @@ from worldmodels.worlds.real import RealWorld
 class Opened(NamedTuple):
     """A run's world, for an environment to show."""
 
-    world: World
+    world: DreamWorld | RealWorld
     size: int                               # of an observation: of the features, or of z, which they begin with
     frames: Callable[[], np.ndarray]        # pictures of the rollouts as they are now, [B, h, w, 3] uint8
     space: dict                             # action and observation spaces of one rollout
@@ -70,8 +70,8 @@ def opened(task: str, world: str, run: str | Path | None = None, observe: str = 
 def dream(agent: Agent, run: Run, collect: CollectConfig, vision_digest: str, max_episode_steps: int | None, render_mode: str | None,
           settings: dict) -> tuple[DreamWorld, Callable[[], np.ndarray], int]:
     """The dream, its frames, and the game's frames in a step."""
-    config = DreamConfig(run.settings(DreamConfig, "dream").temperature,
-                         max_steps=max_episode_steps or TASKS[agent.task].steps(collect.repeat))
+    official = TASKS[agent.task].steps(collect.repeat)
+    config = DreamConfig(run.settings(DreamConfig, "dream").temperature, max_steps=min(max_episode_steps or official, official))
     config = with_options(config, settings, ("temperature", "start", "warmup"))
     if not config.temperature > 0 or config.start not in STARTS:
         raise UserError(f"temperature {config.temperature}, start {config.start!r}: the one is above 0, the other one of {', '.join(STARTS)}")
@@ -124,7 +124,7 @@ class LatentEnv(gymnasium.Env):
 
     @torch.inference_mode()
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
-        step = self.world.step(to_world(action[None], self.world))
+        step = self.world.step(to_world(np.asarray(action)[None], self.world, self.action_space))
         return seen(step.state, self.size)[0], step.reward.item(), step.terminated.item(), step.truncated.item(), {}
 
     @torch.inference_mode()
@@ -153,6 +153,8 @@ class LatentVectorEnv(gymnasium.vector.VectorEnv):
     def reset(self, *, seed: int | Sequence[int | None] | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
         if seed is None or isinstance(seed, (int, np.integer)):
             seed = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
+        if len(seed) != self.num_envs:
+            raise ValueError(f"{len(seed)} seeds for {self.num_envs} environments")
         for i, given in enumerate(seed):
             if given is not None:
                 self.rngs[i], _ = seeding.np_random(given)
@@ -169,7 +171,7 @@ class LatentVectorEnv(gymnasium.vector.VectorEnv):
         if len(kept):
             if len(new):
                 self.world.go_on(torch.from_numpy(rows), [])
-            state, *outcome = self.world.step(to_world(action[kept], self.world))
+            state, *outcome = self.world.step(to_world(np.asarray(action)[kept], self.world, self.single_action_space))
             reward[kept], terminated[kept], truncated[kept] = (t.cpu().numpy() for t in outcome)
         if len(new):
             state = self.world.go_on(torch.arange(len(kept)), seeds) if len(kept) else self.world.reset(seeds)
@@ -189,8 +191,9 @@ class LatentVectorEnv(gymnasium.vector.VectorEnv):
 
 def seen(state: State, size: int) -> np.ndarray:
     """The first `size` features of each rollout, [B, size] float32."""
-    return state.features[:, :size].cpu().numpy()
+    return state.features[:, :size].cpu().numpy().copy()
 
 
-def to_world(action: np.ndarray, world: World) -> torch.Tensor:
-    return torch.as_tensor(np.asarray(action, np.float32), device=world.device)
+def to_world(action: np.ndarray, world: DreamWorld | RealWorld, space: Box) -> torch.Tensor:
+    """Actions [B, A] as a world takes them: within their bounds, beyond which M knows of nothing."""
+    return torch.from_numpy(np.clip(action, space.low, space.high).astype(np.float32)).to(world.device)

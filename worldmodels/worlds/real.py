@@ -37,8 +37,8 @@ class RealWorld:
         frames, rewards, terminated, truncated, _ = zip(*(env.step(a) for env, a in zip(self.envs, action.cpu().numpy())))
         self.frames = self.shrink(np.stack(frames))
         self.state = self.memory.observe(self.state, action, self._sample(self.frames, self.noise))
-        tensor = lambda values, dtype: torch.tensor(values, dtype=dtype, device=self.device)
-        return Step(self.state, tensor(rewards, torch.float32), tensor(terminated, torch.bool), tensor(truncated, torch.bool))
+        reward, terminated, truncated = (torch.tensor(values, device=self.device) for values in (rewards, terminated, truncated))
+        return Step(self.state, reward.float(), terminated, truncated & ~terminated)
 
     def go_on(self, index: Tensor, seeds: Sequence[int]) -> State:
         kept = index.tolist()

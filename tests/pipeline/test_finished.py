@@ -1,0 +1,45 @@
+"""Opening a finished run, as the notebooks do."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from pipeline import finished as opening
+from pipeline.finished import finished as opened
+from worldmodels.types import UserError
+
+
+@pytest.fixture
+def smoke(finished, tmp_path, monkeypatch):
+    """The data folder, in which a smoke run of the toy is."""
+    shutil.copytree(finished("toy"), tmp_path / "toy" / "smoke")
+    monkeypatch.setattr(opening, "DATA", tmp_path)
+    return tmp_path / "toy" / "smoke"
+
+
+def test_a_finished_run_is_opened(smoke):
+    found = opened("toy", smoke)
+    assert found.run.root == smoke and found.config.preset == "smoke" and found.agent.task == "toy"
+    assert found.means.shape == (2, len(found.controller)) and found.generations.tolist() == [0, 2]
+    played, = found.watch([7], steps=5)
+    assert len(played.action) == 5 and np.array_equal(played.seen, played.frames)
+    with found.executor() as workers:
+        games, dreams = found.game(workers)(found.means, range(3)), found.dream(workers, 0.5)(found.means, range(3))
+    assert games.shape == dreams.shape == (2, 3) and (games >= 0).all() and np.isfinite(dreams).all()
+
+
+def test_the_environment_may_name_it(smoke, monkeypatch):
+    monkeypatch.setenv("WORLDMODELS_RUN", "smoke")
+    assert opened("toy").run.root == smoke
+
+
+def test_a_smoke_run_that_was_interrupted_is_finished(smoke):
+    for path in (smoke / "checkpoints").glob("controller.*"):
+        path.unlink()
+    assert len(opened("toy", "smoke").means) == 2 and (smoke / "checkpoints" / "controller.json").exists()
+
+
+def test_another_run_is_not_made(smoke):
+    with pytest.raises(UserError, match="no run of toy in mine"):
+        opened("toy", "mine")
