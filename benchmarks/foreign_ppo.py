@@ -1,0 +1,49 @@
+"""Another library's algorithm in the dream, and what it learned there in the real game: PPO of Stable-Baselines3.
+
+    pip install stable-baselines3
+    python benchmarks/foreign_ppo.py [--steps 10000 200000] [--episodes 100]
+
+On the published runs. PPO has its defaults but for 8 environments, 512 steps of each between updates, and batches of 256; it is never
+shown the game, which it is scored in at episodes of fresh seeds.
+"""
+
+import argparse
+import time
+
+import gymnasium
+import numpy as np
+from stable_baselines3 import PPO
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+
+import worldmodels  # noqa: F401   registers them
+
+FIRST_SEED = 1_000_000_000
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, nargs="+", default=[10_000, 200_000])
+    parser.add_argument("--episodes", type=int, default=100)
+    options = parser.parse_args()
+    for name in ("CarRacing", "TakeCover"):
+        model = PPO("MlpPolicy", make_vec_env(f"worldmodels/{name}Dream-v0", n_envs=8, seed=0), n_steps=512, batch_size=256, seed=0, device="cpu")
+        seconds = 0.0
+        for steps in [0, *options.steps]:
+            begin = time.perf_counter()
+            if steps:
+                model.learn(steps - model.num_timesteps, reset_num_timesteps=False)
+            seconds += time.perf_counter() - begin
+            print(f"{name}, PPO after {model.num_timesteps:,} steps of the dream, {seconds:.0f} s:", end="")
+            for world in ("Dream", "Real"):
+                env = Monitor(gymnasium.make(f"worldmodels/{name}{world}-v0"))
+                env.reset(seed=FIRST_SEED)
+                returns, _ = evaluate_policy(model, env, options.episodes, return_episode_rewards=True)
+                print(f"  {world.lower()} {np.mean(returns):.0f} ± {np.std(returns, ddof=1):.0f}", end="")
+                env.close()
+            print(f"  ({options.episodes} episodes)", flush=True)
+
+
+if __name__ == "__main__":
+    main()
