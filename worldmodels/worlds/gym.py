@@ -46,7 +46,8 @@ class Opened(NamedTuple):
     world: DreamWorld | RealWorld
     size: int                               # of an observation: of the features, or of z, which they begin with
     frames: Callable[[], np.ndarray]        # pictures of the rollouts as they are now, [B, h, w, 3] uint8
-    space: dict                             # action and observation spaces of one rollout
+    observation_space: Box                  # of one rollout
+    action_space: Box
     fps: float                              # pictures in a second of the game
 
 
@@ -63,8 +64,7 @@ def opened(task: str, world: str, run: str | Path | None = None, observe: str = 
     made, frames, repeat = WORLDS[world](agent, run, collect, digest.split("-")[0], max_episode_steps, render_mode, settings)
     size = agent.vision.config.z_size if observe == "z" else agent.memory.feature_size
     most = np.finfo(np.float32).max                         # they are numbers without a bound of their own
-    space = {"action": TASKS[task].action_space, "observation": Box(-most, most, (size,), np.float32)}
-    return Opened(made, size, frames, space, TASKS[task].fps / repeat)
+    return Opened(made, size, frames, Box(-most, most, (size,), np.float32), TASKS[task].action_space, TASKS[task].fps / repeat)
 
 
 def dream(agent: Agent, run: Run, collect: CollectConfig, vision_digest: str, max_episode_steps: int | None, render_mode: str | None,
@@ -112,9 +112,9 @@ class LatentEnv(gymnasium.Env):
     metadata = {"render_modes": ["rgb_array"]}
 
     def __init__(self, task: str, world: str, render_mode: str | None = None, **options):
-        self.world, self.size, self.frames, space, fps = opened(task, world, render_mode=render_mode, **options)
-        self.metadata = self.metadata | {"render_fps": fps}
-        self.render_mode, self.action_space, self.observation_space = render_mode, space["action"], space["observation"]
+        self.world, self.size, self.frames, self.observation_space, self.action_space, fps = opened(
+            task, world, render_mode=render_mode, **options)
+        self.metadata, self.render_mode = self.metadata | {"render_fps": fps}, render_mode
 
     @torch.inference_mode()
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
@@ -142,11 +142,10 @@ class LatentVectorEnv(gymnasium.vector.VectorEnv):
     metadata = LatentEnv.metadata | {"autoreset_mode": AutoresetMode.NEXT_STEP}
 
     def __init__(self, task: str, world: str, num_envs: int = 1, render_mode: str | None = None, **options):
-        self.world, self.size, self.frames, space, fps = opened(task, world, render_mode=render_mode, **options)
-        self.metadata = self.metadata | {"render_fps": fps}
-        self.num_envs, self.render_mode = num_envs, render_mode
-        self.single_action_space, self.single_observation_space = space["action"], space["observation"]
-        self.action_space, self.observation_space = (batch_space(s, num_envs) for s in space.values())
+        self.world, self.size, self.frames, *spaces, fps = opened(task, world, render_mode=render_mode, **options)
+        self.metadata, self.render_mode, self.num_envs = self.metadata | {"render_fps": fps}, render_mode, num_envs
+        self.single_observation_space, self.single_action_space = spaces
+        self.observation_space, self.action_space = (batch_space(space, num_envs) for space in spaces)
         self.rngs = [np.random.default_rng() for _ in range(num_envs)]
 
     @torch.inference_mode()
