@@ -12,7 +12,7 @@ from pipeline.command import main, workers
 from pipeline.evaluate import whole_dream
 from pipeline.presets import Config
 from pipeline.train_controller import encoded
-from worldmodels.controller.evolution import evolution
+from worldmodels.controller.evolution import scored_means
 from worldmodels.envs import TASKS
 from worldmodels.evaluate import Recording, record
 from worldmodels.executors import LocalExecutor
@@ -73,5 +73,5 @@ def finished(task: str, run: str | Path | None = None) -> Finished:
     config, found = found.settings(Config), found.last("controller")
     agent, digest = load_agent(found)
     tensors, _ = found.load("controller", "train_controller")
-    means, generations = evolution(tensors)
+    means, generations = scored_means(tensors)
     return Finished(config, found, agent, digest, encoded(config, found, digest), tensors["parameters"].numpy(), means, generations)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from worldmodels.controller import CMAES, ControllerConfig, evolve
-from worldmodels.controller.evolution import evolution, generation_seeds
+from worldmodels.controller import CMAES, ControllerConfig, evolution, evolve
+from worldmodels.controller.evolution import generation_seeds, scored_means
 from worldmodels.runs import Run, read_metrics
 from worldmodels.types import UserError
 
@@ -209,5 +209,5 @@ def test_an_evolution_under_other_settings_is_refused(run):
 
 
 def test_a_checkpoint_without_means_has_its_start(run):
-    means, generations = evolution({"start": torch.ones(5), "parameters": torch.zeros(5)})
+    means, generations = scored_means({"start": torch.ones(5), "parameters": torch.zeros(5)})
     assert np.array_equal(means, np.ones((1, 5))) and generations.tolist() == [0]

@@ -93,7 +93,7 @@ def generation_seeds(seed: int, generation: int, episodes: int, evaluation: bool
     return np.random.default_rng([seed, generation, evaluation]).integers(2**31, size=episodes).tolist()
 
 
-def evolution(tensors: dict[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
+def scored_means(tensors: dict[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
     """The means [N, n] that were scored on the way to a checkpoint, and their generations [N]; of one that does not have them, the
     start."""
     known = {"means": tensors["start"][None], "generations": torch.zeros(1, dtype=torch.int64)} | tensors
@@ -120,7 +120,7 @@ def evolve(config: ControllerConfig, start: Callable[[], np.ndarray], fitness: F
     if progress:
         state, begun = progress
         start, history, best, best_score = (state[name].numpy() for name in ("start", "history", "best", "best_score"))
-        means, generations = evolution(state)
+        means, generations = scored_means(state)
     else:
         start, history, begun = start(), None, 0
         best, best_score = start, score(start, 0)
