@@ -186,4 +186,4 @@ def test_ctrl_c_ends_it_quietly():
     time.sleep(0.5)
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 0 and "steps" in out and "Traceback" not in err
+    assert process.returncode == 0 and "steps" in out and "Traceback" not in err, err

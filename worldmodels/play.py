@@ -112,12 +112,15 @@ class Player:
         """Takes the keys that were pressed and let go."""
         for event in pygame.event.get():
             if event.type == pygame.QUIT or event.type == pygame.KEYDOWN and event.key == pygame.K_ESCAPE:
-                self.open = False
+                self.end()
             elif event.type == pygame.KEYUP:
                 self.held.discard(event.key)
             elif event.type == pygame.KEYDOWN:
                 self.held.add(event.key)
                 self.press(event.key)
+
+    def end(self):
+        self.open = False
 
     def press(self, key: int):
         if key == pygame.K_SPACE:
@@ -194,6 +197,7 @@ def play(config: PlayConfig):
     open_display(config.headless > 0)
     pair, fps = Pair(agent, collect, temperature), TASKS[config.task].fps / collect.repeat
     player, clock, seen, steps = Player(pair, config.task, controller, config.actor, config.seed), pygame.time.Clock(), [], 0
+    before = signal.signal(signal.SIGINT, lambda *_: player.end())      # Ctrl-C: the step in flight is the last one
     try:
         while player.open and steps < (config.headless or np.inf):
             picture = player.show()
@@ -206,9 +210,8 @@ def play(config: PlayConfig):
             player.listen()
             pair.step(player.action())
             steps += 1
-    except KeyboardInterrupt:
-        pass
     finally:
+        signal.signal(signal.SIGINT, before)
         pair.game.close()
         pygame.quit()
     if seen:
