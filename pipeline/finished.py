@@ -39,13 +39,12 @@ class Finished(NamedTuple):
         """Worker processes, as many as the run's settings say; to be closed."""
         return LocalExecutor(workers(self.config))
 
-    def watch(self, seeds: Sequence[int], controller: np.ndarray | None = None, steps: int | None = None) -> list[Recording]:
-        """An episode of the game for each seed, by the run's controller or another one [n], of at most `steps` steps."""
-        task = TASKS[self.config.task]
-        policy = self.agent.policy((self.controller if controller is None else controller)[None])
+    def watch(self, seeds: Sequence[int]) -> list[Recording]:
+        """An episode of the game for each seed, played by the run's controller."""
+        task, policy = TASKS[self.config.task], self.agent.policy(self.controller[None])
         world = real_world(self.agent, task.max_steps, env_settings(task.name, self.config.collect))
         try:
-            return [record(world, policy, seed, lambda: (world.frames[0],) * 2, steps or task.max_steps) for seed in seeds]
+            return [record(world, policy, seed, lambda: (world.frames[0],) * 2, task.max_steps) for seed in seeds]
         finally:
             world.close()
 

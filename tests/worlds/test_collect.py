@@ -5,7 +5,7 @@ import numpy as np
 from worldmodels import episodes
 from worldmodels.envs import TASKS
 from worldmodels.envs.toy import position
-from worldmodels.worlds.collect import CollectConfig, CollectJob
+from worldmodels.worlds.collect import CollectConfig, CollectJob, make_env
 
 CONFIG = CollectConfig(max_steps=40, policy="fresh")
 
@@ -36,3 +36,4 @@ def test_every_task_is_collected_with_each_of_its_policies():
         for policy in task.policies:
             steps, _ = CollectJob(name, CollectConfig(max_steps=3, policy=policy), 0)()
             assert steps == 3
+    make_env.cache_clear()              # which ends the game's engine
