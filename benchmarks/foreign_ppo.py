@@ -1,10 +1,10 @@
 """Another library's algorithm in the dream, and what it learned there in the real game: PPO of Stable-Baselines3.
 
     pip install stable-baselines3
-    python benchmarks/foreign_ppo.py [--steps 10000 200000] [--episodes 100]
+    python benchmarks/foreign_ppo.py [--steps 0 10000 200000] [--temperature 1.4] [--episodes 100] [--games CarRacing TakeCover]
 
 On the published runs. PPO has its defaults but for 8 environments, 512 steps of each between updates, and batches of 256; it is never
-shown the game, which it is scored in at episodes of fresh seeds.
+shown the game, which it is scored in at episodes of fresh seeds. Without --temperature the dream has the run's own.
 """
 
 import argparse
@@ -24,20 +24,23 @@ FIRST_SEED = 1_000_000_000
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, nargs="+", default=[10_000, 200_000])
+    parser.add_argument("--steps", type=int, nargs="+", default=[0, 10_000, 200_000])
+    parser.add_argument("--temperature", type=float)
+    parser.add_argument("--games", nargs="+", default=["CarRacing", "TakeCover"])
     parser.add_argument("--episodes", type=int, default=100)
     options = parser.parse_args()
-    for name in ("CarRacing", "TakeCover"):
-        model = PPO("MlpPolicy", make_vec_env(f"worldmodels/{name}Dream-v0", n_envs=8, seed=0), n_steps=512, batch_size=256, seed=0, device="cpu")
-        seconds = 0.0
-        for steps in [0, *options.steps]:
+    warmth = {} if options.temperature is None else {"temperature": options.temperature}
+    for name in options.games:
+        dreams = make_vec_env(f"worldmodels/{name}Dream-v0", n_envs=8, seed=0, env_kwargs=warmth)
+        model, seconds = PPO("MlpPolicy", dreams, n_steps=512, batch_size=256, seed=0, device="cpu"), 0.0
+        for steps in options.steps:
             begin = time.perf_counter()
             if steps:
                 model.learn(steps - model.num_timesteps, reset_num_timesteps=False)
             seconds += time.perf_counter() - begin
             print(f"{name}, PPO after {model.num_timesteps:,} steps of the dream, {seconds:.0f} s:", end="")
-            for world in ("Dream", "Real"):
-                env = Monitor(gymnasium.make(f"worldmodels/{name}{world}-v0"))
+            for world, settings in (("Dream", warmth), ("Real", {})):
+                env = Monitor(gymnasium.make(f"worldmodels/{name}{world}-v0", **settings))
                 env.reset(seed=FIRST_SEED)
                 returns, _ = evaluate_policy(model, env, options.episodes, return_episode_rewards=True)
                 print(f"  {world.lower()} {np.mean(returns):.0f} ± {np.std(returns, ddof=1):.0f}", end="")
