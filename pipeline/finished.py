@@ -1,6 +1,7 @@
 """A finished run, opened to be looked at: what the notebooks begin with."""
 
 import os
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Sequence
@@ -42,11 +43,8 @@ class Finished(NamedTuple):
     def watch(self, seeds: Sequence[int]) -> list[Recording]:
         """An episode of the game for each seed, played by the run's controller."""
         task, policy = TASKS[self.config.task], self.agent.policy(self.controller[None])
-        world = real_world(self.agent, task.max_steps, env_settings(task.name, self.config.collect))
-        try:
+        with closing(real_world(self.agent, task.max_steps, env_settings(task.name, self.config.collect))) as world:
             return [record(world, policy, seed, lambda: (world.frames[0],) * 2, task.max_steps) for seed in seeds]
-        finally:
-            world.close()
 
     def game(self, executor: Executor) -> RealFitness:
         """Fitness in the real game, as long as it officially is."""

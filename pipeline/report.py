@@ -1,5 +1,6 @@
 """The report's pictures and films, and the page that has all of them."""
 
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Iterator
@@ -72,11 +73,8 @@ def draw(config: Config, run: Run, agent: Agent, dream: DreamWorld, controller: 
 def recorded(config: Config, agent: Agent, dream: DreamWorld, controller: np.ndarray) -> tuple[Recording, Recording]:
     """An episode of the controller in the game and one in the dream, watched."""
     task, seed, steps = TASKS[config.task], config.evaluate.first_seed, config.evaluate.video_steps
-    real = real_world(agent, task.max_steps, env_settings(config.task, config.collect), "rgb_array")
-    try:
+    with closing(real_world(agent, task.max_steps, env_settings(config.task, config.collect), "rgb_array")) as real:
         played = record(real, agent.policy(controller[None]), seed, lambda: (real.envs[0].render(), real.frames[0]), steps)
-    finally:
-        real.close()
 
     def dreamed_picture():
         frame = agent.decode(dream.state.features[0, :agent.vision.config.z_size])

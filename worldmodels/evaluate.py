@@ -80,26 +80,24 @@ class Recording:
     features: np.ndarray    # [T+1, F], z first
     action: np.ndarray      # [T, A]
     reward: np.ndarray      # [T]
+    terminated: np.ndarray  # [T] bool
     frames: np.ndarray      # [T+1, h, w, 3] uint8: the game's picture, or the decoded dream
     seen: np.ndarray        # [T+1, 64, 64, 3] uint8: what V saw (in the dream: the same as `frames`)
-    terminated: bool        # whether it ended in the end, and not by the clock or by `steps`
 
 
 @torch.inference_mode()
 def record(world: World, policy, seed: int, picture: Callable[[], tuple[np.ndarray, np.ndarray]], steps: int) -> Recording:
     """Plays one episode of at most `steps` steps; `picture()` -> (frame, what V saw) of the world as it is now."""
     state = world.reset([seed])
-    features, pictures, actions, rewards = [state.features[0]], [picture()], [], []
+    features, pictures, moments = [state.features[0]], [picture()], []
     for _ in range(steps):
         action = policy(state)
         step = world.step(action)
         state = step.state
         features.append(state.features[0])
         pictures.append(picture())
-        actions.append(action[0])
-        rewards.append(step.reward[0])
+        moments.append((action[0], step.reward[0], step.terminated[0]))
         if step.done:
             break
     frames, seen = (np.stack(column) for column in zip(*pictures))
-    arrays = (torch.stack(column).cpu().numpy() for column in (features, actions, rewards))
-    return Recording(*arrays, frames, seen, step.terminated.item())
+    return Recording(*(torch.stack(column).cpu().numpy() for column in (features, *zip(*moments))), frames, seen)

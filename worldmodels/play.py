@@ -14,9 +14,8 @@ import torch
 from worldmodels import plots
 from worldmodels.commandline import errors_in_one_line, parsed
 from worldmodels.envs import TASKS
-from worldmodels.runs import find
 from worldmodels.types import Noise, UserError
-from worldmodels.worlds.agent import Agent, load_agent, real_world
+from worldmodels.worlds.agent import Agent, found_agent, real_world
 from worldmodels.worlds.collect import CollectConfig, env_settings
 from worldmodels.worlds.dream import DreamConfig, noise_blocks
 
@@ -185,12 +184,9 @@ def check(config: PlayConfig):
 def play(config: PlayConfig):
     """Plays until the window is closed, or for --headless steps, episode after episode."""
     check(config)
-    run = find(config.task, config.run or None).last("memory")
+    run, agent, _ = found_agent(config.task, config.run or None)
     collect = run.settings(CollectConfig, "collect")
     temperature = config.temperature or run.settings(DreamConfig, "dream").temperature
-    agent, _ = load_agent(run)
-    if agent.task != config.task:
-        raise UserError(f"{run.root} is a run of {agent.task}, not of {config.task}")
     controller = None
     if config.actor != "you" or run.path("controller").exists():
         controller = run.load("controller", "train_controller")[0]["parameters"].numpy()

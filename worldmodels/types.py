@@ -134,6 +134,7 @@ class World(Protocol):
     def go_on(self, index: Tensor, seeds: Sequence[int]) -> State:
         """Goes on with the rollouts `index` [N] only, and behind them new ones, one for each seed."""
 
+
 class Executor(Protocol):
     """Runs jobs elsewhere. A job is a callable without arguments whose result depends on nothing but itself."""
 

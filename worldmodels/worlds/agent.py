@@ -3,6 +3,7 @@ batch in the dream."""
 
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import NamedTuple, Sequence
 
 import numpy as np
@@ -13,7 +14,7 @@ from tqdm import tqdm
 from worldmodels.controller import population_policy
 from worldmodels.envs import TASKS
 from worldmodels.memory import MEMORIES, MemoryConfig
-from worldmodels.runs import Run
+from worldmodels.runs import Run, find
 from worldmodels.types import Executor, State, UserError
 from worldmodels.vision import VAE, VisionConfig
 from worldmodels.worlds.dream import DreamConfig, DreamWorld
@@ -71,6 +72,15 @@ def load_agent(run: Run, device: str = "cpu") -> tuple[Agent, str]:
                             f"delete it and run `python -m pipeline.train_{name}`") from None
         module.to(device).eval().requires_grad_(False)
     return Agent(memory_info["task"], vision, memory), f"{vision_info['digest']}-{memory_info['digest']}"
+
+
+def found_agent(task: str, run: str | Path | None = None, device: str = "cpu") -> tuple[Run, Agent, str]:
+    """A run by its folder or name (runs.find), at the last round that has an M; its agent, and the digest of V and M."""
+    found = find(task, run).last("memory")
+    agent, digest = load_agent(found, device)
+    if agent.task != task:
+        raise UserError(f"{found.root} is a run of {agent.task}, not of {task}")
+    return found, agent, digest
 
 
 def real_world(agent: Agent, max_steps: int, settings: tuple, render_mode: str | None = None) -> RealWorld:

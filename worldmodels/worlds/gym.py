@@ -32,9 +32,9 @@ from gymnasium.vector.utils import batch_space
 
 from worldmodels.envs import TASKS
 from worldmodels.memory.latents import open_latents
-from worldmodels.runs import Run, find
+from worldmodels.runs import Run
 from worldmodels.types import State, UserError
-from worldmodels.worlds.agent import Agent, load_agent, real_world
+from worldmodels.worlds.agent import Agent, found_agent, real_world
 from worldmodels.worlds.collect import CollectConfig, env_settings
 from worldmodels.worlds.dream import STARTS, DreamConfig, DreamWorld
 from worldmodels.worlds.real import RealWorld
@@ -56,10 +56,7 @@ def opened(task: str, world: str, run: str | Path | None = None, observe: str = 
     """The world of a run's last V and M."""
     if observe not in OBSERVE:
         raise UserError(f"observe {observe!r}: choose one of {', '.join(OBSERVE)}")
-    run = find(task, run).last("memory")
-    agent, digest = load_agent(run, device)
-    if agent.task != task:
-        raise UserError(f"{run.root} is a run of {agent.task}, not of {task}")
+    run, agent, digest = found_agent(task, run, device)
     collect = run.settings(CollectConfig, "collect")
     made, frames, repeat = WORLDS[world](agent, run, collect, digest.split("-")[0], max_episode_steps, render_mode, settings)
     size = agent.vision.config.z_size if observe == "z" else agent.memory.feature_size
