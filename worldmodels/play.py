@@ -14,6 +14,7 @@ import torch
 from worldmodels import plots
 from worldmodels.commandline import errors_in_one_line, parsed
 from worldmodels.envs import TASKS
+from worldmodels.executors import ctrl_c_waits
 from worldmodels.types import Noise, UserError
 from worldmodels.worlds.agent import Agent, found_agent, real_world
 from worldmodels.worlds.collect import CollectConfig, env_settings
@@ -103,9 +104,8 @@ class Player:
         pygame.display.set_caption("World Models: the dream and the game")
         pygame.font.init()
         self.font = pygame.font.Font(None, TEXT + 2)
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        pair.begin(seed)                            # starts a game engine, which inherits the mask: Ctrl-C is for this process alone
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        with ctrl_c_waits():
+            pair.begin(seed)                        # starts a game engine
 
     def listen(self):
         """Takes the keys that were pressed and let go."""

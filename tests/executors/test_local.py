@@ -4,6 +4,7 @@ import io
 import os
 import signal
 import subprocess
+import sys
 import time
 from concurrent import futures
 
@@ -16,6 +17,34 @@ from worldmodels.executors import LocalExecutor
 from worldmodels.executors.local import ATTEMPTS, WorkerDied
 from worldmodels.types import UserError
 from worldmodels.worlds.agent import RealFitness, load_agent
+
+
+# Ctrl-C at each of the moments when a worker has been started and not yet been told what it is, taken by an idle thread.
+INTERRUPTED_WHILE_STARTING = """
+import os, signal, threading, time
+from multiprocess import util
+from worldmodels.executors import LocalExecutor
+
+start = util.spawnv_passfds
+def and_interrupt(*arguments):
+    started = start(*arguments)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.1)
+    print("started", flush=True)
+    return started
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+    try:
+        from multiprocess import resource_tracker
+        resource_tracker.ensure_running()
+        util.spawnv_passfds = and_interrupt
+        with LocalExecutor(2):
+            print("went on")
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
 
 
 class Square:
@@ -93,6 +122,11 @@ def test_real_fitness_is_members_by_episodes(executor, toy_run):
     for member, p in zip(returns, parameters):
         for got, seed in zip(member, (1, 2, 3, 4)):
             assert fitness(p[None], [seed]).item() == pytest.approx(got, rel=1e-5)
+
+
+def test_ctrl_c_waits_until_a_worker_has_been_told_what_it_is():
+    process = subprocess.run([sys.executable, "-c", INTERRUPTED_WHILE_STARTING], capture_output=True, text=True, timeout=120)
+    assert (process.stdout.split(), process.stderr, process.returncode) == (["started", "interrupted"], "", 0)
 
 
 def test_a_closure_is_a_job(executor):

@@ -1,5 +1,5 @@
 """Where jobs run: worker processes on this machine."""
 
-from worldmodels.executors.local import LocalExecutor
+from worldmodels.executors.local import LocalExecutor, ctrl_c_waits
 
-__all__ = ["LocalExecutor"]
+__all__ = ["LocalExecutor", "ctrl_c_waits"]

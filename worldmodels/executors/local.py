@@ -12,6 +12,7 @@ import time
 import traceback
 from collections import deque
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any, Callable, Iterable
 
 import multiprocess
@@ -40,6 +41,26 @@ def idle_cores() -> list[int]:
     time.sleep(0.1)
     after = idle()
     return sorted(os.sched_getaffinity(0), key=lambda core: before.get(f"cpu{core}", 0) - after.get(f"cpu{core}", 0))
+
+
+@contextmanager
+def ctrl_c_waits():
+    """Ctrl-C waits until the block is left, and never reaches what is started in it: a process inherits the signal mask.
+
+    The mask alone would not make this process wait: another thread takes the signal, and Python raises KeyboardInterrupt in
+    the main one all the same, say between the start of a process and the message that tells it what to do.
+    """
+    main, came = threading.current_thread() is threading.main_thread(), []      # elsewhere Python never raises it
+    before = signal.signal(signal.SIGINT, lambda *_: came.append(True)) if main else None
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if main:
+            signal.signal(signal.SIGINT, before)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 def work(connection, core: int | None):
@@ -81,11 +102,10 @@ class Worker:
         self.process = context.Process(target=work, args=(theirs, core), daemon=True)
         before = {name: os.environ.get(name) for name in SINGLE_THREADED}
         os.environ.update(SINGLE_THREADED)          # inherited, and so set before the worker imports torch
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})    # inherited too: Ctrl-C is for the parent alone
         try:
-            self.process.start()
+            with ctrl_c_waits():
+                self.process.start()
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             for name, value in before.items():
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
         theirs.close()
