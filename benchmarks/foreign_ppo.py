@@ -1,6 +1,6 @@
 """Another library's algorithm in the dream, and what it learned there in the real game: PPO of Stable-Baselines3.
 
-    pip install stable-baselines3
+    pip install -e '.[benchmarks]'
     python benchmarks/foreign_ppo.py [--steps 0 10000 200000] [--temperature 1.4] [--episodes 100] [--games CarRacing TakeCover]
 
 On the published runs. PPO has its defaults but for 8 environments, 512 steps of each between updates, and batches of 256; it is never

@@ -90,13 +90,13 @@ def score_random(config: Config, agent: Agent, latents: Latents, executor: Execu
         jobs = [CollectJob(config.task, settings, e.first_seed + i) for i in range(e.random_episodes)]
         with timed(f"{label}, real game", e.random_episodes) as (bar, wall):
             returns = [total for _, total in executor.run(jobs, bar)]
-        scores.append(score(config.task, "real", label, returns, wall(), **in_the_game(config)))
+        scores.append(score(config.task, "real", label, returns, wall_s=wall(), **in_the_game(config)))
     world, seeds = whole_dream(config, agent, latents), dream_seeds(config)
     with timed(f"{collector(config)}, dream", len(seeds)) as (bar, wall):
         policy = RandomPolicy.seeded(task.policies[config.collect.policy], seeds, world.device)
         returns = rollout(world, policy, seeds).returns.cpu()
         bar.update(len(seeds))
-    return scores + [score(config.task, "dream", collector(config), returns, wall(), **in_the_dream(config, world), workers=1)]
+    return scores + [score(config.task, "dream", collector(config), returns, wall_s=wall(), **in_the_dream(config, world), workers=1)]
 
 
 def score_controller(config: Config, run: Run, agent: Agent, digest: str, latents: Latents, controller: np.ndarray, name: str,
@@ -109,7 +109,7 @@ def score_controller(config: Config, run: Run, agent: Agent, digest: str, latent
         returns = dream(controller[None], seeds)[0]
         bar.update(len(seeds))
     processes = dream.executor.size if dream.executor else 1
-    return [real, score(config.task, "dream", name, returns, wall(), **in_the_dream(config, world), workers=processes)]
+    return [real, score(config.task, "dream", name, returns, wall_s=wall(), **in_the_dream(config, world), workers=processes)]
 
 
 def score_played(config: Config, run: Run, digest: str, controller: np.ndarray, name: str, executor: Executor) -> dict:
@@ -119,7 +119,7 @@ def score_played(config: Config, run: Run, digest: str, controller: np.ndarray, 
     game = RealFitness(executor, run, digest, task.max_steps, env_settings(config.task, official))
     with timed(f"{name}, real game", e.episodes) as (bar, wall):
         returns = game(controller[None], range(e.first_seed, e.first_seed + e.episodes), bar)[0]
-    return score(config.task, "real", name, returns, wall(), **in_the_game(config))
+    return score(config.task, "real", name, returns, wall_s=wall(), **in_the_game(config))
 
 
 def watch(config: Config, run: Run, digest: str, controller: np.ndarray, executor: Executor) -> list[Episode]:
@@ -163,10 +163,10 @@ def whole_dream(config: Config, agent: Agent, latents: Latents) -> DreamWorld:
 
 @contextmanager
 def timed(description: str, total: int):
-    """A progress bar, and a function that tells the seconds since it began."""
+    """A progress bar, and a function that tells the seconds since it began, to a hundredth."""
     start = time.monotonic()
     with tqdm(total=total, desc=description, unit="episode") as bar:
-        yield bar, lambda: time.monotonic() - start
+        yield bar, lambda: round(time.monotonic() - start, 2)
 
 
 if __name__ == "__main__":

@@ -13,14 +13,15 @@ from pipeline.command import main, workers
 from pipeline.evaluate import whole_dream
 from pipeline.presets import Config
 from pipeline.train_controller import encoded
+from worldmodels import runs
 from worldmodels.controller.evolution import scored_means
 from worldmodels.envs import TASKS
-from worldmodels.evaluate import Recording, record
+from worldmodels.evaluate import Recording, record, score
 from worldmodels.executors import LocalExecutor
 from worldmodels.memory.latents import Latents
-from worldmodels.runs import DATA, Run, find
-from worldmodels.types import Executor
-from worldmodels.worlds.agent import Agent, DreamFitness, RealFitness, load_agent, real_world
+from worldmodels.runs import Run, find
+from worldmodels.types import Executor, UserError
+from worldmodels.worlds.agent import Agent, DreamFitness, RealFitness, load_agent, load_controller, real_world
 from worldmodels.worlds.collect import env_settings
 
 
@@ -40,6 +41,11 @@ class Finished(NamedTuple):
         """Worker processes, as many as the run's settings say; to be closed."""
         return LocalExecutor(workers(self.config))
 
+    def seeds(self, count: int) -> range:
+        """Of so many episodes (of few on a run of tiny settings) that were not collected and are not among those that the report scores."""
+        scored = self.config.evaluate
+        return range(scored.first_seed + 10**6, scored.first_seed + 10**6 + min(count, 10 * scored.episodes))
+
     def watch(self, seeds: Sequence[int]) -> list[Recording]:
         """An episode of the game for each seed, played by the run's controller."""
         task, policy = TASKS[self.config.task], self.agent.policy(self.controller[None])
@@ -58,17 +64,33 @@ class Finished(NamedTuple):
             config = replace(config, dream=replace(config.dream, temperature=temperature))
         return DreamFitness(self.agent, whole_dream(config, self.agent, self.latents), executor, self.run, self.digest)
 
+    def scores(self, returns: dict[str, np.ndarray], names: Sequence[str]) -> list[dict]:
+        """Entries as in scores.json, of returns [P, E] of controllers of these names in the "real" game and in the "dream" of the
+        run's own temperature."""
+        tau = {"real": None, "dream": self.config.dream.temperature}
+        return [score(self.config.task, world, name, row, temperature=tau[world]) for world, rows in returns.items()
+                for name, row in zip(names, rows, strict=True)]
+
 
 def finished(task: str, run: str | Path | None = None) -> Finished:
     """A run by its folder or name; without one, that which $WORLDMODELS_RUN names, or the published one. The run `smoke` is made, in a
     minute, where it is not there or not finished."""
     run = run or os.environ.get("WORLDMODELS_RUN")
-    smoke = Run((DATA if DATA.exists() else Path("data")) / task / "smoke")
-    if run == "smoke" and not smoke.path("controller").exists():
-        main(pipeline, ["--task", task, "--preset", "smoke", "--data", str(smoke.root.parents[1])])
-    found = smoke if run == "smoke" else find(task, run)
+    if run == "smoke":
+        make_smoke(task)
+    found = find(task, run)
     config, found = found.settings(Config), found.last("controller")
     agent, digest = load_agent(found)
-    tensors, _ = found.load("controller", "train_controller")
+    tensors = load_controller(found, digest)
     means, generations = scored_means(tensors)
     return Finished(config, found, agent, digest, encoded(config, found, digest), tensors["parameters"].numpy(), means, generations)
+
+
+def make_smoke(task: str):
+    """Makes or finishes the run `smoke`, where `find` will find it."""
+    try:
+        smoke = find(task, "smoke")
+    except UserError:
+        smoke = Run((runs.DATA if runs.DATA.exists() else Path("data")) / task / "smoke")
+    if not smoke.path("controller").exists():
+        main(pipeline, ["--task", task, "--preset", "smoke", "--data", str(smoke.root.parents[1])])

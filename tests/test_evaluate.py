@@ -19,7 +19,7 @@ RETURNS = [3.0, 8.5, 1.0, 4.0, 6.25, 9.0]
 
 
 def entry(returns=RETURNS, temperature=None, controller="random (fresh)"):
-    return score("toy", "real", controller, returns, 1.234, temperature=temperature, first_seed=5, workers=2, device="cpu")
+    return score("toy", "real", controller, returns, wall_s=1.23, temperature=temperature, first_seed=5, workers=2, device="cpu")
 
 
 def test_a_score_has_the_mean_its_deviation_and_its_interval():

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -150,6 +151,19 @@ def test_a_film_without_a_window(tmp_path, capsys):
     assert "30 steps" in capsys.readouterr().out
 
 
+def test_a_dream_is_no_longer_than_the_game(pairs, monkeypatch):
+    """CarRacing's ends by the clock alone, where the car keeps to its world."""
+    pair = pairs["car_racing"]
+    pair.begin(5)
+    monkeypatch.setattr(pair, "longest", 4)
+    for _ in range(6):
+        pair.step(np.zeros(3, np.float32))
+    assert pair.dream_over and pair.dreamt == 4 and pair.steps == 6
+    pair.wake()
+    pair.step(np.zeros(3, np.float32))
+    assert not pair.dream_over and pair.dreamt == 1
+
+
 @pytest.mark.parametrize("config, named", (
     (PlayConfig(run="nowhere"), "no run of take_cover in nowhere"),
     (PlayConfig(headless=1, temperature=-1), "--temperature -1"),
@@ -158,10 +172,14 @@ def test_a_film_without_a_window(tmp_path, capsys):
     (PlayConfig(headless=1, seed=-1), "--seed -1"),
     (PlayConfig(headless=1, film="x.gif"), "--film x.gif"),
     (PlayConfig(headless=1, film="/nowhere/x.webp"), "--film /nowhere"),
+    (PlayConfig(headless=1, film="FOLDER"), "--film .*a.webp: must be a FILE.webp"),
     (PlayConfig(headless=1, run=str(find("car_racing").root)), "is a run of car_racing"),
     (PlayConfig(), "there is no display"),
 ))
-def test_what_cannot_be_played_says_why(config, named):
+def test_what_cannot_be_played_says_why(config, named, tmp_path):
+    if config.film == "FOLDER":
+        (tmp_path / "a.webp").mkdir()
+        config = replace(config, film=str(tmp_path / "a.webp"))
     with pytest.raises(UserError, match=named):
         play(config)
 

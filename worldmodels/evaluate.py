@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from worldmodels.envs import TASKS
+from worldmodels.episodes import Episode
 from worldmodels.types import State, World
 
 
@@ -18,21 +19,22 @@ from worldmodels.types import State, World
 class EvaluateConfig:
     episodes: int = 100             # of the controller, in the real game
     random_episodes: int = 100      # of each random policy, in the real game
-    dream_episodes: int = 1024      # of the controller and of the first random policy, in the dream
+    dream_episodes: int = 1024      # of the controllers and of the collecting policy, in the dream
     other_skills: tuple[int, ...] = ()  # TakeCover: of Doom's skills, at which the last controller plays as many episodes too
-    first_seed: int = 1_000_000_000     # episodes take the seeds from here on; collecting starts at 0
+    first_seed: int = 1_000_000_000     # episodes take the seeds from here on; collecting starts at 0, evolution draws from all
     transfer_episodes: int = 100    # of the controller, from which transfer.png is drawn
     video_steps: int = 300          # length of each video
 
 
-def score(task: str, world: str, controller: str, returns: np.ndarray, wall_s: float, **more) -> dict:
-    """One entry of scores.json; ci95 is the normal interval of the mean."""
+def score(task: str, world: str, controller: str, returns: np.ndarray, **more) -> dict:
+    """One entry of scores.json, with what `more` says (the dream's temperature, or None in the game; wall_s, first_seed and so on);
+    ci95 is the normal interval of the mean."""
     returns = np.asarray(returns, np.float64)
     mean, std = float(returns.mean()), float(returns.std(ddof=1)) if len(returns) > 1 else 0.0
     half = 1.96 * std / math.sqrt(len(returns))
     return {"task": task, "env_id": TASKS[task].env_id, "world": world, "controller": controller, "episodes": len(returns),
             "mean": mean, "std": std, "ci95": [mean - half, mean + half], "returns": returns.round(4).tolist(),
-            "wall_s": round(wall_s, 2), "git_commit": git_commit(), **more}
+            "git_commit": git_commit(), **more}
 
 
 def table(scores: Sequence[dict]) -> str:
@@ -83,6 +85,11 @@ class Recording:
     terminated: np.ndarray  # [T] bool
     frames: np.ndarray      # [T+1, h, w, 3] uint8: the game's picture, or the decoded dream
     seen: np.ndarray        # [T+1, 64, 64, 3] uint8: what V saw (in the dream: the same as `frames`)
+
+    def encoded(self, z_size: int) -> Episode:
+        """As an episode with latents where others have frames; an end of the watching counts as one by the clock."""
+        end = np.arange(len(self.action)) == len(self.action) - 1
+        return Episode(self.features[:, :z_size], self.action, self.reward, self.terminated, end & ~self.terminated)
 
 
 @torch.inference_mode()

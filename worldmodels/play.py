@@ -16,7 +16,7 @@ from worldmodels.commandline import errors_in_one_line, parsed
 from worldmodels.envs import TASKS
 from worldmodels.executors import ctrl_c_waits
 from worldmodels.types import Noise, UserError
-from worldmodels.worlds.agent import Agent, found_agent, real_world
+from worldmodels.worlds.agent import Agent, found_agent, load_controller, real_world
 from worldmodels.worlds.collect import CollectConfig, env_settings
 from worldmodels.worlds.dream import DreamConfig, noise_blocks
 
@@ -30,6 +30,7 @@ KEYS = {                # of each game: what they add to its action
     "car_racing": {pygame.K_LEFT: (-1, 0, 0), pygame.K_RIGHT: (1, 0, 0), pygame.K_UP: (0, 1, 0), pygame.K_DOWN: (0, 0, 1)},
     "take_cover": {pygame.K_LEFT: (-1,), pygame.K_RIGHT: (1,)},
 }
+WITHOUT = "--headless 200 --actor dream --film FILE plays without one"
 HELP = "arrows: act   space: dream on from the game's present   + -: tau   C: who acts   R: next episode   Esc: end"
 ACTORS = {"you": "you act", "dream": "the controller acts, and sees the dream", "game": "the controller acts, and sees the game"}
 
@@ -53,12 +54,13 @@ class PlayConfig:
 
 
 class Pair:
-    """A dream and the real game from the same first frame on, given the same actions. What has ended stands still."""
+    """A dream and the real game from the same first frame on, given the same actions. What has ended stands still; a dream does so
+    at the latest after as many steps as the game has."""
 
     def __init__(self, agent: Agent, collect: CollectConfig, temperature: float):
         self.agent, self.temperature = agent, temperature
         self.game = real_world(agent, TASKS[agent.task].max_steps, env_settings(agent.task, collect))
-        self.z_size = agent.vision.config.z_size
+        self.z_size, self.longest = agent.vision.config.z_size, TASKS[agent.task].steps(collect.repeat)
 
     @torch.inference_mode()
     def begin(self, seed: int):
@@ -79,7 +81,8 @@ class Pair:
         if not self.dream_over:
             noise = Noise(*torch.from_numpy(next(self.noise)[None]).split(self.agent.memory.noise_size, 1))
             self.dream, reward, done, _ = self.agent.memory.imagine(self.dream, action, self.temperature, noise)
-            self.dream_return, self.dream_over, self.dreamt = self.dream_return + reward.item(), done.item(), self.dreamt + 1
+            self.dream_return, self.dreamt = self.dream_return + reward.item(), self.dreamt + 1
+            self.dream_over = done.item() or self.dreamt == self.longest
         if not self.game_over:
             step = self.game.step(action)
             self.game_return, self.game_over, self.steps = self.game_return + step.reward.item(), step.done.item(), self.steps + 1
@@ -166,9 +169,9 @@ def open_display(headless: bool):
     try:
         pygame.display.init()
     except pygame.error as error:
-        raise UserError(f"no window can be opened here ({error}): --headless 200 --film FILE plays without one") from None
+        raise UserError(f"no window can be opened here ({error}): {WITHOUT}") from None
     if not headless and pygame.display.get_driver() in ("dummy", "offscreen"):
-        raise UserError("there is no display here for a window: --headless 200 --film FILE plays without one")
+        raise UserError(f"there is no display here for a window: {WITHOUT}")
 
 
 def check(config: PlayConfig):
@@ -177,19 +180,19 @@ def check(config: PlayConfig):
         if not least <= getattr(config, name) < np.inf:
             raise UserError(f"--{name} {getattr(config, name)}: must be at least {least}, and finite")
     film = Path(config.film)
-    if config.film and (film.suffix != ".webp" or not os.access(film.absolute().parent, os.W_OK)):
+    if config.film and (film.suffix != ".webp" or film.is_dir() or not os.access(film.absolute().parent, os.W_OK)):
         raise UserError(f"--film {film}: must be a FILE.webp in a folder that can be written to")
 
 
 def play(config: PlayConfig):
     """Plays until the window is closed, or for --headless steps, episode after episode."""
     check(config)
-    run, agent, _ = found_agent(config.task, config.run or None)
+    run, agent, digest = found_agent(config.task, config.run or None)
     collect = run.settings(CollectConfig, "collect")
     temperature = config.temperature or run.settings(DreamConfig, "dream").temperature
     controller = None
     if config.actor != "you" or run.path("controller").exists():
-        controller = run.load("controller", "train_controller")[0]["parameters"].numpy()
+        controller = load_controller(run, digest)["parameters"].numpy()
     open_display(config.headless > 0)
     pair, fps = Pair(agent, collect, temperature), TASKS[config.task].fps / collect.repeat
     player, clock, seen, steps = Player(pair, config.task, controller, config.actor, config.seed), pygame.time.Clock(), [], 0

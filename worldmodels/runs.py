@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import re
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Iterator
@@ -41,8 +42,8 @@ class Run:
 
     def last(self, name: str) -> "Run":
         """The last round that has the checkpoint `name`; the first one where none has."""
-        return self.at(max((int(path.parents[1].name.removeprefix("round-"))
-                            for path in self.root.glob(f"round-*/checkpoints/{name}.safetensors")), default=1))
+        found = (re.fullmatch(r"round-(\d+)", path.parents[1].name) for path in self.root.glob(f"*/checkpoints/{name}.safetensors"))
+        return self.at(max((int(match[1]) for match in found if match), default=1))
 
     @property
     def config(self) -> Path:

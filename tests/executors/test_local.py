@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent import futures
 
@@ -13,13 +14,13 @@ import numpy as np
 import pytest
 from tqdm import tqdm
 
-from worldmodels.executors import LocalExecutor
+from worldmodels.executors import LocalExecutor, local
 from worldmodels.executors.local import ATTEMPTS, WorkerDied
 from worldmodels.types import UserError
 from worldmodels.worlds.agent import RealFitness, load_agent
 
 
-# Ctrl-C at each of the moments when a worker has been started and not yet been told what it is, taken by an idle thread.
+# Ctrl-C at the moments when a worker has been started and not yet been told what it is, taken by an idle thread.
 INTERRUPTED_WHILE_STARTING = """
 import os, signal, threading, time
 from multiprocess import util
@@ -78,6 +79,13 @@ def hang():
     time.sleep(1000)
 
 
+class Unreadable:
+    """A job that can be sent and not received."""
+
+    def __reduce__(self):
+        return int, ("no number",)
+
+
 class TwoArguments(Exception):
     """An exception that cannot be unpickled: its arguments are not those of its constructor."""
 
@@ -126,7 +134,60 @@ def test_real_fitness_is_members_by_episodes(executor, toy_run):
 
 def test_ctrl_c_waits_until_a_worker_has_been_told_what_it_is():
     process = subprocess.run([sys.executable, "-c", INTERRUPTED_WHILE_STARTING], capture_output=True, text=True, timeout=120)
-    assert (process.stdout.split(), process.stderr, process.returncode) == (["started", "interrupted"], "", 0)
+    assert (process.stdout.split(), process.stderr, process.returncode) == (["started", "started", "interrupted"], "", 0)
+
+
+NEVER_CLOSED = """
+from worldmodels.executors import LocalExecutor
+if __name__ == "__main__":
+    executor = LocalExecutor(2)
+    print(executor.run([lambda: 1]))
+"""
+
+
+def test_workers_end_quietly_with_a_program_that_does_not_close_them():
+    process = subprocess.run([sys.executable, "-c", NEVER_CLOSED], capture_output=True, text=True, timeout=120)
+    assert (process.stdout, process.stderr, process.returncode) == ("[1]\n", "", 0)
+
+
+def test_nobody_waits_for_ever_where_a_worker_cannot_be_replaced(tmp_path, monkeypatch):
+    submitted = threading.Event()
+
+    def no_memory(*_):
+        submitted.wait(60)
+        raise BlockingIOError("no memory for another process")
+
+    with LocalExecutor(1) as executor:
+        monkeypatch.setattr(local, "Worker", no_memory)
+        futures = [executor.submit(job) for job in (Once(tmp_path / "died", die), Square(3))]
+        submitted.set()
+        for future in futures:
+            with pytest.raises(BlockingIOError):
+                future.result(timeout=60)
+        with pytest.raises(RuntimeError, match="could not be kept running"):
+            executor.submit(Square(3))
+
+
+def test_what_was_started_ends_where_not_all_can_be(monkeypatch):
+    made, Worker = [], local.Worker
+
+    def one(*arguments):
+        if made:
+            raise BlockingIOError
+        made.append(Worker(*arguments))
+        return made[0]
+
+    monkeypatch.setattr(local, "Worker", one)
+    with pytest.raises(BlockingIOError):
+        LocalExecutor(2)
+    assert not made[0].process.is_alive()
+
+
+def test_a_job_that_cannot_be_received_says_why(executor):
+    before = executor.restarts
+    with pytest.raises(ValueError, match="no number"):
+        executor.submit(Unreadable()).result(timeout=60)
+    assert executor.restarts == before
 
 
 def test_a_closure_is_a_job(executor):

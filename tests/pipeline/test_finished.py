@@ -5,8 +5,8 @@ import shutil
 import numpy as np
 import pytest
 
-from pipeline import finished as opening
 from pipeline.finished import finished as opened
+from worldmodels import runs
 from worldmodels.types import UserError
 
 
@@ -14,7 +14,7 @@ from worldmodels.types import UserError
 def smoke(finished, tmp_path, monkeypatch):
     """The data folder, in which a smoke run of the toy is."""
     shutil.copytree(finished("toy"), tmp_path / "toy" / "smoke")
-    monkeypatch.setattr(opening, "DATA", tmp_path)
+    monkeypatch.setattr(runs, "DATA", tmp_path)
     return tmp_path / "toy" / "smoke"
 
 

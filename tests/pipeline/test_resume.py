@@ -50,7 +50,7 @@ SETTINGS = ["--task", "toy", "--preset", "smoke", "--device", "cpu", "--workers"
             "--memory.steps", "70", "--memory.batch", "4", "--memory.sequence", "10", "--controller.generations", "6"]
 COLLECT = [*SETTINGS, "--collect.episodes", "400", "--collect.max-steps", "300"]
 REAL = [*SETTINGS, "--world", "real", "--controller.population", "8", "--controller.episodes", "16",
-        "--controller.generations", "3"]
+        "--controller.generations", "10"]
 
 CHECKPOINTS = {"train_vision": "vision", "train_memory": "memory", "train_controller": "controller"}
 STAGES = ["collect", "train_vision", "encode", "train_memory", "train_controller"]

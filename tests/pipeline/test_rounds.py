@@ -119,8 +119,13 @@ def test_a_published_run_is_scored_without_its_episodes(copied, tmp_path, capsys
     assert "collecting and training: 2;" in (given / "toy" / "two" / "README.md").read_text() and not list(given.rglob("*.lz4"))
     assert json.loads((given / "toy" / "two" / "config.json").read_text())["config"]["data"] == "data/published"    # no path of ours
     shutil.rmtree(run)
-    main(stages.evaluate, ["--task", "toy", "--run", "two", "--data", str(given), "--workers", "1"])
-    assert "controller from the dream" in capsys.readouterr().out
+    report = given / "toy" / "two" / "round-2" / "report"
+    before, again = (report / "scores.json").read_bytes(), ["--task", "toy", "--run", "two", "--data", str(given), "--workers", "1"]
+    main(stages.evaluate, again)
+    assert "controller from the dream" in capsys.readouterr().out and (report / "scores.json").read_bytes() == before
+    main(stages.evaluate, [*again, "--evaluate.first-seed", "2000000000"])
+    assert (report / "report.html").exists()
+    assert {s["first_seed"] for s in json.loads((report / "scores.json").read_text())} == {2_000_000_000}
 
 
 def test_what_was_not_scored_is_not_published(copied, capsys):

@@ -1,5 +1,6 @@
 """The dream and the game as Gymnasium environments, on the published runs."""
 
+import multiprocessing
 import subprocess
 import sys
 import warnings
@@ -8,6 +9,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers import RecordVideo
 
@@ -170,7 +172,16 @@ def test_an_end_that_the_clock_makes_is_a_truncation():
     ("take_cover", "dream", {"run": "nowhere"}, "no run of take_cover in nowhere"),
     ("take_cover", "dream", {"observe": "pixels"}, "observe 'pixels'"),
     ("take_cover", "dream", {"temperature": 0}, "temperature 0"),
+    ("take_cover", "dream", {"temperature": np.inf}, "temperature inf"),
+    ("take_cover", "dream", {"temperature": None}, "temperature None"),
     ("take_cover", "dream", {"start": "last"}, "start 'last'"),
+    ("take_cover", "dream", {"start": ["anywhere"]}, "first or anywhere"),
+    ("take_cover", "dream", {"start": "anywhere", "warmup": -1}, "warmup -1: must be 0 or more"),
+    ("take_cover", "dream", {"max_episode_steps": 0}, "max_episode_steps 0"),
+    ("take_cover", "dream", {"render_mode": "human"}, "render_mode 'human'"),
+    ("take_cover", "real", {"repeat": 2.5}, "repeat 2.5: must be 1 or more"),
+    ("take_cover", "real", {"skill": 6}, "skill 6: must be 1 to 5"),
+    ("car_racing", "real", {"drawing": "bad"}, "fast or official"),
     ("take_cover", "dream", {"skill": 5}, "no option skill"),
     ("car_racing", "real", {"skill": 5}, "no option skill"),
     ("take_cover", "dream", {"run": "PUBLISHED"}, "is a run of car_racing"),
@@ -180,6 +191,43 @@ def test_what_cannot_be_opened_says_why(task, world, options, named):
         options = {"run": find("car_racing").root}
     with pytest.raises(UserError, match=named):
         LatentEnv(task, world, **options)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_said_to_be_missing():
+    with pytest.raises(UserError, match="device 'cuda'"):
+        LatentEnv("take_cover", "dream", device="cuda")
+
+
+@pytest.mark.parametrize("count", (1, 2, 4))
+def test_an_action_of_another_shape_is_refused(count):
+    env = LatentVectorEnv("take_cover", "dream", num_envs=3)
+    with pytest.raises(ResetNeeded):
+        env.step(env.action_space.sample())
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=f"of shape \\({count}, 1\\): must be \\(3, 1\\)"):
+        env.step(np.zeros((count, 1), np.float32))
+    single = LatentEnv("take_cover", "dream")
+    single.reset(seed=0)
+    with pytest.raises(ValueError, match="must be"):
+        single.step(0.5)
+
+
+ASYNCHRONOUS = """
+import gymnasium, torch, worldmodels
+env = gymnasium.make_vec("worldmodels/TakeCoverDream-v0", num_envs=2, vectorization_mode="async", vector_kwargs={"context": "fork"})
+env.reset(seed=0)
+env.step(env.action_space.sample())
+env.close()
+print("played")
+"""
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no process can be forked here")
+def test_gymnasiums_own_worker_processes_can_have_it():
+    """Forked from a process whose torch has had threads, which a forked one would wait for without end."""
+    done = subprocess.run([sys.executable, "-c", ASYNCHRONOUS], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "played\n", done.stderr
 
 
 def test_a_run_is_found_by_its_folder_and_by_its_name(tmp_path, monkeypatch):
@@ -196,6 +244,13 @@ def test_a_run_is_found_by_its_folder_and_by_its_name(tmp_path, monkeypatch):
 def test_the_last_round_is_the_last_that_has_it():
     run = find("car_racing")
     assert run.last("memory").round == 8 and run.last("vision").round == 1
+
+
+def test_only_a_round_is_a_round(tmp_path):
+    for name in ("round-2", "round-10", "round-11 copy", "round-12.bak", "old-round-13"):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+        (tmp_path / name / "checkpoints" / "memory.safetensors").touch()
+    assert Run(tmp_path).last("memory").round == 10
 
 
 def test_importing_it_loads_no_torch():

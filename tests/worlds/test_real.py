@@ -8,7 +8,7 @@ import torch
 from worldmodels.envs.toy import Toy, position
 from worldmodels.runs import Run
 from worldmodels.types import UserError
-from worldmodels.worlds.agent import LARGEST, SMALLEST, RealJob, load_agent, parts
+from worldmodels.worlds.agent import LARGEST, SMALLEST, RealJob, load_agent, load_controller, parts
 from worldmodels.worlds.real import RealWorld
 from worldmodels.worlds.rollout import rollout
 
@@ -134,15 +134,28 @@ def test_a_job_is_refused_when_v_or_m_have_changed(toy_run):
         RealJob(toy_run, "another-digest", 5, (), np.zeros((2, 13)), (0, 1))()
 
 
-def test_weights_that_do_not_fit_their_config_are_refused_by_name(toy_run, tmp_path):
+@pytest.mark.parametrize("change, named", (
+    (lambda info: info["memory"].update(hidden_size=9), "memory.safetensors.*train_memory"),
+    (lambda info: info["memory"].update(of_tomorrow=1), "another version.*of_tomorrow"),
+    (lambda info: info.update(vision_digest="of another"), "what another V saw"),
+))
+def test_a_memory_that_does_not_fit_is_refused_by_name(toy_run, tmp_path, change, named):
     run = Run(tmp_path)
     for name in ("vision", "memory"):
         tensors, info = toy_run.load(name, "")
         if name == "memory":
-            info["memory"]["hidden_size"] = 9
+            change(info)
         run.save(name, tensors, info)
-    with pytest.raises(UserError, match="memory.safetensors.*train_memory"):
+    with pytest.raises(UserError, match=named):
         load_agent(run)
+
+
+def test_a_controller_of_another_memory_is_refused(toy_run, tmp_path):
+    run = Run(tmp_path)
+    run.save("controller", {"parameters": torch.zeros(3)}, {"agent_digest": "a"})
+    assert load_controller(run, "a")["parameters"].tolist() == [0, 0, 0]
+    with pytest.raises(UserError, match="another V or M"):
+        load_controller(run, "b")
 
 
 def test_what_terminates_is_not_truncated(agent):

@@ -18,6 +18,7 @@ from typing import Any, Callable, Iterable
 import multiprocess
 from multiprocess import resource_tracker
 from multiprocess.connection import wait
+from multiprocess.reduction import ForkingPickler
 from tqdm import tqdm
 
 ATTEMPTS = 3                    # a job that takes its worker with it this often is given up
@@ -78,10 +79,10 @@ def work(connection, core: int | None):
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
         while True:
-            job = connection.recv()
+            message = connection.recv_bytes()
             try:
-                connection.send((True, job()))
-            except Exception as error:
+                connection.send((True, ForkingPickler.loads(message)()))
+            except BaseException as error:
                 if hasattr(error, "add_note"):          # Python 3.11
                     error.add_note(traceback.format_exc())
                 connection.send((False, error))
@@ -103,8 +104,7 @@ class Worker:
         before = {name: os.environ.get(name) for name in SINGLE_THREADED}
         os.environ.update(SINGLE_THREADED)          # inherited, and so set before the worker imports torch
         try:
-            with ctrl_c_waits():
-                self.process.start()
+            self.process.start()
         finally:
             for name, value in before.items():
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
@@ -133,13 +133,23 @@ class LocalExecutor:
         self._closed = False
         resource_tracker.ensure_running()           # its start would lift the signal mask that workers are started under
         cores = idle_cores() or [None]
-        self._workers = [Worker(self._context, cores[i % len(cores)]) for i in range(workers)]
+        self._workers: list[Worker] = []
+        self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._supervise, daemon=True)
-        self._thread.start()
+        try:
+            with ctrl_c_waits():                    # the thread has the mask too, and so have the workers that it starts
+                for i in range(workers):
+                    self._workers.append(Worker(self._context, cores[i % len(cores)]))
+                self._thread.start()
+        except BaseException:
+            self.close()
+            raise
 
     def submit(self, job: Callable[[], Any]) -> Future:
         future: Future = Future()
         self._queue.append((job, future, 1))
+        if self._failure is not None:
+            raise RuntimeError("the worker processes could not be kept running") from self._failure
         self._wake.send(None)
         return future
 
@@ -158,8 +168,11 @@ class LocalExecutor:
 
     def close(self):
         self._closed = True
-        self._wake.send(None)
-        self._thread.join()
+        if self._thread.ident is None:              # it was not started
+            self._supervise()
+        else:
+            self._wake.send(None)
+            self._thread.join()
         for _, future, _ in self._queue:
             future.cancel()
 
@@ -170,23 +183,35 @@ class LocalExecutor:
         self.close()
 
     def _supervise(self):
-        while not self._closed:
-            self._assign()
-            wait([self._woken, *(w.connection for w in self._workers), *(w.process.sentinel for w in self._workers)], 1.0)
-            while self._woken.poll():
-                self._woken.recv()
-            for i, worker in enumerate(self._workers):
-                self._receive(worker)
-                overdue = worker.task is not None and time.monotonic() - worker.since > self.deadline
-                if overdue or not worker.process.is_alive():
-                    self._replace(i, f"took longer than {self.deadline:g} s" if overdue else "ended its worker process")
+        try:
+            while not self._closed:
+                self._attend()
+        except BaseException as error:              # such as no memory for another process: nobody shall wait for ever
+            self._failure = error
+            for _, future, _ in [*(worker.task for worker in self._workers if worker.task is not None), *self._queue]:
+                future.set_exception(error)
         for worker in self._workers:
             worker.kill()
 
+    def _attend(self):
+        self._assign()
+        wait([self._woken, *(w.connection for w in self._workers), *(w.process.sentinel for w in self._workers)], 1.0)
+        while self._woken.poll():
+            self._woken.recv()
+        for i, worker in enumerate(self._workers):
+            self._receive(worker)
+            overdue = worker.task is not None and time.monotonic() - worker.since > self.deadline
+            ended = not worker.process.is_alive() and threading.main_thread().is_alive()    # else the interpreter exits, and ended it
+            if overdue or ended:
+                self._replace(i, f"took longer than {self.deadline:g} s" if overdue else "ended its worker process")
+
     def _assign(self):
         for worker in self._workers:
-            if worker.task is None and self._queue:
-                worker.task, worker.since = self._queue.popleft(), time.monotonic()
+            if worker.task is None:
+                try:
+                    worker.task, worker.since = self._queue.popleft(), time.monotonic()
+                except IndexError:
+                    return
                 try:
                     worker.connection.send(worker.task[0])
                 except OSError:                     # it has just died: the sentinel tells, and the job is run again

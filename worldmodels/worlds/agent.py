@@ -63,7 +63,12 @@ def load_agent(run: Run, device: str = "cpu") -> tuple[Agent, str]:
     """A run's trained V and M, and the digest of both."""
     vision_tensors, vision_info = run.load("vision", "train_vision")
     memory_tensors, memory_info = run.load("memory", "train_memory")
-    vision, memory = build_vision(vision_info), build_memory(memory_info)
+    if memory_info.get("vision_digest", vision_info["digest"]) != vision_info["digest"]:
+        raise UserError(f"{run.path('memory')} was trained on what another V saw, not on {run.path('vision')}")
+    try:
+        vision, memory = build_vision(vision_info), build_memory(memory_info)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"V or M in {run.folder} is of another version of this program ({error})") from None
     for name, module, tensors in (("vision", vision, vision_tensors), ("memory", memory, memory_tensors)):
         try:
             module.load_state_dict(tensors)
@@ -81,6 +86,14 @@ def found_agent(task: str, run: str | Path | None = None, device: str = "cpu") -
     if agent.task != task:
         raise UserError(f"{found.root} is a run of {agent.task}, not of {task}")
     return found, agent, digest
+
+
+def load_controller(run: Run, digest: str) -> dict[str, Tensor]:
+    """What evolution came to, "parameters" [n] first of all; `digest`: of the V and M that it has to be of."""
+    tensors, info = run.load("controller", "train_controller")
+    if info["agent_digest"] != digest:
+        raise UserError(f"{run.path('controller')} was evolved with another V or M than those of {run.folder}")
+    return tensors
 
 
 def real_world(agent: Agent, max_steps: int, settings: tuple, render_mode: str | None = None) -> RealWorld:

@@ -18,19 +18,24 @@ of the dream those of DreamConfig (`temperature`, without which it is the run's 
 environment takes (TakeCover: `skill`, `repeat`; CarRacing: `repeat`, `drawing`).
 """
 
+import math
+import multiprocessing
 from dataclasses import replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Callable, NamedTuple, Sequence
 
 import gymnasium
 import numpy as np
 import torch
+from gymnasium.error import ResetNeeded
 from gymnasium.spaces import Box
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from worldmodels.envs import TASKS
+from worldmodels.envs.car_racing import GAMES
 from worldmodels.memory.latents import open_latents
 from worldmodels.runs import Run
 from worldmodels.types import State, UserError
@@ -54,8 +59,9 @@ class Opened(NamedTuple):
 def opened(task: str, world: str, run: str | Path | None = None, observe: str = "features", max_episode_steps: int | None = None,
            render_mode: str | None = None, device: str = "cpu", **settings) -> Opened:
     """The world of a run's last V and M."""
-    if observe not in OBSERVE:
-        raise UserError(f"observe {observe!r}: choose one of {', '.join(OBSERVE)}")
+    check({"observe": observe, "max_episode_steps": max_episode_steps, "render_mode": render_mode, "device": device, **settings})
+    if multiprocessing.parent_process() is not None:            # one of many that another library started: it has a core at most,
+        torch.set_num_threads(1)                                # and where it was forked, torch's threads did not come along
     run, agent, digest = found_agent(task, run, device)
     collect = run.settings(CollectConfig, "collect")
     made, frames, repeat = WORLDS[world](agent, run, collect, digest.split("-")[0], max_episode_steps, render_mode, settings)
@@ -69,9 +75,7 @@ def dream(agent: Agent, run: Run, collect: CollectConfig, vision_digest: str, ma
     """The dream, its frames, and the game's frames in a step."""
     official = TASKS[agent.task].steps(collect.repeat)
     config = DreamConfig(run.settings(DreamConfig, "dream").temperature, max_steps=min(max_episode_steps or official, official))
-    config = with_options(config, settings, ("temperature", "start", "warmup"))
-    if not config.temperature > 0 or config.start not in STARTS:
-        raise UserError(f"temperature {config.temperature}, start {config.start!r}: the one is above 0, the other one of {', '.join(STARTS)}")
+    config = with_options(config, settings, DREAM)
     world = DreamWorld(agent.memory, open_latents(run, collect.min_steps, vision_digest), config)
     return world, lambda: agent.decode(world.state.features[:, :agent.vision.config.z_size]), collect.repeat
 
@@ -87,8 +91,37 @@ def real(agent: Agent, run: Run, collect: CollectConfig, vision_digest: str, max
 
 
 WORLDS = {"dream": dream, "real": real}
-OBSERVE = ("features", "z")
 COMMON = ("run", "observe", "max_episode_steps", "render_mode", "device")
+DREAM = ("temperature", "start", "warmup")
+
+
+def whole(least: int, most: float = math.inf) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, Integral) and least <= value <= most
+
+
+def one_of(choices) -> Callable[[object], bool]:
+    return lambda value: value in tuple(choices)
+
+
+ALLOWED = {             # what an option must be, and whether a value is that
+    "observe": ("features or z", one_of(("features", "z"))),
+    "max_episode_steps": ("1 or more, or None", lambda value: value is None or whole(1)(value)),
+    "render_mode": ("rgb_array or None", one_of(("rgb_array", None))),
+    "device": ("cpu, or cuda where torch can use it", lambda value: not str(value).startswith("cuda") or torch.cuda.is_available()),
+    "temperature": ("a number above 0", lambda value: isinstance(value, Real) and 0 < value < math.inf),
+    "start": (" or ".join(STARTS), one_of(STARTS)),
+    "warmup": ("0 or more", whole(0)),
+    "repeat": ("1 or more", whole(1)),
+    "skill": ("1 to 5", whole(1, 5)),
+    "drawing": (" or ".join(GAMES), one_of(GAMES)),
+}
+
+
+def check(options: dict):
+    """A UserError for an option's value that no world could use."""
+    for name, value in options.items():
+        if name in ALLOWED and not ALLOWED[name][1](value):
+            raise UserError(f"{name} {value!r}: must be {ALLOWED[name][0]}")
 
 
 def with_options(config, options: dict, known: Sequence[str]):
@@ -121,7 +154,7 @@ class LatentEnv(gymnasium.Env):
 
     @torch.inference_mode()
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
-        step = self.world.step(to_world(np.asarray(action)[None], self.world, self.action_space))
+        step = self.world.step(to_world(shaped(action, self.action_space)[None], self.world, self.action_space))
         return seen(step.state, self.size)[0], step.reward.item(), step.terminated.item(), step.truncated.item(), {}
 
     @torch.inference_mode()
@@ -143,7 +176,7 @@ class LatentVectorEnv(gymnasium.vector.VectorEnv):
         self.metadata, self.render_mode, self.num_envs = self.metadata | {"render_fps": fps}, render_mode, num_envs
         self.single_observation_space, self.single_action_space = spaces
         self.observation_space, self.action_space = (batch_space(space, num_envs) for space in spaces)
-        self.rngs = [np.random.default_rng() for _ in range(num_envs)]
+        self.rngs, self.ended = [np.random.default_rng() for _ in range(num_envs)], None
 
     @torch.inference_mode()
     def reset(self, *, seed: int | Sequence[int | None] | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
@@ -161,13 +194,16 @@ class LatentVectorEnv(gymnasium.vector.VectorEnv):
 
     @torch.inference_mode()
     def step(self, action: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
+        if self.ended is None:
+            raise ResetNeeded("step before the first reset")
+        action = shaped(action, self.action_space)
         reward, terminated, truncated = np.zeros(self.num_envs), np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
         rows, new = np.flatnonzero(~self.ended[self.order]), np.flatnonzero(self.ended)
         kept, seeds = self.order[rows], [fresh_seed(self.rngs[i]) for i in new]
         if len(kept):
             if len(new):
                 self.world.go_on(torch.from_numpy(rows), [])
-            state, *outcome = self.world.step(to_world(np.asarray(action)[kept], self.world, self.single_action_space))
+            state, *outcome = self.world.step(to_world(action[kept], self.world, self.single_action_space))
             reward[kept], terminated[kept], truncated[kept] = (t.cpu().numpy() for t in outcome)
         if len(new):
             state = self.world.go_on(torch.arange(len(kept)), seeds) if len(kept) else self.world.reset(seeds)
@@ -188,6 +224,14 @@ class LatentVectorEnv(gymnasium.vector.VectorEnv):
 def seen(state: State, size: int) -> np.ndarray:
     """The first `size` features of each rollout, [B, size] float32."""
     return state.features[:, :size].cpu().numpy().copy()
+
+
+def shaped(action, space: Box) -> np.ndarray:
+    """An action, or a batch of them; a ValueError where its shape is another than the space's."""
+    action = np.asarray(action)
+    if action.shape != space.shape:
+        raise ValueError(f"an action of shape {action.shape}: must be {space.shape}")
+    return action
 
 
 def to_world(action: np.ndarray, world: DreamWorld | RealWorld, space: Box) -> torch.Tensor:
