@@ -21,10 +21,13 @@ CARD = """# {task}: V, M and C of the run `{run}`
 {start}evolved in the {world}.
 Rounds of collecting and training: {rounds}; they took {minutes:.0f} minutes.
 
-    python -m pipeline.evaluate --task {task} --data data/published --run {run}
+A copy of it can be scored again without training, here on other seeds, and gets a report of its own (its dreams begin at the {starts}
+encoded episodes that lie here, not at all of them):
 
-scores it again, without training (its dreams then begin at the {starts} encoded episodes that lie here, not at all of them). These are
-the scores, on seeds that nothing was trained on or chosen by (tau: the dream's temperature):
+    cp -r data/published data/again
+    python -m pipeline.evaluate --task {task} --data data/again --run {run} --evaluate.first-seed 2000000000
+
+These are the scores, on seeds that nothing was trained on or chosen by (tau: the dream's temperature):
 
 {table}
 
@@ -43,7 +46,7 @@ def publish(config: Config, run: Run):
         raise UserError(f"{run.folder} is not scored: run `python -m pipeline.evaluate` first")
     target = Run(run.root.parent.parent / "published" / config.task / config.run, run.round)
     before = [run.at(run.round - 1).path("controller")] if run.round > 1 else []        # it collected, and is checked for
-    files = [*run.report.glob("*.png"), *run.report.glob("temperature.json"), *before,
+    files = [*run.report.glob("*.png"), *run.report.glob("temperature.json"), run.report / "made_with.json", *before,
              *(run.path(name) for name in ("vision", "memory", "controller")), *sorted(run.at(1).latents.glob("*"))[:STARTS]]
     for round in run.until_now:
         files += [path for path in (round.folder / "metrics.jsonl", round.folder / "wall.json", round.report / "scores.json")

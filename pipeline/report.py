@@ -1,5 +1,6 @@
 """The report's pictures and films, and the page that has all of them."""
 
+import inspect
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -50,7 +51,7 @@ def draw(config: Config, run: Run, agent: Agent, dream: DreamWorld, controller: 
     start = min(len(played.action) // 4, 60)
     z = played.features[:, :agent.vision.config.z_size]
     along = dreamt_on(on_cpu, z, played.action, start, tau, config.evaluate.first_seed)
-    rows = {"real": played.seen, "reconstructed by V": agent.decode(z), "dreamed by M": agent.decode(along)}
+    rows = {"the game": played.seen, "kept by V": agent.decode(z), "dreamed by M": agent.decode(along)}
     last = min(start + AHEAD, len(played.action))
     caption = f"M sees the real game up to step {start}, then dreams on, given the same actions"
     plots.save(plots.film_strip(rows, np.linspace(start, last, 10).astype(int), caption), folder / "film_strip.png")
@@ -58,7 +59,7 @@ def draw(config: Config, run: Run, agent: Agent, dream: DreamWorld, controller: 
     charts = {picture: page.charts(panels) for picture, (panels, *_) in sheets.items()}
     times = np.linspace(start, last, 6).astype(int)
     sections = [
-        ("Scores", page.charts([plots.intervals(scores)]) + score_table(scores)),
+        ("Scores", page.charts([plots.intervals(scores)]) + score_table(scores) + "".join(map(page.paragraph, glossary(config)))),
         ("The same controller in both worlds", page.films({"the real game": folder / "real.webp",
                                                            f"the dream, tau {tau:g}": folder / "dream.webp"})),
         ("What is kept, and what is dreamt", page.paragraph(f"{caption}: steps {', '.join(map(str, times))}.") + page.strip(rows, times)),
@@ -98,6 +99,18 @@ def score_table(scores: list[dict]) -> str:
     return page.table(("policy", "world", "mean ± std", "95% interval of the mean", "episodes"), rows)
 
 
+def glossary(config: Config) -> Iterator[str]:
+    """What the names of the scores mean."""
+    task, repeat = TASKS[config.task], config.collect.repeat
+    yield f"A return is {'the frames survived' if task.survival else 'the sum of rewards'}; the game has {task.fps:g} frames a second."
+    yield "tau: the temperature of the dream. The higher it is, the less certain the dream."
+    for name in dict.fromkeys([*task.baselines, config.collect.policy]):
+        first, *_ = " ".join(inspect.getdoc(task.policies[name]).split()).split(". ")
+        yield f"random ({name}): {first.rstrip('.')}."
+    if repeat > 1:
+        yield f"× {repeat}: it acts at every {repeat}th frame, as the controller does."
+
+
 def settings(config: Config) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """Every setting, in sections, as (name, value)."""
     tree = asdict(config) | {"data": Path(config.data).name}        # no path of a machine
@@ -111,7 +124,8 @@ def history(run: Run) -> Iterator[tuple[float, list[dict]]]:
     """Of each round that was scored: the minutes that it and those before it took to collect and train, and its scores."""
     minutes = 0.0
     for round in run.until_now:
-        seconds = read_json(round.folder / "wall.json")
+        wall = round.folder / "wall.json"
+        seconds = read_json(wall) if wall.exists() else {}
         minutes += (sum(seconds.values()) - seconds.get("evaluate", 0)) / 60
         if (round.report / "scores.json").exists():
             yield minutes, read_json(round.report / "scores.json")

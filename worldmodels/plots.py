@@ -22,6 +22,7 @@ COLOURS = {"random": "#9aa0a6", "real": "#1a73e8", "dream": "#e8710a"}
 WORLDS = {"real": "in the game", "dream": "in the dream"}
 
 LETTERS = 10.5          # of a title, in an inch
+EDGES = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5)    # of the parts in which probabilities are compared with what came
 SOON = 8                # steps within which M is asked whether death comes
 
 Panel = Callable[[Axes], None]
@@ -48,7 +49,7 @@ def save(figure: Figure, path: Path):
     write_atomic(path, picture.getvalue())
 
 
-def finish(axis: Axes, title: str, x: str, y: str = ""):
+def finish(axis: Axes, title: str, x: str, y: str = "", legend: str = "best"):
     """What every chart has: a title, what its axes are, a grid, a legend."""
     width = axis.figure.get_figwidth() / axis.get_gridspec().ncols
     axis.set_title(textwrap.fill(title, int(LETTERS * width)), fontsize=10)
@@ -56,7 +57,7 @@ def finish(axis: Axes, title: str, x: str, y: str = ""):
     axis.set_ylabel(y)
     axis.grid(alpha=0.25)
     if axis.get_legend_handles_labels()[0]:
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=8, loc=legend)
 
 
 def colour(score: dict) -> str:
@@ -66,6 +67,18 @@ def colour(score: dict) -> str:
 def label(score: dict) -> str:
     tau = "" if score["temperature"] is None else f", tau {score['temperature']:g}"
     return f"{score['controller']}, {score['world']}{tau}: {score['mean']:.0f} ± {score['std']:.0f} ({score['episodes']} episodes)"
+
+
+def of_mean(returns: np.ndarray) -> np.ndarray:
+    """Half of the 95% interval of the mean over the last axis."""
+    return 1.96 * returns.std(-1, ddof=1) / returns.shape[-1]**0.5
+
+
+def of_share(share: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The 95% interval of a share of so many (Wilson 1927)."""
+    centre = (share + 1.92 / count) / (1 + 3.84 / count)
+    half = 1.96 * np.sqrt(share * (1 - share) / count + 0.96 / count**2) / (1 + 3.84 / count)
+    return centre - half, centre + half
 
 
 def intervals(scores: Sequence[dict]) -> Panel:
@@ -190,14 +203,15 @@ def transfer(found, scores: Sequence[dict], repeat: int) -> list[Panel]:
 def _death_rates(scores: Sequence[dict], axis: Axes):
     edges = np.linspace(0, max(max(s["returns"]) for s in scores), 15)
     for s in scores:
-        returns = np.array(s["returns"])
-        at_risk = (returns[:, None] > edges[:-1]).sum(0)
-        died = ((returns[:, None] > edges[:-1]) & (returns[:, None] <= edges[1:])).sum(0)
-        shown = (at_risk >= 10)[:-1]                    # the last piece ends with the clock, not with deaths
-        axis.plot(edges[1:-1][shown], (died / np.maximum(at_risk, 1))[:-1][shown], "o-", ms=3, color=COLOURS[s["world"]],
-                  label=WORLDS[s["world"]])
+        returns = np.array(s["returns"])[:, None]
+        at_risk = (returns > edges[:-1]).sum(0)
+        died = ((returns > edges[:-1]) & (returns <= edges[1:])).sum(0)
+        shown = np.flatnonzero(at_risk[:-1] >= 10)      # the last piece ends with the clock, not with deaths
+        share = died[shown] / at_risk[shown]
+        axis.plot(edges[shown], share, "o-", ms=3, color=COLOURS[s["world"]], label=WORLDS[s["world"]])
+        axis.fill_between(edges[shown], *of_share(share, at_risk[shown]), color=COLOURS[s["world"]], alpha=0.15, lw=0)
     axis.set_ylim(bottom=0)
-    finish(axis, f"Share of those alive that die within {edges[1]:.0f} of return", "return so far")
+    finish(axis, f"Share of those alive that die within the next {edges[1]:.0f} frames (bands: 95%)", "frames survived so far")
 
 
 def _foresight(found, axis: Axes):
@@ -210,21 +224,89 @@ def _foresight(found, axis: Axes):
     finish(axis, "Does M see death coming?", "steps k before the death", "share that dies within k + 2 steps")
 
 
-def calibration(foretold: np.ndarray, happened: np.ndarray, title: str, x: str, edges: Sequence[float] = (0.01, 0.1, 0.2, 0.3, 0.5)
-                ) -> Panel:
-    """Probabilities [N] against what happened [N], in bins that `edges` cut; bars: 95% of the share (Wilson 1927)."""
+def calibration(foretold: np.ndarray, happened: np.ndarray, title: str, x: str) -> Panel:
+    """Probabilities [N] against what happened [N], in parts that EDGES cut, those of fewer than 10 added to the part before."""
     def panel(axis: Axes):
-        bins = np.digitize(foretold, edges)
-        for b in np.unique(bins):
-            mine = bins == b
-            n, at, share = mine.sum(), foretold[mine].mean(), happened[mine].mean()
-            centre = (share + 1.92 / n) / (1 + 3.84 / n)
-            half = 1.96 * np.sqrt(share * (1 - share) / n + 0.96 / n**2) / (1 + 3.84 / n)
-            axis.errorbar(at, share, [[share - centre + half], [centre + half - share]], fmt="o", ms=4, capsize=3, color="black")
-            axis.annotate(f" {n}", (at, share), fontsize=8)
+        order, parts = foretold.argsort(), []
+        for part in np.split(order, np.searchsorted(foretold[order], EDGES)):
+            if parts and len(part) < 10:
+                parts[-1] = np.concatenate([parts[-1], part])
+            elif len(part):
+                parts.append(part)
+        for part in parts:
+            at, share = foretold[part].mean(), happened[part].mean()
+            low, high = of_share(share, len(part))
+            axis.errorbar(at, share, [[share - low], [high - share]], fmt="o", ms=4, capsize=3, color="black")
+            axis.annotate(f"{len(part):,}", (at, high), (0, 3), textcoords="offset points", ha="center", va="bottom", rotation=90,
+                          fontsize=7)
         top = max(0.2, *axis.get_xlim(), *axis.get_ylim())
         axis.plot([0, top], [0, top], ls="--", color=COLOURS["random"], label="where it would be right (numbers: moments)")
-        finish(axis, title, x, "share of the game's moments")
+        axis.set_ylim(top=1.2 * top)
+        finish(axis, title, x, "share that came, with its 95% interval", "upper left")
+
+    return panel
+
+
+def calibrated_reward(foretold: np.ndarray, got: np.ndarray) -> Panel:
+    """Rewards [N] that M expected against those that came [N], in twenty parts of equally many."""
+    def panel(axis: Axes):
+        parts = np.array_split(foretold.argsort(), min(20, len(foretold)))
+        x, y = (np.array([values[part].mean() for part in parts]) for values in (foretold, got))
+        axis.errorbar(x, y, [of_mean(got[part]) if np.ptp(got[part]) else np.nan for part in parts], fmt="o", ms=4, capsize=3, color="black")
+        ends = [min(x.min(), y.min()), max(x.max(), y.max())]
+        axis.plot(ends, ends, ls="--", color=COLOURS["random"], label="where it would be right")
+        finish(axis, "Reward of a step", "expected by M", "mean that came, with its 95% interval", "upper left")
+
+    return panel
+
+
+def controllers(returns: dict[str, np.ndarray], groups: dict[str, tuple[slice, str]]) -> Panel:
+    """Whether the dream tells good controllers from bad: returns [P, E] of P controllers in the "dream" and in the "real" game;
+    groups of these by name, with a colour."""
+    def panel(axis: Axes):
+        x, y = (returns[world].mean(1) for world in ("dream", "real"))
+        for name, (group, colour) in groups.items():
+            axis.errorbar(x[group], y[group], of_mean(returns["real"][group]), of_mean(returns["dream"][group]), fmt="o", ms=4,
+                          lw=0.8, color=colour, label=name)
+        ends = [min(x.min(), y.min()), max(x.max(), y.max())]
+        axis.plot(ends, ends, ls="--", color="black", lw=0.8, label="where the dream would be right")
+        finish(axis, f"{len(x)} controllers, {returns['real'].shape[1]} episodes each: correlation {np.corrcoef(x, y)[0, 1]:.2f}",
+               "mean return in the dream", "mean return in the game (bars: 95%)", "lower right")
+
+    return panel
+
+
+def evolution(generations: np.ndarray, returns: dict[str, np.ndarray], world: str) -> Panel:
+    """Returns [P, E] in the "dream" and in the "real" game of the means that an evolution in `world` had at these generations [P]."""
+    def panel(axis: Axes):
+        for where, colour in (("real", COLOURS["real"]), ("dream", COLOURS["dream"])):
+            axis.errorbar(generations, returns[where].mean(1), of_mean(returns[where]), fmt="o-", ms=4, capsize=3, color=colour,
+                          label=WORLDS[where])
+        finish(axis, f"The mean of the evolution, which went on {WORLDS[world]}", "generation", "mean return, with its 95% interval")
+
+    return panel
+
+
+def generations(fitness: Sequence[np.ndarray]) -> Panel:
+    """How an evolution goes on: the fitness of each generation's members."""
+    def panel(axis: Axes):
+        x = range(1, len(fitness) + 1)
+        axis.plot(x, [members.mean() for members in fitness], color=COLOURS["dream"], label="mean of a generation")
+        axis.fill_between(x, [members.min() for members in fitness], [members.max() for members in fitness], color=COLOURS["dream"],
+                          alpha=0.2, label="worst to best")
+        finish(axis, f"{len(fitness)} generations of {len(fitness[0])} controllers", "generation", "return in the dream", "upper left")
+
+    return panel
+
+
+def warmer(dreams: dict[float, np.ndarray], game: dict, own: float) -> Panel:
+    """One controller's returns [E] in dreams of each temperature, beside its score in the game; `own`: that which it evolved in."""
+    def panel(axis: Axes):
+        axis.errorbar(dreams.keys(), [returns.mean() for returns in dreams.values()], [of_mean(returns) for returns in dreams.values()],
+                      fmt="o-", ms=4, capsize=3, color=COLOURS["dream"], label=WORLDS["dream"])
+        axis.axhspan(*game["ci95"], color=COLOURS["real"], alpha=0.3, label="in the game, 95% interval")
+        axis.axvline(own, color="black", ls=":", label="the run's own tau")
+        finish(axis, "The same controller in colder and warmer dreams", "temperature (tau) of the dream", "mean return, with its 95% interval")
 
     return panel
 
