@@ -1,7 +1,8 @@
 """Another library's algorithm in the dream, and what it learned there in the real game: PPO of Stable-Baselines3.
 
     pip install -e '.[benchmarks]'
-    python benchmarks/foreign_ppo.py [--steps 0 10000 200000] [--temperature 1.4] [--episodes 100] [--games CarRacing TakeCover]
+    python benchmarks/foreign_ppo.py [--steps 0 10000 200000] [--temperature 1.4] [--seed 0] [--episodes 100]
+                                     [--games CarRacing TakeCover]
 
 On the published runs. PPO has its defaults but for 8 environments, 512 steps of each between updates, and batches of 256; it is never
 shown the game, which it is scored in at episodes of fresh seeds. Without --temperature the dream has the run's own.
@@ -26,13 +27,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, nargs="+", default=[0, 10_000, 200_000])
     parser.add_argument("--temperature", type=float)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--games", nargs="+", default=["CarRacing", "TakeCover"])
     parser.add_argument("--episodes", type=int, default=100)
     options = parser.parse_args()
     warmth = {} if options.temperature is None else {"temperature": options.temperature}
     for name in options.games:
-        dreams = make_vec_env(f"worldmodels/{name}Dream-v0", n_envs=8, seed=0, env_kwargs=warmth)
-        model, seconds = PPO("MlpPolicy", dreams, n_steps=512, batch_size=256, seed=0, device="cpu"), 0.0
+        dreams = make_vec_env(f"worldmodels/{name}Dream-v0", n_envs=8, seed=options.seed, env_kwargs=warmth)
+        model, seconds = PPO("MlpPolicy", dreams, n_steps=512, batch_size=256, seed=options.seed, device="cpu"), 0.0
         for steps in options.steps:
             begin = time.perf_counter()
             if steps:
