@@ -19,8 +19,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
 import worldmodels  # noqa: F401   registers them
-
-FIRST_SEED = 1_000_000_000
+from worldmodels.evaluate import EvaluateConfig
 
 
 def main():
@@ -43,7 +42,7 @@ def main():
             print(f"{name}, PPO after {model.num_timesteps:,} steps of the dream, {seconds:.0f} s:", end="")
             for world, settings in (("Dream", warmth), ("Real", {})):
                 env = Monitor(gymnasium.make(f"worldmodels/{name}{world}-v0", **settings))
-                env.reset(seed=FIRST_SEED)
+                env.reset(seed=EvaluateConfig.first_seed)
                 returns, _ = evaluate_policy(model, env, options.episodes, return_episode_rewards=True)
                 print(f"  {world.lower()} {np.mean(returns):.0f} ± {np.std(returns, ddof=1):.0f}", end="")
                 env.close()

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from worldmodels.envs import TASKS
 from worldmodels.executors import LocalExecutor
 from worldmodels.runs import Run
-from worldmodels.worlds.agent import RealFitness, load_agent
+from worldmodels.worlds.agent import RealFitness, load_agent, load_controller
 from worldmodels.worlds.collect import CollectConfig, env_settings
 
 
@@ -37,7 +37,7 @@ def main():
     options = parser.parse_args()
     run = Run(options.run)
     _, digest = load_agent(run)
-    controller = run.load("controller", "train_controller")[0]["parameters"].numpy()
+    controller = load_controller(run, digest)["parameters"].numpy()
     collect = CollectConfig(**run.load("memory", "train_memory")[1]["collect"])
     seeds = range(options.first_seed, options.first_seed + options.episodes)
     returns = {}

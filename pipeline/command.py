@@ -19,7 +19,7 @@ from worldmodels.commandline import errors_in_one_line, parsed
 from worldmodels.envs import TASKS
 from worldmodels.envs.car_racing import GAMES
 from worldmodels.evaluate import git_commit
-from worldmodels.files import read_json, write_atomic, write_json
+from worldmodels.files import write_atomic, write_json
 from worldmodels.memory import DEATH, MEMORIES
 from worldmodels.runs import Run
 from worldmodels.types import UserError
@@ -42,14 +42,14 @@ def clocked(stage: Stage) -> Stage:
     """The same stage, whose seconds are added to what wall.json says of it; the curve against wall time is drawn from there."""
     @functools.wraps(stage)
     def timed(config: Config, run: Run):
-        start, path = time.monotonic(), run.folder / "wall.json"
+        start = time.monotonic()
         try:
             stage(config, run)
         finally:
             if run.folder.exists():                 # not where a round before is missing
-                seconds = read_json(path) if path.exists() else {}
+                seconds = run.seconds
                 spent = seconds.get(stage.__name__, 0) + time.monotonic() - start
-                write_json(path, seconds | {stage.__name__: round(spent, 1)})
+                write_json(run.wall, seconds | {stage.__name__: round(spent, 1)})
     return timed
 
 

@@ -21,7 +21,7 @@ from worldmodels.executors import LocalExecutor
 from worldmodels.memory.latents import Latents
 from worldmodels.runs import Run, find
 from worldmodels.types import Executor, UserError
-from worldmodels.worlds.agent import Agent, DreamFitness, RealFitness, load_agent, load_controller, real_world
+from worldmodels.worlds.agent import Agent, DreamFitness, RealFitness, found_agent, load_controller, real_world
 from worldmodels.worlds.collect import env_settings
 
 
@@ -43,8 +43,8 @@ class Finished(NamedTuple):
 
     def seeds(self, count: int) -> range:
         """Of so many episodes (of few on a run of tiny settings) that were not collected and are not among those that the report scores."""
-        scored = self.config.evaluate
-        return range(scored.first_seed + 10**6, scored.first_seed + 10**6 + min(count, 10 * scored.episodes))
+        first = self.config.evaluate.first_seed + 10**6
+        return range(first, first + min(count, 10 * self.config.evaluate.episodes))
 
     def watch(self, seeds: Sequence[int]) -> list[Recording]:
         """An episode of the game for each seed, played by the run's controller."""
@@ -78,10 +78,8 @@ def finished(task: str, run: str | Path | None = None) -> Finished:
     run = run or os.environ.get("WORLDMODELS_RUN")
     if run == "smoke":
         make_smoke(task)
-    found = find(task, run)
-    config, found = found.settings(Config), found.last("controller")
-    agent, digest = load_agent(found)
-    tensors = load_controller(found, digest)
+    found, agent, digest = found_agent(task, run, last="controller")
+    config, tensors = found.settings(Config), load_controller(found, digest)
     means, generations = scored_means(tensors)
     return Finished(config, found, agent, digest, encoded(config, found, digest), tensors["parameters"].numpy(), means, generations)
 

@@ -49,7 +49,7 @@ def publish(config: Config, run: Run):
     files = [*run.report.glob("*.png"), *run.report.glob("temperature.json"), run.report / "made_with.json", *before,
              *(run.path(name) for name in ("vision", "memory", "controller")), *sorted(run.at(1).latents.glob("*"))[:STARTS]]
     for round in run.until_now:
-        files += [path for path in (round.folder / "metrics.jsonl", round.folder / "wall.json", round.report / "scores.json")
+        files += [path for path in (round.folder / "metrics.jsonl", round.wall, round.report / "scores.json")
                   if path.exists()]
     files += [path.with_suffix(".json") for path in files if path.parent.name == "checkpoints"]
     shutil.rmtree(target.root, ignore_errors=True)

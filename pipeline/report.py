@@ -124,8 +124,6 @@ def history(run: Run) -> Iterator[tuple[float, list[dict]]]:
     """Of each round that was scored: the minutes that it and those before it took to collect and train, and its scores."""
     minutes = 0.0
     for round in run.until_now:
-        wall = round.folder / "wall.json"
-        seconds = read_json(wall) if wall.exists() else {}
-        minutes += (sum(seconds.values()) - seconds.get("evaluate", 0)) / 60
+        minutes += sum(seconds for stage, seconds in round.seconds.items() if stage != "evaluate") / 60
         if (round.report / "scores.json").exists():
             yield minutes, read_json(round.report / "scores.json")

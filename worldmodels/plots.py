@@ -279,9 +279,9 @@ def controllers(returns: dict[str, np.ndarray], groups: dict[str, tuple[slice, s
 def evolution(generations: np.ndarray, returns: dict[str, np.ndarray], world: str) -> Panel:
     """Returns [P, E] in the "dream" and in the "real" game of the means that an evolution in `world` had at these generations [P]."""
     def panel(axis: Axes):
-        for where, colour in (("real", COLOURS["real"]), ("dream", COLOURS["dream"])):
-            axis.errorbar(generations, returns[where].mean(1), of_mean(returns[where]), fmt="o-", ms=4, capsize=3, color=colour,
-                          label=WORLDS[where])
+        for where, name in WORLDS.items():
+            axis.errorbar(generations, returns[where].mean(1), of_mean(returns[where]), fmt="o-", ms=4, capsize=3,
+                          color=COLOURS[where], label=name)
         finish(axis, f"The mean of the evolution, which went on {WORLDS[world]}", "generation", "mean return, with its 95% interval")
 
     return panel

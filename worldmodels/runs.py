@@ -70,6 +70,15 @@ class Run:
     def report(self) -> Path:
         return self.folder / "report"
 
+    @property
+    def wall(self) -> Path:
+        return self.folder / "wall.json"
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """What each stage of the round has taken so far."""
+        return read_json(self.wall) if self.wall.exists() else {}
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Takes the run for this process and sweeps what a kill left half-written; a UserError where another one works on it."""

@@ -50,9 +50,8 @@ def train(name: str, model: nn.Module, config: TrainConfig, batches: Callable[[i
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], config.learning_rate, fused=True)
     carry, start = load_progress(name, model, optimizer, run, info)
     generator = torch.Generator(device)
-    log = run.metrics(name, start)
     totals, saved = {}, time.monotonic()
-    with tqdm(total=config.steps, initial=start, desc=f"training {name}", unit="step") as bar:
+    with run.metrics(name, start) as log, tqdm(total=config.steps, initial=start, desc=f"training {name}", unit="step") as bar:
         for step, batch in zip(range(start, config.steps), ahead(batches(start)) if device.type == "cuda" else batches(start)):
             generator.manual_seed(step_seed(seed, step))
             for group in optimizer.param_groups:

@@ -40,6 +40,11 @@ def test_a_smoke_run_that_was_interrupted_is_finished(smoke):
     assert len(opened("toy", "smoke").means) == 2 and (smoke / "checkpoints" / "controller.json").exists()
 
 
+def test_a_run_of_another_game_is_not_opened(smoke):
+    with pytest.raises(UserError, match="is a run of toy, not of take_cover"):
+        opened("take_cover", smoke)
+
+
 def test_another_run_is_not_made(smoke):
     with pytest.raises(UserError, match="no run of toy in mine"):
         opened("toy", "mine")

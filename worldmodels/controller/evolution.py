@@ -127,8 +127,8 @@ def evolve(config: ControllerConfig, start: Callable[[], np.ndarray], fitness: F
         means, generations = start[None], np.array([0])
     search = CMAES(start, config.population, config.sigma, seed, history)
     keep(begun)
-    log = run.metrics("controller", begun)
-    with tqdm(total=config.generations, initial=begun, desc="evolving controller", unit="gen") as bar:
+    with run.metrics("controller", begun) as log, \
+            tqdm(total=config.generations, initial=begun, desc="evolving controller", unit="gen") as bar:
         for generation in range(begun + 1, config.generations + 1):
             returns = fitness(search.ask(), generation_seeds(seed, generation, config.episodes))     # [P, E]
             scores = returns.mean(1)

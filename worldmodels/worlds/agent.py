@@ -79,9 +79,9 @@ def load_agent(run: Run, device: str = "cpu") -> tuple[Agent, str]:
     return Agent(memory_info["task"], vision, memory), f"{vision_info['digest']}-{memory_info['digest']}"
 
 
-def found_agent(task: str, run: str | Path | None = None, device: str = "cpu") -> tuple[Run, Agent, str]:
-    """A run by its folder or name (runs.find), at the last round that has an M; its agent, and the digest of V and M."""
-    found = find(task, run).last("memory")
+def found_agent(task: str, run: str | Path | None = None, device: str = "cpu", last: str = "memory") -> tuple[Run, Agent, str]:
+    """A run by its folder or name (runs.find), at the last round that has the checkpoint `last`; its agent, and the digest of V and M."""
+    found = find(task, run).last(last)
     agent, digest = load_agent(found, device)
     if agent.task != task:
         raise UserError(f"{found.root} is a run of {agent.task}, not of {task}")

@@ -150,12 +150,12 @@ class LatentEnv(gymnasium.Env):
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
         state = self.world.reset([fresh_seed(self.np_random) if seed is None else seed])
-        return seen(state, self.size)[0], {}
+        return seen(state, self.size)[0].copy(), {}
 
     @torch.inference_mode()
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
         step = self.world.step(to_world(shaped(action, self.action_space)[None], self.world, self.action_space))
-        return seen(step.state, self.size)[0], step.reward.item(), step.terminated.item(), step.truncated.item(), {}
+        return seen(step.state, self.size)[0].copy(), step.reward.item(), step.terminated.item(), step.truncated.item(), {}
 
     @torch.inference_mode()
     def render(self) -> np.ndarray | None:
@@ -222,8 +222,8 @@ class LatentVectorEnv(gymnasium.vector.VectorEnv):
 
 
 def seen(state: State, size: int) -> np.ndarray:
-    """The first `size` features of each rollout, [B, size] float32."""
-    return state.features[:, :size].cpu().numpy().copy()
+    """The first `size` features of each rollout, [B, size] float32; on a CPU the world's own, to be copied before it is given away."""
+    return state.features[:, :size].cpu().numpy()
 
 
 def shaped(action, space: Box) -> np.ndarray:
