@@ -19,7 +19,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
 import worldmodels  # noqa: F401   registers them
-from worldmodels.evaluate import EvaluateConfig
+from worldmodels.report.scores import EvaluateConfig
 
 
 def main():

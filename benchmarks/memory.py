@@ -30,7 +30,7 @@ from pipeline.encode import encode
 from pipeline.presets import PRESETS, Config
 from worldmodels.episodes import SUFFIX, EpisodeFolder
 from worldmodels.files import read_json
-from worldmodels.memory.latents import open_latents
+from worldmodels.latents import open_latents
 from worldmodels.memory.train import train_memory
 from worldmodels.runs import Run
 from worldmodels.vision import VAE

@@ -2,73 +2,98 @@
 
 import contextlib
 import functools
-import math
 import os
 import platform
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Callable, Iterator, Sequence
 
 import torch
 
-from pipeline.presets import PRESETS, Config
-from worldmodels.commandline import errors_in_one_line, parsed
-from worldmodels.envs import TASKS
-from worldmodels.envs.car_racing import GAMES
-from worldmodels.evaluate import git_commit
+from pipeline.presets import KINDS, Config, presets
+from worldmodels.commandline import check_ranges, errors_in_one_line, parsed
+from worldmodels.envs import TASKS, Task, import_task
+from worldmodels.executors import EXECUTORS, check_workers
 from worldmodels.files import write_atomic, write_json
-from worldmodels.memory import DEATH, MEMORIES
-from worldmodels.runs import Run
-from worldmodels.types import UserError
-from worldmodels.worlds.dream import STARTS
-
-SEEDS = 10_000_000      # episodes that a run's seed may collect
+from worldmodels.report.scores import git_commit
+from worldmodels.runs import EVALUATION, Run, from_dict, no_run, plain
+from worldmodels.types import Executor, UserError
+from worldmodels.worlds.collect import CollectConfig
 
 Stage = Callable[[Config, Run], None]
+SECTIONS = tuple(f.name for f in fields(Config) if is_dataclass(getattr(Config(), f.name)))
+
+
+def stage(*sections: str, begins: bool = False, of_finished: bool = False) -> Callable[[Stage], Stage]:
+    """Makes a function a stage: its --help shows these sections of the settings, and its seconds are added to what wall.json says of it,
+    from which the curve against wall time is drawn. It may begin a run, and works on the round in progress, or on the last finished one.
+    """
+    def decorate(work: Stage) -> Stage:
+        @functools.wraps(work)
+        def timed(config: Config, run: Run):
+            start = time.monotonic()
+            try:
+                work(config, run)
+            finally:
+                if run.folder.exists():                 # not where a round before is missing
+                    seconds = run.seconds
+                    spent = seconds.get(work.__name__, 0) + time.monotonic() - start
+                    write_json(run.wall, seconds | {work.__name__: round(spent, 1)})
+        timed.sections, timed.begins, timed.of_finished = sections, begins, of_finished
+        return timed
+    return decorate
 
 
 def main(stage: Stage, arguments: list[str] | None = None):
     """Parses the command line and runs a stage."""
     with errors_in_one_line("goes on from here"):
-        config = parse(sys.argv[1:] if arguments is None else arguments, stage.__doc__)
-        with open_run(config) as run, kept_settings(config, run):
-            stage(config, run.at(config.rounds))
+        config = parse(sys.argv[1:] if arguments is None else arguments, stage.__doc__, getattr(stage, "sections", SECTIONS))
+        with open_run(config, getattr(stage, "begins", True)) as run, kept_settings(config, run):
+            stage(config, run.at(current_round(stage, config, run)))
 
 
-def clocked(stage: Stage) -> Stage:
-    """The same stage, whose seconds are added to what wall.json says of it; the curve against wall time is drawn from there."""
-    @functools.wraps(stage)
-    def timed(config: Config, run: Run):
-        start = time.monotonic()
-        try:
-            stage(config, run)
-        finally:
-            if run.folder.exists():                 # not where a round before is missing
-                seconds = run.seconds
-                spent = seconds.get(stage.__name__, 0) + time.monotonic() - start
-                write_json(run.wall, seconds | {stage.__name__: round(spent, 1)})
-    return timed
+def current_round(stage: Stage, config: Config, run: Run) -> int:
+    """The round that a stage by itself works on: the last one that has a controller, or the one after it."""
+    last = run.last("controller")
+    finished = last.round if last.path("controller").exists() else 0
+    return max(1, min(finished, config.rounds)) if getattr(stage, "of_finished", False) else min(finished + 1, config.rounds)
 
 
-def parse(arguments: list[str], description: str | None = None) -> Config:
+def parse(arguments: list[str], description: str | None = None, shown: Sequence[str] = SECTIONS) -> Config:
     """The settings: a preset, or those of an existing run named without a preset, then what the command line changes."""
     base = Config()
     chosen = {name: option(arguments, name) or getattr(base, name) for name in ("task", "preset", "run", "data")}
-    run = Run(Path(chosen["data"]) / chosen["task"] / (chosen["run"] or chosen["preset"]))
+    task = import_task(chosen["task"])
+    named = presets(task)
+    run = Run(Path(chosen["data"]) / task.name / (chosen["run"] or chosen["preset"]))
     if option(arguments, "preset") is None and chosen["run"] and run.config.exists():
-        default = run.settings(Config)
-    else:                                       # a wrong task or preset is left for the parser to name
-        default = PRESETS.get((chosen["task"], chosen["preset"]), Config)()
-    config = parsed(default, arguments, description)
-    if (config.task, config.preset) not in PRESETS:
-        raise UserError(f"--task {config.task} has no --preset {config.preset}: choose one of "
-                        + ", ".join(preset for task, preset in PRESETS if task == config.task))
-    config = replace(config, run=config.run or config.preset)
+        default = run.settings(Config, kinds=KINDS)
+    elif chosen["preset"] in named:
+        default = named[chosen["preset"]]()
+    else:
+        raise UserError(f"--task {task.name} has no --preset {chosen['preset']}: choose one of {', '.join(named)}")
+    for section, kinds in KINDS.items():
+        default = replace(default, **{section: of_kind(getattr(default, section), option(arguments, f"{section}.kind"), section, kinds)})
+    choices = {"preset": named, "executor": EXECUTORS, "collect.policy": task.policies,
+               **{f"{section}.kind": kinds for section, kinds in KINDS.items()}}
+    config = parsed(default, arguments, description, choices, [section for section in SECTIONS if section not in shown])
+    config = replace(config, task=task.name, run=config.run or config.preset)
     check(config)
     return config
+
+
+def of_kind(config, kind: str | None, section: str, kinds: dict):
+    """The settings of another kind: what both have stays as it is."""
+    if kind is None or kind == config.kind:
+        return config
+    if kind not in kinds:
+        raise UserError(f"--{section}.kind {kind}: choose one of {', '.join(kinds)}")
+    wanted = kinds[kind].Config
+    shared = {f.name for f in fields(wanted)} & {f.name for f in fields(config)} - {"kind"}
+    return from_dict(wanted, {name: getattr(config, name) for name in shared})
 
 
 def option(arguments: list[str], name: str) -> str | None:
@@ -81,53 +106,25 @@ def option(arguments: list[str], name: str) -> str | None:
     return None
 
 
-COUNTS = {"rounds", "again", "steps", "batch", "episodes", "max_steps", "generations", "z_size", "channels", "hidden_size",
-          "mixtures", "sequence", "repeat", "eval_every", "eval_episodes", "trainings", "random_episodes", "dream_episodes",
-          "transfer_episodes", "video_steps"}           # at least 1
-LEAST = {"dream.temperature": 1e-6, "controller.population": 4, "vision.learning_rate": 1e-12, "memory.learning_rate": 1e-12,
-         "controller.sigma": 1e-12}
-
-
 def check(config: Config):
     """Raises UserError for a value that no stage could use."""
-    choices = {"--collect.policy": (config.collect.policy, TASKS[config.task].policies),
-               "--memory.kind": (config.memory.kind, MEMORIES), "--memory.death": (config.memory.death, DEATH),
-               "--dream.start": (config.dream.start, STARTS), "--collect.drawing": (config.collect.drawing, GAMES)}
-    for flag, (value, allowed) in choices.items():
-        if value not in allowed:
-            raise UserError(f"{flag} {value}: choose one of {', '.join(allowed)}")
-    for path, value in [*leaves(asdict(config)), *(("dream.temperature", tau) for tau in config.sweep.temperatures)]:
-        least = LEAST.get(path.removeprefix("sweep."), 1 if path.split(".")[-1] in COUNTS else 0)
-        if isinstance(value, (int, float)) and not value >= least:
-            raise UserError(f"--{path.replace('_', '-')} {value}: must be at least {least:g}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"--{path.replace('_', '-')} {value}: must be finite")
+    check_ranges(config)
     if Path(config.run).name != config.run or config.run in (".", ".."):
         raise UserError(f"--run {config.run}: a run is a name, not a path; --data says where runs are kept")
-    if (config.seed + 1) * SEEDS > config.evaluate.first_seed:
-        raise UserError(f"--seed {config.seed}: it would collect the episodes from --evaluate.first-seed {config.evaluate.first_seed} on, "
-                        f"which scores are made of; each seed has {SEEDS:,} of its own")
-    if config.collect.explore > 1:
-        raise UserError(f"--collect.explore {config.collect.explore}: it is a share, 0 to 1")
-    for flag, skills in {"--collect.skill": [config.collect.skill], "--evaluate.other-skills": config.evaluate.other_skills}.items():
-        if not all(1 <= skill <= 5 for skill in skills):
-            raise UserError(f"{flag} {' '.join(map(str, skills))}: Doom's skill is 1 to 5")
+    e = config.evaluate
+    if e.first_seed + max(e.episodes, e.random_episodes, e.dream_episodes, e.gap_episodes) > EVALUATION.stop:
+        raise UserError(f"--evaluate.first-seed {e.first_seed}: games take seeds below {EVALUATION.stop}, and the last episodes' are not")
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: this machine has no CUDA GPU that torch can use; try --device cpu")
-
-
-def leaves(tree: dict, prefix: str = ""):
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+    check_workers(workers(config))
 
 
 @contextlib.contextmanager
-def open_run(config: Config) -> Iterator[Run]:
-    """The run's folder, locked for this process."""
+def open_run(config: Config, begins: bool) -> Iterator[Run]:
+    """The run's folder, locked for this process; made where the stage may begin a run."""
     run = Run(Path(config.data) / config.task / config.run)
+    if not begins and not run.config.exists():
+        raise no_run(config.task, config.run, Path(config.data))
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(run.locked())
@@ -142,9 +139,9 @@ def kept_settings(config: Config, run: Run):
     path = run.config
     before = path.read_bytes() if path.exists() else None
     packages = {name: version(name) for name in ("torch", "numpy", "gymnasium", "vizdoom", "cma")}
+    settings = {name: value for name, value in asdict(config).items() if name != "data"}        # a run works where it is
     try:
-        write_json(path, {"config": asdict(config), "python": platform.python_version(), "packages": packages,
-                          "git_commit": git_commit()})
+        write_json(path, {"config": settings, "python": platform.python_version(), "packages": packages, "git_commit": git_commit()})
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror}): choose another --data") from None
     try:
@@ -154,33 +151,47 @@ def kept_settings(config: Config, run: Run):
         raise
 
 
+def task_of(config: Config) -> Task:
+    return TASKS[config.task]
+
+
 def device(config: Config) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
 
 
 def workers(config: Config) -> int:
-    return config.workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else config.workers or os.cpu_count()
+    """The worker processes asked for, or one for each core."""
+    return config.workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+
+
+def open_executor(config: Config, most: int | None = None) -> Executor:
+    """Where jobs run, `most` of them at the same time; to be closed."""
+    return EXECUTORS[config.executor](min(workers(config), most or workers(config)))
 
 
 # What each checkpoint records of its making; a stage is finished when the stored one equals this.
 
 def vision_info(config: Config) -> dict:
-    collect = {key: value for key, value in asdict(config.collect).items() if key not in ("again", "explore")}
-    return {"task": config.task, "seed": config.seed, "collect": collect, "vision": asdict(config.vision)}
+    default = CollectConfig()
+    collect = replace(config.collect, episodes_per_round=default.episodes_per_round, explore_share=default.explore_share)   # later rounds'
+    return {"task": config.task, "seed": config.seed, "collect": collect, "vision": config.vision}
 
 
 def memory_info(config: Config, run: Run) -> dict:
-    info = vision_info(config) | {"memory": asdict(config.memory), "vision_digest": run.load("vision", "train_vision")[1]["digest"]}
+    info = vision_info(config) | {"memory": config.memory, "vision_digest": run.load("vision", "train_vision")[1]["digest"]}
     if run.round > 1:
-        _, before = run.at(run.round - 1).load("controller", f"train_controller --rounds {run.round - 1}")
-        info |= {"again": config.collect.again, "explore": config.collect.explore, "controller_before": before["digest"]}
+        _, before = run.at(run.round - 1).load("controller", "train_controller")
+        info |= {"episodes_per_round": config.collect.episodes_per_round, "explore_share": config.collect.explore_share,
+                 "controller_before": before["digest"]}
     return info
 
 
 def controller_info(config: Config, agent_digest: str) -> dict:
-    dreamt = config.world == "dream" or config.controller.start != "zero"
-    return {"task": config.task, "seed": config.seed, "world": config.world, "controller": asdict(config.controller),
-            "agent_digest": agent_digest} | ({"dream": asdict(config.dream)} if dreamt else {})
+    dreams = config.world == "dream" or getattr(config.learner, "start", "") != "previous_or_zero"
+    return {"task": config.task, "seed": config.seed, "world": config.world, "controller": config.controller,
+            "learner": config.learner, "agent_digest": agent_digest} | ({"dream": config.dream} if dreams else {})
+
+
 
 
 def say(text: str):

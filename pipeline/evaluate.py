@@ -2,41 +2,41 @@
 
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.command import clocked, controller_info, main, say, workers
+from pipeline.command import controller_info, main, open_executor, say, stage, task_of, workers
 from pipeline.presets import Config
 from pipeline.report import draw
 from pipeline.train_controller import checked_agent, encoded
-from worldmodels.envs import TASKS
+from worldmodels.agent import Agent, controller_spec
+from worldmodels.controller import PolicySpec
 from worldmodels.episodes import Episode
-from worldmodels.evaluate import RandomPolicy, score, table
-from worldmodels.executors import LocalExecutor
 from worldmodels.files import read_json, write_json
-from worldmodels.memory.latents import Latents
-from worldmodels.runs import Run, differences
-from worldmodels.transfer import WatchJob
+from worldmodels.latents import Latents
+from worldmodels.report.scores import read_scores, score, table, write_scores
+from worldmodels.report.sim_to_real_gap import WatchJob
+from worldmodels.runs import Run, differences, plain
 from worldmodels.types import Executor, UserError
-from worldmodels.worlds.agent import Agent, DreamFitness, RealFitness, parts
-from worldmodels.worlds.collect import CollectJob, env_settings
+from worldmodels.worlds.collect import CollectConfig, CollectJob, RandomPolicy, env_settings
 from worldmodels.worlds.dream import DreamConfig, DreamWorld
+from worldmodels.worlds.fitness import DreamFitness, RealFitness, split_jobs
 from worldmodels.worlds.rollout import rollout
 
 
-@clocked
+@stage("evaluate", of_finished=True)
 def evaluate(config: Config, run: Run):
     """Stage 6: scores and pictures -> report/."""
-    agent, digest = checked_agent(config, run)
-    if is_scored(config, run, digest):
+    agent = checked_agent(config, run)
+    if is_scored(config, run, agent.digest):
         say("evaluate: the report is there")
     else:
-        report(config, run, agent, digest)
-        write_json(run.report / "made_with.json", made_with(config, run))
-    print(f"\n{TASKS[config.task].env_id}, run {run.folder}")
-    print(table(read_json(run.report / "scores.json")))
+        report(config, run, agent)
+        write_json(run.report / "made_with.json", plain(made_with(config, run)))
+    print(f"\n{task_of(config).env_id}, run {run.folder}")
+    print(table(read_scores(run.report / "scores.json")))
     print(f"\nscores and pictures are in {run.report}/: " + ", ".join(sorted(p.name for p in run.report.glob("*.*"))))
 
 
@@ -50,90 +50,98 @@ def is_scored(config: Config, run: Run, digest: str) -> bool:
 
 def made_with(config: Config, run: Run) -> dict:
     """What a report depends on."""
-    return {"controller": run.load("controller", "train_controller")[1], "evaluate": asdict(config.evaluate),
+    return {"controller": run.load("controller", "train_controller")[1], "evaluate": config.evaluate,
             "temperature": config.dream.temperature}
 
 
-def report(config: Config, run: Run, agent: Agent, digest: str):
-    """scores.json and the pictures, of the run's controller and of where its evolution started."""
-    tensors, _ = run.load("controller", "train_controller")
-    controller, start = tensors["parameters"].numpy(), tensors["start"].numpy()
-    latents = encoded(config, run, digest)
-    with LocalExecutor(workers(config)) as executor:
+def report(config: Config, run: Run, agent: Agent):
+    """scores.json and the pictures, of the run's controller and of where its search began."""
+    tensors, info = run.load("controller", "train_controller")
+    controller, name = controller_spec(tensors, info), trained_name(config)
+    latents = encoded(config, run, agent)
+    with open_executor(config) as executor:
         scores = score_random(config, agent, latents, executor)
-        if config.controller.start != "zero" and not np.array_equal(start, controller):
-            scores += score_controller(config, run, agent, digest, latents, start, "before evolution (least squares)", executor)
-        name = evolved_name(config)
-        scores += score_controller(config, run, agent, digest, latents, controller, name, executor)
-        for skill in config.evaluate.other_skills if "skill" in TASKS[config.task].settings else ():
+        if begins_elsewhere(config, tensors):
+            start = controller_spec({"parameters": tensors["start"]}, info)
+            scores += score_controller(config, run, agent, latents, start, f"start of the search ({config.learner.start})", executor)
+        scores += score_controller(config, run, agent, latents, controller, name, executor)
+        for skill in config.evaluate.other_skills if "skill" in agent.task.settings else ():
             harder = replace(config, collect=replace(config.collect, skill=skill))
-            scores.append(score_played(harder, run, digest, controller, f"{name}, skill {skill}", executor))
-        played = watch(config, run, digest, controller, executor)
+            scores.append(score_played(harder, run, agent, controller, f"{name}, skill {skill}", executor))
+        played = watch(config, run, agent, controller, executor)
     scores.sort(key=lambda score: score["world"] == "dream")
-    write_json(run.report / "scores.json", scores)
+    write_scores(run.report / "scores.json", scores)
     with run.at(1).metrics("evaluate") as log:                  # a curve of all rounds
         for round in run.last("controller").until_now:
             if (round.report / "scores.json").exists():
-                log.write(round.round, {f"{s['world']}/{s['controller']}": s["mean"] for s in read_json(round.report / "scores.json")})
+                log.write(round.round, {f"{s['world']}/{s['controller']}": s["mean"] for s in read_scores(round.report / "scores.json")})
     draw(config, run, agent, whole_dream(config, agent, latents), controller, name, scores, played)
+
+
+def begins_elsewhere(config: Config, tensors: dict) -> bool:
+    """Whether the search began at a controller worth a score of its own, and found another."""
+    begun = getattr(config.learner, "start", "previous_or_zero") != "previous_or_zero"
+    return begun and not np.array_equal(tensors["start"].numpy(), tensors["parameters"].numpy())
 
 
 def score_random(config: Config, agent: Agent, latents: Latents, executor: Executor) -> list[dict]:
     """The task's random policies in the real game, acting at every frame; then the collecting policy as it collected, in the real
     game and in the dream."""
-    task, e = TASKS[config.task], config.evaluate
+    task, e = agent.task, config.evaluate
     random = {f"random ({policy})": replace(config.collect, policy=policy, repeat=1) for policy in task.baselines}
     random[collector(config)] = config.collect
     scores = []
     for label, settings in random.items():
         settings = replace(settings, max_steps=task.max_steps)
-        jobs = [CollectJob(config.task, settings, e.first_seed + i) for i in range(e.random_episodes)]
+        jobs = [CollectJob(task, settings, e.first_seed + i) for i in range(e.random_episodes)]
         with timed(f"{label}, real game", e.random_episodes) as (bar, wall):
             returns = [total for _, total in executor.run(jobs, bar)]
-        scores.append(score(config.task, "real", label, returns, wall_s=wall(), **in_the_game(config)))
+        scores.append(score(task, "real", label, returns, wall_s=wall(), **in_the_game(config, settings)))
     world, seeds = whole_dream(config, agent, latents), dream_seeds(config)
     with timed(f"{collector(config)}, dream", len(seeds)) as (bar, wall):
-        policy = RandomPolicy.seeded(task.policies[config.collect.policy], seeds, world.device)
-        returns = rollout(world, policy, seeds).returns.cpu()
+        returns = rollout(world, RandomPolicy(task.policies[config.collect.policy], world.device), seeds).returns.cpu()
         bar.update(len(seeds))
-    return scores + [score(config.task, "dream", collector(config), returns, wall_s=wall(), **in_the_dream(config, world), workers=1)]
+    return scores + [score(task, "dream", collector(config), returns, wall_s=wall(), **in_the_dream(config, world), workers=1)]
 
 
-def score_controller(config: Config, run: Run, agent: Agent, digest: str, latents: Latents, controller: np.ndarray, name: str,
+def score_controller(config: Config, run: Run, agent: Agent, latents: Latents, controller: PolicySpec, name: str,
                      executor: Executor) -> list[dict]:
     """A controller in the real game and in the dream."""
-    real = score_played(config, run, digest, controller, name, executor)
+    real = score_played(config, run, agent, controller, name, executor)
     world, seeds = whole_dream(config, agent, latents), dream_seeds(config)
-    dream = DreamFitness(agent, world, executor, run, digest)
+    dream = DreamFitness(agent, world, executor, run)
     with timed(f"{name}, dream", len(seeds)) as (bar, wall):
-        returns = dream(controller[None], seeds)[0]
+        returns = dream(controller, seeds)[0]
         bar.update(len(seeds))
     processes = dream.executor.size if dream.executor else 1
-    return [real, score(config.task, "dream", name, returns, wall_s=wall(), **in_the_dream(config, world), workers=processes)]
+    return [real, score(agent.task, "dream", name, returns, wall_s=wall(), **in_the_dream(config, world), workers=processes)]
 
 
-def score_played(config: Config, run: Run, digest: str, controller: np.ndarray, name: str, executor: Executor) -> dict:
-    """A controller in the real game."""
-    task, e = TASKS[config.task], config.evaluate
+def score_played(config: Config, run: Run, agent: Agent, controller: PolicySpec, name: str, executor: Executor) -> dict:
+    """A controller in the real game, drawn officially."""
+    task, e = agent.task, config.evaluate
     official = replace(config.collect, drawing="official")
-    game = RealFitness(executor, run, digest, task.max_steps, env_settings(config.task, official))
+    game = RealFitness(executor, run, agent, task.max_steps, env_settings(task, official))
     with timed(f"{name}, real game", e.episodes) as (bar, wall):
-        returns = game(controller[None], range(e.first_seed, e.first_seed + e.episodes), bar)[0]
-    return score(config.task, "real", name, returns, wall_s=wall(), **in_the_game(config))
+        returns = game(controller, range(e.first_seed, e.first_seed + e.episodes), bar)[0]
+    return score(task, "real", name, returns, wall_s=wall(), **in_the_game(config, official))
 
 
-def watch(config: Config, run: Run, digest: str, controller: np.ndarray, executor: Executor) -> list[Episode]:
+def watch(config: Config, run: Run, agent: Agent, controller: PolicySpec, executor: Executor) -> list[Episode]:
     """Episodes of the controller in the real game, with latents where they have frames."""
-    seeds = range(config.evaluate.first_seed, config.evaluate.first_seed + config.evaluate.transfer_episodes)
-    settings = env_settings(config.task, config.collect)
-    jobs = [WatchJob(run, digest, TASKS[config.task].max_steps, settings, controller, tuple(seeds[part])) for part in parts(len(seeds))]
+    seeds = range(config.evaluate.first_seed, config.evaluate.first_seed + config.evaluate.gap_episodes)
+    settings = env_settings(agent.task, config.collect)
+    jobs = [WatchJob(agent.task, run, agent.digest, agent.task.max_steps, settings, controller, tuple(seeds[part]))
+            for part in split_jobs(len(seeds))]
     with timed("episodes to compare the dream with", len(seeds)) as (bar, _):
         return sum(executor.run(jobs, bar, weight=len), [])
 
 
-def in_the_game(config: Config) -> dict:
-    """What a score in the real game says beside its numbers."""
-    return {"temperature": None, "first_seed": config.evaluate.first_seed, "workers": workers(config), "device": "cpu"}
+def in_the_game(config: Config, played: CollectConfig) -> dict:
+    """What a score in the real game says beside its numbers, with the settings of the environment that was played (how it was drawn, the
+    skill, the frames an action is held)."""
+    return {"temperature": None, "first_seed": config.evaluate.first_seed, "workers": workers(config), "device": "cpu",
+            "settings": dict(env_settings(task_of(config), played))}
 
 
 def in_the_dream(config: Config, world: DreamWorld) -> dict:
@@ -150,14 +158,14 @@ def collector(config: Config) -> str:
     return f"random ({config.collect.policy}{times})"
 
 
-def evolved_name(config: Config) -> str:
+def trained_name(config: Config) -> str:
     """The run's controller's name in the scores."""
     return f"controller from the {config.world}"
 
 
 def whole_dream(config: Config, agent: Agent, latents: Latents) -> DreamWorld:
     """The dream from first frames on, as long as the game."""
-    steps = TASKS[config.task].steps(config.collect.repeat)
+    steps = agent.task.steps(config.collect.repeat)
     return DreamWorld(agent.memory, latents, DreamConfig(config.dream.temperature, max_steps=steps))
 
 

@@ -9,20 +9,22 @@ from typing import NamedTuple, Sequence
 import numpy as np
 
 from pipeline.__main__ import pipeline
-from pipeline.command import main, workers
+from pipeline.command import main, open_executor
 from pipeline.evaluate import whole_dream
-from pipeline.presets import Config
+from pipeline.presets import KINDS, Config
 from pipeline.train_controller import encoded
 from worldmodels import runs
-from worldmodels.controller.evolution import scored_means
-from worldmodels.envs import TASKS
-from worldmodels.evaluate import Recording, record, score
-from worldmodels.executors import LocalExecutor
-from worldmodels.memory.latents import Latents
+from worldmodels.agent import Agent, load_controller, open_agent
+from worldmodels.controller import PolicySpec
+from worldmodels.controller.cma_es import scored_means
+from worldmodels.latents import Latents
+from worldmodels.report.scores import score
 from worldmodels.runs import Run, find
 from worldmodels.types import Executor, UserError
-from worldmodels.worlds.agent import Agent, DreamFitness, RealFitness, found_agent, load_controller, real_world
 from worldmodels.worlds.collect import env_settings
+from worldmodels.worlds.fitness import DreamFitness, RealFitness
+from worldmodels.worlds.real import real_world
+from worldmodels.worlds.record import Recording, record
 
 
 class Finished(NamedTuple):
@@ -31,15 +33,14 @@ class Finished(NamedTuple):
     config: Config
     run: Run
     agent: Agent
-    digest: str                 # of V and M
     latents: Latents            # where dreams begin
-    controller: np.ndarray      # [n]
-    means: np.ndarray           # [N, n] of the evolution, as often as they were scored on the way
+    controller: PolicySpec
+    means: PolicySpec           # the N means of the evolution that were scored on the way
     generations: np.ndarray     # [N] when that was
 
-    def executor(self) -> LocalExecutor:
+    def executor(self) -> Executor:
         """Worker processes, as many as the run's settings say; to be closed."""
-        return LocalExecutor(workers(self.config))
+        return open_executor(self.config)
 
     def seeds(self, count: int) -> range:
         """Of so many episodes (of few on a run of tiny settings) that were not collected and are not among those that the report scores."""
@@ -48,27 +49,27 @@ class Finished(NamedTuple):
 
     def watch(self, seeds: Sequence[int]) -> list[Recording]:
         """An episode of the game for each seed, played by the run's controller."""
-        task, policy = TASKS[self.config.task], self.agent.policy(self.controller[None])
-        with closing(real_world(self.agent, task.max_steps, env_settings(task.name, self.config.collect))) as world:
-            return [record(world, policy, seed, lambda: (world.frames[0],) * 2, task.max_steps) for seed in seeds]
+        task, policy = self.agent.task, self.agent.policy_of(self.controller)
+        with closing(real_world(self.agent, task.max_steps, env_settings(task, self.config.collect))) as world:
+            return [record(world, self.agent.memory, policy, seed, lambda: (world.frames[0],) * 2, task.max_steps) for seed in seeds]
 
     def game(self, executor: Executor) -> RealFitness:
         """Fitness in the real game, as long as it officially is."""
-        settings = env_settings(self.config.task, self.config.collect)
-        return RealFitness(executor, self.run, self.digest, TASKS[self.config.task].max_steps, settings)
+        task = self.agent.task
+        return RealFitness(executor, self.run, self.agent, task.max_steps, env_settings(task, self.config.collect))
 
     def dream(self, executor: Executor, temperature: float | None = None) -> DreamFitness:
         """Fitness in dreams as long as the game, at the run's own temperature or another."""
         config = self.config
         if temperature is not None:
             config = replace(config, dream=replace(config.dream, temperature=temperature))
-        return DreamFitness(self.agent, whole_dream(config, self.agent, self.latents), executor, self.run, self.digest)
+        return DreamFitness(self.agent, whole_dream(config, self.agent, self.latents), executor, self.run)
 
     def scores(self, returns: dict[str, np.ndarray], names: Sequence[str]) -> list[dict]:
         """Entries as in scores.json, of returns [P, E] of controllers of these names in the "real" game and in the "dream" of the
         run's own temperature."""
         tau = {"real": None, "dream": self.config.dream.temperature}
-        return [score(self.config.task, world, name, row, temperature=tau[world]) for world, rows in returns.items()
+        return [score(self.agent.task, world, name, row, temperature=tau[world]) for world, rows in returns.items()
                 for name, row in zip(names, rows, strict=True)]
 
 
@@ -78,10 +79,11 @@ def finished(task: str, run: str | Path | None = None) -> Finished:
     run = run or os.environ.get("WORLDMODELS_RUN")
     if run == "smoke":
         make_smoke(task)
-    found, agent, digest = found_agent(task, run, last="controller")
-    config, tensors = found.settings(Config), load_controller(found, digest)
-    means, generations = scored_means(tensors)
-    return Finished(config, found, agent, digest, encoded(config, found, digest), tensors["parameters"].numpy(), means, generations)
+    found, agent = open_agent(task, run, with_checkpoint="controller")
+    config, controller = found.settings(Config, kinds=KINDS), load_controller(found, agent)
+    means, generations = scored_means(found.load("controller", "train_controller")[0])
+    return Finished(config, found, agent, encoded(config, found, agent), controller, controller._replace(arrays={"parameters": means}),
+                    generations)
 
 
 def make_smoke(task: str):

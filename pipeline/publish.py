@@ -2,13 +2,13 @@
 
 import shutil
 
-from pipeline.command import main
+from pipeline.command import main, say, stage
 from pipeline.evaluate import is_scored
 from pipeline.presets import Config
 from pipeline.report import history
 from pipeline.train_controller import checked_agent
-from worldmodels.evaluate import table
-from worldmodels.files import read_json, write_atomic, write_json
+from worldmodels.files import write_atomic
+from worldmodels.report.scores import read_scores, table
 from worldmodels.runs import Run
 from worldmodels.types import UserError
 
@@ -16,9 +16,9 @@ STARTS = 64         # encoded episodes that go along: a dream begins where one o
 
 CARD = """# {task}: V, M and C of the run `{run}`
 
-`--task {task} --preset {preset} --seed {seed}`, scored at commit {commit}; every setting is in `config.json`. V is a convolutional VAE
-({v:,} parameters), M an MDN-RNN with reward and done heads ({m:,}), C one linear layer ({c:,}),
-{start}evolved in the {world}.
+`--task {task} --preset {preset} --seed {seed}`, scored at commit {commit}; every setting is in `config.json`. V is of the kind {vision}
+({v:,} parameters), M of the kind {memory} with reward and done heads ({m:,}), C of the kind {controller} ({c:,}),
+trained by {learner} in the {world}{start}.
 Rounds of collecting and training: {rounds}; they took {minutes:.0f} minutes.
 
 A copy of it can be scored again without training, here on other seeds, and gets a report of its own (its dreams begin at the {starts}
@@ -34,17 +34,22 @@ These are the scores, on seeds that nothing was trained on or chosen by (tau: th
 Loading the files runs no code: they are safetensors and JSON. They know this game, drawn as it is here, and nothing else.
 License: MIT.
 """
-START = {"zero": "", "dreamt": "found by least squares on dreams and then ",
-         "improved": "found by least squares on dreams and on the returns of recorded episodes and then "}
+START = {"previous_or_zero": "", "least_squares_dream": " from least squares on dreams on",
+         "least_squares": " from least squares on dreams and on the returns of recorded episodes on"}
 
 
+@stage(of_finished=True)
 def publish(config: Config, run: Run):
     """Beside the stages: a finished run to give away, with its scores and a model card -> data/published/."""
-    agent, digest = checked_agent(config, run)
+    agent = checked_agent(config, run)
     scores = run.report / "scores.json"
-    if not is_scored(config, run, digest):
+    if not is_scored(config, run, agent.digest):
         raise UserError(f"{run.folder} is not scored: run `python -m pipeline.evaluate` first")
+    if config.preset == "smoke":
+        say("publish: a run of the preset smoke has learnt next to nothing")
     target = Run(run.root.parent.parent / "published" / config.task / config.run, run.round)
+    if target.root.exists():
+        raise UserError(f"{target.root} is there: delete it first, or choose another --run")
     before = [run.at(run.round - 1).path("controller")] if run.round > 1 else []        # it collected, and is checked for
     files = [*run.report.glob("*.png"), *run.report.glob("temperature.json"), run.report / "made_with.json", *before,
              *(run.path(name) for name in ("vision", "memory", "controller")), *sorted(run.at(1).latents.glob("*"))[:STARTS]]
@@ -52,20 +57,18 @@ def publish(config: Config, run: Run):
         files += [path for path in (round.folder / "metrics.jsonl", round.wall, round.report / "scores.json")
                   if path.exists()]
     files += [path.with_suffix(".json") for path in files if path.parent.name == "checkpoints"]
-    shutil.rmtree(target.root, ignore_errors=True)
-    for path in files:
+    for path in [*files, run.config]:
         copy = target.root / path.relative_to(run.root)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
-    settings = read_json(run.config)
-    write_json(target.config, settings | {"config": settings["config"] | {"data": "data/published"}})
     card = CARD.format(
         task=config.task, run=config.run, starts=STARTS, preset=config.preset, seed=config.seed, world=config.world, rounds=run.round,
-        start=START[config.controller.start],
-        commit=read_json(scores)[0]["git_commit"], minutes=list(history(run))[-1][0],
+        vision=config.vision.kind, memory=config.memory.kind, controller=config.controller.kind, learner=config.learner.kind,
+        start=START[getattr(config.learner, "start", "previous_or_zero")],
+        commit=read_scores(scores)[0]["git_commit"], minutes=list(history(run))[-1][0],
         v=sum(p.numel() for p in agent.vision.parameters()), m=sum(p.numel() for p in agent.memory.parameters()),
         c=run.load("controller", "train_controller")[0]["parameters"].numel(),
-        table="\n".join("    " + line for line in table(read_json(scores)).splitlines()))
+        table="\n".join("    " + line for line in table(read_scores(scores)).splitlines()))
     write_atomic(target.root / "README.md", card.encode())
     size = sum(path.stat().st_size for path in target.root.rglob("*") if path.is_file()) / 1e6
     print(f"published: {target.root}, {size:.1f} MB")

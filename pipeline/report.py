@@ -2,41 +2,42 @@
 
 import inspect
 from contextlib import closing
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import fields, is_dataclass
 from typing import Iterator
 
 import numpy as np
 
-from pipeline.command import leaves, say
+from pipeline.command import say, task_of
 from pipeline.presets import Config
-from worldmodels import page, plots
-from worldmodels.envs import TASKS
+from worldmodels.agent import Agent, load_agent
+from worldmodels.commandline import leaves
+from worldmodels.controller import PolicySpec
 from worldmodels.episodes import Episode
-from worldmodels.evaluate import Recording, record
-from worldmodels.files import read_json
+from worldmodels.report import page, plots
+from worldmodels.report.scores import interval, read_scores, spread
+from worldmodels.report.sim_to_real_gap import dream_from, sim_to_real_gap
 from worldmodels.runs import Run, read_metrics
-from worldmodels.transfer import dreamt_on, transfer
-from worldmodels.worlds.agent import Agent, load_agent, real_world
 from worldmodels.worlds.collect import env_settings
 from worldmodels.worlds.dream import DreamWorld
+from worldmodels.worlds.real import real_world
+from worldmodels.worlds.record import Recording, record
 
 AHEAD = 90              # steps of the film strip
 
 
-def draw(config: Config, run: Run, agent: Agent, dream: DreamWorld, controller: np.ndarray, name: str, scores: list[dict],
+def draw(config: Config, run: Run, agent: Agent, dream: DreamWorld, controller: PolicySpec, name: str, scores: list[dict],
          watched: list[Episode]):
-    """All pictures of the report, of a controller [n] of this `name` in the scores, whose episodes `watched` are."""
+    """All pictures of the report, of a controller of this `name` in the scores, whose episodes `watched` are."""
     say("drawing")
     folder, tau, repeat = run.report, config.dream.temperature, config.collect.repeat
-    on_cpu, _ = load_agent(run)
-    found = transfer(on_cpu, controller, watched, tau, config.seed)
+    on_cpu = load_agent(run, task=agent.task)
+    found = sim_to_real_gap(on_cpu, controller, watched, tau, config.seed)
     metrics = [*read_metrics(run.root, "vision"), *read_metrics(run.folder, "memory"), *read_metrics(run.folder, "controller")]
-    task = TASKS[config.task].env_id
+    task = agent.task.env_id
     sheets = {
         "returns": (plots.returns(scores), f"{task}: returns in the real game", 1, (8, 2.4)),
         "dream_vs_real": (plots.dream_vs_real(scores), "Does the dream predict the game? The closer the two curves, the better", 3),
-        "transfer": (plots.transfer(found, [s for s in scores if s["controller"] == name], repeat), f"Where dream and game part: {name}"),
+        "sim_to_real_gap": (plots.sim_to_real_gap(found, [s for s in scores if s["controller"] == name], repeat), f"Where dream and game part: {name}"),
         "curves": (plots.curves(metrics),)}
     if run.round > 1:
         sheets["rounds"] = plots.rounds(list(history(run))), "", 1, (7, 4.2)
@@ -45,13 +46,12 @@ def draw(config: Config, run: Run, agent: Agent, dream: DreamWorld, controller: 
 
     played, dreamed = recorded(config, agent, dream, controller)
     stride = 2 if repeat == 1 else 1                            # a film has 50 pictures a second at most
-    fps = TASKS[config.task].fps / repeat / stride
+    fps = agent.task.fps / repeat / stride
     plots.video(played.frames[::stride], folder / "real.webp", fps, "real game", stride * repeat)
     plots.video(dreamed.frames[::stride], folder / "dream.webp", fps, f"dream, tau {tau:g}", stride * repeat)
     start = min(len(played.action) // 4, 60)
-    z = played.features[:, :agent.vision.config.z_size]
-    along = dreamt_on(on_cpu, z, played.action, start, tau, config.evaluate.first_seed)
-    rows = {"the game": played.seen, "kept by V": agent.decode(z), "dreamed by M": agent.decode(along)}
+    along = dream_from(on_cpu, played.latent, played.action, start, tau, config.evaluate.first_seed)
+    rows = {"the game": played.seen, "kept by V": agent.decode(played.latent), "dreamed by M": agent.decode(along)}
     last = min(start + AHEAD, len(played.action))
     caption = f"M sees the real game up to step {start}, then dreams on, given the same actions"
     plots.save(plots.film_strip(rows, np.linspace(start, last, 10).astype(int), caption), folder / "film_strip.png")
@@ -63,31 +63,32 @@ def draw(config: Config, run: Run, agent: Agent, dream: DreamWorld, controller: 
         ("The same controller in both worlds", page.films({"the real game": folder / "real.webp",
                                                            f"the dream, tau {tau:g}": folder / "dream.webp"})),
         ("What is kept, and what is dreamt", page.paragraph(f"{caption}: steps {', '.join(map(str, times))}.") + page.strip(rows, times)),
-        ("Does the dream predict the game?", charts["dream_vs_real"]), ("Where dream and game part", charts["transfer"]),
+        ("Does the dream predict the game?", charts["dream_vs_real"]), ("Where dream and game part", charts["sim_to_real_gap"]),
         *([("What each round added", charts["rounds"])] if run.round > 1 else []),
         ("Returns in the real game", charts["returns"]), ("Training", charts["curves"]),
         ("Settings", "".join(page.fold(section, page.table((), rows)) for section, rows in settings(config)))]
-    page.write(folder / "report.html", f"{TASKS[config.task].env_id}: run {config.run}, round {run.round}", headline(config, scores, name),
+    page.write(folder / "report.html", f"{agent.task.env_id}: run {config.run}, round {run.round}", headline(config, scores, name),
                sections)
 
 
-def recorded(config: Config, agent: Agent, dream: DreamWorld, controller: np.ndarray) -> tuple[Recording, Recording]:
+def recorded(config: Config, agent: Agent, dream: DreamWorld, controller: PolicySpec) -> tuple[Recording, Recording]:
     """An episode of the controller in the game and one in the dream, watched."""
-    task, seed, steps = TASKS[config.task], config.evaluate.first_seed, config.evaluate.video_steps
-    with closing(real_world(agent, task.max_steps, env_settings(config.task, config.collect), "rgb_array")) as real:
-        played = record(real, agent.policy(controller[None]), seed, lambda: (real.envs[0].render(), real.frames[0]), steps)
+    task, seed, steps = agent.task, config.evaluate.first_seed, config.evaluate.video_steps
+    act = lambda: agent.policy_of(controller)
+    with closing(real_world(agent, task.max_steps, env_settings(task, config.collect), "rgb_array")) as real:
+        played = record(real, agent.memory, act(), seed, lambda: (real.envs[0].render(), real.frames[0]), steps)
 
     def dreamed_picture():
-        frame = agent.decode(dream.state.features[0, :agent.vision.config.z_size])
+        frame = agent.decode(agent.memory.latent(dream.state)[0])
         return frame, frame
 
-    return played, record(dream, agent.policy(controller[None]), seed, dreamed_picture, steps)
+    return played, record(dream, agent.memory, act(), seed, dreamed_picture, steps)
 
 
 def headline(config: Config, scores: list[dict], name: str) -> Iterator[str]:
     """What the page says first."""
     for s in (s for s in scores if s["controller"] == name):
-        yield f"{name}, {plots.WORLDS[s['world']]}: {s['mean']:.0f} ± {s['std']:.0f}, {s['episodes']:,} episodes."
+        yield f"{name}, {plots.WORLDS[s['world']]}: {spread(s)}, {s['episodes']:,} episodes."
     yield (f"--task {config.task} --preset {config.preset} --seed {config.seed}, commit {scores[0]['git_commit'] or 'unknown'}. Episodes are of seeds "
            "that nothing was trained on or chosen by. World Models after Ha & Schmidhuber (2018).")
 
@@ -95,17 +96,17 @@ def headline(config: Config, scores: list[dict], name: str) -> Iterator[str]:
 def score_table(scores: list[dict]) -> str:
     """The scores in words."""
     rows = [(s["controller"], {"real": "game", "dream": "dream"}[s["world"]] + (f", tau {s['temperature']:g}" if s["temperature"] else ""),
-             f"{s['mean']:.0f}\u00a0±\u00a0{s['std']:.0f}", "{:.0f} to {:.0f}".format(*s["ci95"]), f"{s['episodes']:,}") for s in scores]
+             spread(s).replace(" ", "\u00a0"), interval(s), f"{s['episodes']:,}") for s in scores]
     return page.table(("policy", "world", "mean ± std", "95% interval of the mean", "episodes"), rows)
 
 
 def glossary(config: Config) -> Iterator[str]:
     """What the names of the scores mean."""
-    task, repeat = TASKS[config.task], config.collect.repeat
+    task, repeat = task_of(config), config.collect.repeat
     yield f"A return is {'the frames survived' if task.survival else 'the sum of rewards'}; the game has {task.fps:g} frames a second."
     yield "tau: the temperature of the dream. The higher it is, the less certain the dream."
     for name in dict.fromkeys([*task.baselines, config.collect.policy]):
-        first, *_ = " ".join(inspect.getdoc(task.policies[name]).split()).split(". ")
+        first, *_ = " ".join((inspect.getdoc(task.policies[name]) or "uniform actions").split()).split(". ")
         yield f"random ({name}): {first.rstrip('.')}."
     if repeat > 1:
         yield f"× {repeat}: it acts at every {repeat}th frame, as the controller does."
@@ -113,11 +114,9 @@ def glossary(config: Config) -> Iterator[str]:
 
 def settings(config: Config) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """Every setting, in sections, as (name, value)."""
-    tree = asdict(config) | {"data": Path(config.data).name}        # no path of a machine
-    yield "run", [(key, value) for key, value in tree.items() if not isinstance(value, dict)]
-    for section, values in tree.items():
-        if isinstance(values, dict):
-            yield section, list(leaves(values))
+    sections = {f.name: getattr(config, f.name) for f in fields(config) if f.name != "data"}        # no path of a machine
+    yield "run", [(name, value) for name, value in sections.items() if not is_dataclass(value)]
+    yield from ((name, list(leaves(value))) for name, value in sections.items() if is_dataclass(value))
 
 
 def history(run: Run) -> Iterator[tuple[float, list[dict]]]:
@@ -126,4 +125,4 @@ def history(run: Run) -> Iterator[tuple[float, list[dict]]]:
     for round in run.until_now:
         minutes += sum(seconds for stage, seconds in round.seconds.items() if stage != "evaluate") / 60
         if (round.report / "scores.json").exists():
-            yield minutes, read_json(round.report / "scores.json")
+            yield minutes, read_scores(round.report / "scores.json")

@@ -1,34 +1,34 @@
-"""Stage 4: M, the MDN-RNN with reward and done heads -> checkpoints/memory."""
+"""Stage 4: M, which learns how the world moves, with reward and done heads -> checkpoints/memory."""
 
 import torch
 
-from pipeline.command import clocked, device, main, memory_info, say, vision_info
+from pipeline.command import device, main, memory_info, say, stage, task_of, vision_info
 from pipeline.presets import Config
-from worldmodels.memory.latents import open_latents
+from worldmodels.agent import build_memory
+from worldmodels.latents import open_latents
 from worldmodels.memory.train import train_memory as train
-from worldmodels.runs import Run
+from worldmodels.runs import Run, plain, seed_of
 from worldmodels.types import UserError
-from worldmodels.worlds.agent import build_memory
 
 
-@clocked
+@stage("memory")
 def train_memory(config: Config, run: Run):
-    """Stage 4: M, the MDN-RNN with reward and done heads -> checkpoints/memory."""
+    """Stage 4: M, which learns how the world moves, with reward and done heads -> checkpoints/memory."""
     if not run.finished("vision", vision_info(config)):
         raise UserError(f"no V in {run.root}: run `python -m pipeline.train_vision` first")
     info = memory_info(config, run)
     if run.finished("memory", info):
         return say("train_memory: M is trained")
     latents = open_latents(run, config.collect.min_steps, info["vision_digest"])
-    torch.manual_seed(config.seed)
-    memory = build_memory(info)
+    torch.manual_seed(seed_of(config.seed, run.round, "weights of M"))
+    memory = build_memory(plain(info), task_of(config))
     if run.round > 1:
         before = run.at(run.round - 1)
         try:
             memory.load_state_dict(before.load("memory", "train_memory")[0])
         except RuntimeError:
             raise UserError(f"M of {before.folder} has other sizes: go on with its --memory settings, or choose another --run") from None
-    train(memory.to(device(config)), latents, run, info, config.seed + run.round - 1)
+    train(memory.to(device(config)), latents, run, info, config.seed)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import torch
 from worldmodels.envs.toy import POSITIONS, Toy
 from worldmodels.episodes import Episode
 from worldmodels.memory import MDNRNN, MemoryConfig
-from worldmodels.memory.latents import Latents, write_latents
+from worldmodels.latents import Latents, write_latents
 from worldmodels.runs import Run
 from worldmodels.vision import VAE, VisionConfig
 

@@ -1,11 +1,15 @@
-"""Command lines from dataclasses (tyro), and mistakes in one line."""
+"""Settings as dataclasses: what a value may be, the command line made of them (tyro), and mistakes in one line."""
 
 import contextlib
+import difflib
 import errno
 import io
+import math
 import re
 import sys
-from typing import Sequence, TypeVar
+from dataclasses import dataclass, field, fields, is_dataclass
+from numbers import Integral, Real
+from typing import Annotated, Any, Iterable, Iterator, Literal, NamedTuple, Sequence, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -14,35 +18,154 @@ from worldmodels.types import UserError
 T = TypeVar("T")
 
 
-def parsed(default: T, arguments: Sequence[str], description: str | None) -> T:
-    """The dataclass `default` with what the arguments change; tyro's boxed error is folded into one line, a UserError."""
+class Range(NamedTuple):
+    """What a number may be, stated beside its field: `steps: Annotated[int, Range(1)]`."""
+
+    least: float
+    most: float = math.inf
+
+    def error(self, value: float) -> str | None:
+        """What is wrong with a value, if anything is."""
+        if self.least <= value <= self.most and math.isfinite(value):
+            return None
+        if value == math.inf:
+            return "must be finite"
+        least, most = (f"{bound:,}" if isinstance(bound, int) else f"{bound:g}" for bound in self[:2])
+        return f"must be at least {least}" if self.most == math.inf else f"must be {least} to {most}"
+
+
+Count = Annotated[int, Range(1)]
+Whole = Annotated[int, Range(0)]
+Size = Annotated[int, Range(1, 65_536)]             # of a layer
+Weight = Annotated[float, Range(0)]
+Positive = Annotated[float, Range(1e-12)]
+Temperature = Annotated[float, Range(1e-6)]
+Share = Annotated[float, Range(0, 1)]
+Skill = Annotated[int, Range(1, 5)]
+
+
+def leaves(config, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting of nested dataclasses by its dotted name."""
+    for f in fields(config):
+        value = getattr(config, f.name)
+        yield from leaves(value, f"{prefix}{f.name}.") if is_dataclass(value) else [(prefix + f.name, value)]
+
+
+def flag(name: str) -> str:
+    """The option of a setting's dotted name."""
+    return f"--{name.replace('_', '-')}"
+
+
+def check_ranges(config, prefix: str = ""):
+    """Raises UserError for a number in nested dataclasses that is outside the Range of its field."""
+    for f in fields(config):
+        if is_dataclass(getattr(config, f.name)):
+            check_ranges(getattr(config, f.name), f"{prefix}{f.name}.")
+    names = {f.name: flag(prefix + f.name) for f in fields(config)}
+    check_values(type(config), {f.name: getattr(config, f.name) for f in fields(config)}, names)
+
+
+def check_values(cls, values: dict[str, Any], names: dict[str, str]):
+    """Raises UserError for a value that a field of the dataclass `cls` cannot have: of another type, outside its Range, or none of its
+    choices. `names` says how the user calls a field, where not by its name."""
+    hints = get_type_hints(cls, include_extras=True)
+    for field_name, value in values.items():
+        name, hint = names.get(field_name, field_name), hints[field_name]
+        if get_origin(hint) is Literal and value not in get_args(hint):
+            raise UserError(f"{name} {value!r}: must be {' or '.join(map(str, get_args(hint)))}")
+        for allowed in getattr(hint, "__metadata__", ()):
+            for number in value if isinstance(value, tuple) else [value]:
+                whole = hint.__origin__ is int
+                if isinstance(number, bool) or not isinstance(number, Integral if whole else Real):
+                    raise UserError(f"{name} {number!r}: must be a {'whole ' if whole else ''}number")
+                if error := allowed.error(number):
+                    raise UserError(f"{name} {number}: {error}")
+
+
+def described(default, choices: dict[str, Iterable[str]], hidden: Iterable[str], path: str = ""):
+    """The dataclass `default` as the parser shall see it: with `choices` by dotted name, and without the `hidden` sections."""
+    types, values = {}, {}
+    for f in fields(default):
+        value, name = getattr(default, f.name), path + f.name
+        if is_dataclass(value):
+            values[f.name] = section = described(value, choices, hidden, name + ".")
+            types[f.name] = tyro.conf.Suppress[type(section)] if name in hidden else type(section)
+        else:
+            values[f.name] = value
+            types |= {f.name: Literal[tuple(choices[name])]} if name in choices else {}
+    cls = type(default)
+    about = {"__annotations__": types, "__doc__": cls.__doc__ if "(" not in (cls.__doc__ or "(") else "", "__module__": cls.__module__}
+    defaults = {name: field(default=None) for name in types}
+    return dataclass(frozen=True)(type(cls.__name__, (cls,), defaults | about))(**values)
+
+
+def parsed(default: T, arguments: Sequence[str], description: str | None, choices: dict[str, Iterable[str]] = {},
+           hidden: Iterable[str] = ()) -> T:
+    """The dataclass `default` with what the arguments change; tyro's boxed error is folded into one line, a UserError.
+
+    `choices` are what settings may be, by dotted name. Of the sections `hidden` --help shows nothing, and --help-all everything.
+    """
+    if "--help-all" in arguments:
+        arguments, hidden = ["--help"], ()
+    known = {flag(name) for name, _ in leaves(default)}
+    for argument in arguments:
+        name = argument.split("=")[0].replace("_", "-")
+        if re.match("--[a-z]", name) and name not in known and name != "--help":
+            raise UserError(f"no option {name}{suggestions(name, known)} (--help-all lists every setting)")
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
-            return tyro.cli(type(default), args=arguments, default=default, description=description,
-                            config=(tyro.conf.FlagConversionOff,))
+            shown = described(default, choices, hidden if "--help" in arguments or "-h" in arguments else ())
+            found = tyro.cli(type(shown), args=arguments, default=shown, description=description, config=(tyro.conf.FlagConversionOff,))
     except SystemExit as stop:
         if not stop.code:
             raise
         lines = (line.strip(" |│") for line in re.sub(r"\x1b\[[0-9;]*m", "", box.getvalue()).splitlines())
         text = " ".join(line for line in lines if not re.match(r"[+╭╰]|[-─]+$", line))         # without the box's borders
         text = re.split(r"Argument helptext:|For full helptext", text)[0]
-        raise UserError(" ".join(text.split()) + " (--help lists every setting)") from None
+        raise UserError(" ".join(text.split()) + " (--help lists the settings)") from None
+    return plain(found, default)
+
+
+def suggestions(name: str, known: Iterable[str]) -> str:
+    """", did you mean ...": options with the same last part, else those spelt alike."""
+    last = name.removeprefix("--").split(".")[-1]
+    same = [option for option in known if option.removeprefix("--").split(".")[-1] == last]
+    by_last = {option.removeprefix("--").split(".")[-1]: option for option in known}
+    alike = [by_last[part] for part in difflib.get_close_matches(last, by_last, 3)]
+    found = same or difflib.get_close_matches(name, known, 3) or alike
+    return f": did you mean {' or '.join(sorted(found))}?" if found else ""
+
+
+def plain(found, default: T) -> T:
+    """What was parsed, in the types of `default`."""
+    return type(default)(**{f.name: plain(value, getattr(default, f.name)) if is_dataclass(value) else value
+                            for f in fields(default) for value in [getattr(found, f.name)]})
 
 
 @contextlib.contextmanager
 def errors_in_one_line(again: str):
-    """Exit code 2 and one line for a user's mistake or a full disk, 130 after Ctrl-C; `again` says what the same command then does."""
+    """Exit code 2 and one line for a user's mistake, a full disk or memory that does not suffice, 130 after Ctrl-C; `again` says what
+    the same command then does."""
     try:
         yield
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        stop_with(str(error))
+    except MemoryError:
+        stop_with("not enough memory: choose smaller sizes or batches")
+    except RuntimeError as error:
+        if "DefaultCPUAllocator" not in str(error) and "out of memory" not in str(error):
+            raise
+        stop_with("not enough memory: choose smaller sizes or batches")
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        print(f"error: no space left on the disk: free some, and the same command {again}", file=sys.stderr)
-        sys.exit(2)
+        stop_with(f"no space left on the disk: free some, and the same command {again}")
     except KeyboardInterrupt:
         print(f"\ninterrupted: the same command {again}", file=sys.stderr)
         sys.exit(130)
+
+
+def stop_with(error: str):
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)

@@ -12,7 +12,7 @@ from typing import Any, Iterator, NamedTuple
 import lz4.frame
 import numpy as np
 
-from worldmodels.files import header, write_atomic
+from worldmodels.files import FORMAT, header, write_atomic
 from worldmodels.types import UserError
 
 import safetensors
@@ -37,12 +37,14 @@ class Track(NamedTuple):
     moments: list           # action, reward, terminated, truncated of each step
 
     def episode(self) -> Episode:
+        """What was seen stands where an episode has frames: as an array, if it is arrays."""
         action, reward, terminated, truncated = zip(*self.moments)
-        return Episode(np.stack(self.seen), np.stack(action), np.array(reward, np.float32), np.array(terminated, bool),
+        seen = np.stack(self.seen) if isinstance(self.seen[0], np.ndarray) else self.seen
+        return Episode(seen, np.stack(action), np.array(reward, np.float32), np.array(terminated, bool),
                        np.array(truncated, bool))
 
 
-def located(moments: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def locate(moments: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Places in episodes of these lengths joined end to end -> which episode each is in, and the step within it."""
     ends = np.cumsum(lengths)
     episode = np.searchsorted(ends, moments, side="right")
@@ -56,7 +58,7 @@ def episode_path(folder: Path, seed: int) -> Path:
 def write(path: Path, episode: Episode, info: dict):
     """Writes an episode atomically; `info` (seed, policy, ...) must be JSON-able."""
     arrays = {name: np.ascontiguousarray(value) for name, value in episode._asdict().items()}   # strides are not stored
-    data = safetensors.numpy.save(arrays, {"info": json.dumps(info)})
+    data = safetensors.numpy.save(arrays, {"format": str(FORMAT), "info": json.dumps(info)})
     write_atomic(path, lz4.frame.compress(data, content_checksum=True, store_size=True))
 
 
@@ -76,6 +78,13 @@ def length(path: Path) -> int:
             return header(file.read(4096))["action"]["shape"][0]
     except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
         raise damaged(path, error) from None
+
+
+def checksum(path: Path) -> str:
+    """What an lz4 frame ends with: four bytes over the episode's contents."""
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - 4))
+        return file.read().hex()
 
 
 def damaged(path: Path, error) -> UserError:

@@ -18,6 +18,11 @@ from worldmodels.types import UserError
 
 HALF_WRITTEN = re.compile(r"\..+\.\d+")            # write_atomic's temporary names
 
+FORMAT = 2          # of every file; those without a number are of format 1
+RENAMED = {"again": "episodes_per_round", "explore": "explore_share", "dreamt": "scheduled_sampling",
+           "peek": "sees_current_frame", "transfer_episodes": "gap_episodes"}           # settings of format 1
+STARTS = {"zero": "previous_or_zero", "dreamt": "least_squares_dream", "improved": "least_squares"}
+
 
 def write_atomic(path: Path, data: bytes):
     """Writes beside `path`, then renames: a kill at any moment leaves the old file or the new one."""
@@ -30,26 +35,53 @@ def write_atomic(path: Path, data: bytes):
     os.replace(temporary, path)
 
 
-def write_json(path: Path, value):
-    write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
+def write_json(path: Path, value: dict):
+    write_atomic(path, (json.dumps({"format": FORMAT} | value, indent=2) + "\n").encode())
 
 
-def read_json(path: Path):
+def read_json(path: Path) -> dict:
+    """What `write_json` wrote, settings under today's names; a UserError names a file that cannot be read."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        value = json.loads(path.read_text())
+        value = {"scores": value} if isinstance(value, list) else value         # as format 1 had them
+        return upgraded(value, value.pop("format", 1))
+    except (AttributeError, OSError, TypeError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): restore or delete it") from None
+
+
+def upgraded(values: dict, format: int) -> dict:
+    """The contents of a file of this format as FORMAT has them; a ValueError where it is newer."""
+    if format > FORMAT:
+        raise ValueError(f"format {format}: this version of the program knows {FORMAT} at most")
+    return values if format == FORMAT else from_format_1(values)
+
+
+def from_format_1(values: dict) -> dict:
+    """Format 2 renamed settings, told kinds of V and C apart, and the search for C from C."""
+    new = {RENAMED.get(key, key): from_format_1(value) if isinstance(value, dict) else value for key, value in values.items()}
+    if isinstance(new.get("vision"), dict):
+        new["vision"] |= {"kind": "vae"}
+    search = new.get("controller")
+    if isinstance(search, dict) and "population" in search:
+        new["controller"] = {"kind": "linear", "bias": search.pop("bias", True)}
+        new["learner"] = search | {"kind": "cma_es", "start": STARTS.get(search.get("start"), "previous_or_zero")}
+    if {"policy", "drawing", "task"} <= new.keys():         # settings.json of episodes
+        collect = {key: new.pop(key) for key in ("max_steps", "repeat", "policy", "skill", "drawing")}
+        new["collect"] = collect
+    if "temperatures" in new:                       # a sweep evolves the run's own kind of controller
+        new.pop("controller", None)
+    return new
 
 
 def pack(arrays: dict[str, np.ndarray], info: dict) -> bytes:
     """Arrays and a JSON-able description as safetensors bytes, with a digest over both."""
     arrays = {name: np.asarray(value, order="C") for name, value in arrays.items()}
     text = json.dumps(info, sort_keys=True)
-    return safetensors.numpy.save(arrays, {"info": text, "digest": digest(arrays, text)})
+    return safetensors.numpy.save(arrays, {"format": str(FORMAT), "info": text, "digest": digest(arrays, text)})
 
 
 def unpack(data: bytes) -> tuple[dict[str, np.ndarray], dict]:
-    """Undoes `pack`. Raises ValueError where the digest does not fit."""
+    """Undoes `pack`, settings under today's names. Raises ValueError where the digest does not fit."""
     try:
         arrays = safetensors.numpy.load(data)
         metadata = header(data)["__metadata__"]
@@ -58,7 +90,7 @@ def unpack(data: bytes) -> tuple[dict[str, np.ndarray], dict]:
         raise ValueError(f"not a whole safetensors file: {error}") from None
     if not fits:
         raise ValueError("its contents do not fit its digest")
-    return arrays, json.loads(metadata["info"])
+    return arrays, upgraded(json.loads(metadata["info"]), int(metadata.get("format", 1)))
 
 
 def header(data: bytes) -> dict:

@@ -3,22 +3,23 @@
 import os
 import signal
 import sys
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 
-from worldmodels import plots
-from worldmodels.commandline import errors_in_one_line, parsed
-from worldmodels.envs import TASKS
+from worldmodels.agent import Agent, load_controller, open_agent
+from worldmodels.commandline import Weight, Whole, check_ranges, errors_in_one_line, parsed
+from worldmodels.controller import PolicySpec
+from worldmodels.envs import import_task
 from worldmodels.executors import ctrl_c_waits
-from worldmodels.types import Noise, UserError
-from worldmodels.worlds.agent import Agent, found_agent, load_controller, real_world
+from worldmodels.report import plots
+from worldmodels.types import UserError
 from worldmodels.worlds.collect import CollectConfig, env_settings
-from worldmodels.worlds.dream import DreamConfig, noise_blocks
+from worldmodels.worlds.dream import DreamConfig, DreamWorld
+from worldmodels.worlds.real import real_world
 
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
 import pygame  # noqa: E402
@@ -26,10 +27,7 @@ import pygame  # noqa: E402
 SIDE = 320              # pixels of each of the three pictures
 TEXT = 20               # pixels of a line of text
 TAU = 0.05              # what a key adds to the temperature
-KEYS = {                # of each game: what they add to its action
-    "car_racing": {pygame.K_LEFT: (-1, 0, 0), pygame.K_RIGHT: (1, 0, 0), pygame.K_UP: (0, 1, 0), pygame.K_DOWN: (0, 0, 1)},
-    "take_cover": {pygame.K_LEFT: (-1,), pygame.K_RIGHT: (1,)},
-}
+KEYS = {"left": pygame.K_LEFT, "right": pygame.K_RIGHT, "up": pygame.K_UP, "down": pygame.K_DOWN}    # as tasks name them
 WITHOUT = "--headless 200 --actor dream --film FILE plays without one"
 HELP = "arrows: act   space: dream on from the game's present   + -: tau   C: who acts   R: next episode   Esc: end"
 ACTORS = {"you": "you act", "dream": "the controller acts, and sees the dream", "game": "the controller acts, and sees the game"}
@@ -37,17 +35,17 @@ ACTORS = {"you": "you act", "dream": "the controller acts, and sees the dream", 
 
 @dataclass(frozen=True)
 class PlayConfig:
-    task: Literal["car_racing", "take_cover"] = "take_cover"
-    """The game."""
+    task: str = "take_cover"
+    """The game; my_module:TASK for one of your own."""
     run: str = ""
     """A run's folder or its name in data/<task>/; the published one if not given."""
-    seed: int = 0
+    seed: Whole = 0
     """Seed of the first episode."""
-    temperature: float = 0.0
+    temperature: Weight = 0.0
     """tau at the beginning; 0: the run's own."""
     actor: Literal["you", "dream", "game"] = "you"
     """Who acts at the beginning: you, or the run's controller, which sees the dream or the game."""
-    headless: int = 0
+    headless: Whole = 0
     """So many steps without a window, as fast as they come; 0: a window, at the game's own pace."""
     film: str = ""
     """Where to keep what was seen, FILE.webp; it is held in memory until the end."""
@@ -58,57 +56,71 @@ class Pair:
     at the latest after as many steps as the game has."""
 
     def __init__(self, agent: Agent, collect: CollectConfig, temperature: float):
-        self.agent, self.temperature = agent, temperature
-        self.game = real_world(agent, TASKS[agent.task].max_steps, env_settings(agent.task, collect))
-        self.z_size, self.longest = agent.vision.config.z_size, TASKS[agent.task].steps(collect.repeat)
+        self.agent, self.task = agent, agent.task
+        self.game = real_world(agent, self.task.max_steps, env_settings(self.task, collect))
+        self.dream = DreamWorld(agent.memory, None, DreamConfig(temperature, max_steps=self.task.steps(collect.repeat)))
+
+    @property
+    def temperature(self) -> float:
+        return self.dream.config.temperature
+
+    def change_temperature(self, by: float):
+        """Adds to tau, which stays at TAU or above."""
+        self.dream.config = replace(self.dream.config, temperature=max(TAU, self.temperature + by))
 
     @torch.inference_mode()
     def begin(self, seed: int):
         """The game of this seed, and the dream of what it shows first."""
         self.game.reset([seed])
-        self.game_return, self.game_over, self.steps = 0.0, False, 0
-        self.noise = chain.from_iterable(noise_blocks(seed, self.agent.memory.noise_size))
+        self.game_return, self.game_over, self.steps, self.seed = 0.0, False, 0, seed
         self.wake()
 
     def wake(self):
         """The dream goes on from the game's present: M has seen the real frames up to here."""
-        self.dream, self.dream_return, self.dream_over, self.dreamt = self.game.state, 0.0, False, 0
+        self.dream.begin(self.game.state, [self.seed + self.steps])
+        self.dream_return, self.dream_over, self.dream_steps = 0.0, False, 0
 
     @torch.inference_mode()
     def step(self, action: np.ndarray):
         """One action [A] in both."""
         action = torch.from_numpy(action[None])
         if not self.dream_over:
-            noise = Noise(*torch.from_numpy(next(self.noise)[None]).split(self.agent.memory.noise_size, 1))
-            self.dream, reward, done, _ = self.agent.memory.imagine(self.dream, action, self.temperature, noise)
-            self.dream_return, self.dreamt = self.dream_return + reward.item(), self.dreamt + 1
-            self.dream_over = done.item() or self.dreamt == self.longest
+            step = self.dream.step(action)
+            self.dream_return, self.dream_over = self.dream_return + step.reward.item(), step.done.item()
+            self.dream_steps += 1
         if not self.game_over:
             step = self.game.step(action)
             self.game_return, self.game_over, self.steps = self.game_return + step.reward.item(), step.done.item(), self.steps + 1
 
     def pictures(self) -> dict[str, np.ndarray]:
         """The dream, the game as V keeps it, and the game, each [64, 64, 3] uint8, with what is to be said of each."""
-        kept, dreamt = (self.agent.decode(state.features[0, :self.z_size]) for state in (self.game.state, self.dream))
+        decoded, dreamt = (self.agent.decode(self.agent.memory.latent(world.state)[0]) for world in (self.game, self.dream))
         over = {True: ", over", False: ""}
-        return {f"dream, {self.dreamt} steps: {self.dream_return:.0f}{over[self.dream_over]}": dreamt,
-                "the game as V keeps it": kept,
+        return {f"dream, {self.dream_steps} steps: {self.dream_return:.0f}{over[self.dream_over]}": dreamt,
+                "the game as V keeps it": decoded,
                 f"game, {self.steps} steps: {self.game_return:.0f}{over[self.game_over]}": self.game.frames[0]}
 
 
 class Player:
-    """The window, and who acts: keys, or the controller [n] if there is one."""
+    """The window, and who acts: keys, or the controller if there is one."""
 
-    def __init__(self, pair: Pair, task: str, controller: np.ndarray | None, actor: str, seed: int):
-        self.pair, self.keys, self.space = pair, KEYS[task], TASKS[task].action_space
-        self.policy = None if controller is None else pair.agent.policy(controller[None])
+    def __init__(self, pair: Pair, controller: PolicySpec | None, actor: str, seed: int):
+        self.pair, self.space = pair, pair.task.action_space
+        self.keys = {KEYS[name]: change for name, change in pair.task.keys.items()}
+        self.policy = None if controller is None else pair.agent.policy_of(controller)
         self.actor, self.seed, self.held, self.open = actor, seed, set(), True
         self.window = pygame.display.set_mode((3 * SIDE, SIDE + 4 * TEXT))
         pygame.display.set_caption("World Models: the dream and the game")
         pygame.font.init()
         self.font = pygame.font.Font(None, TEXT + 2)
-        with ctrl_c_waits():
-            pair.begin(seed)                        # starts a game engine
+        with ctrl_c_waits():                        # starts a game engine
+            self.begin()
+
+    def begin(self):
+        """An episode of the seed of now."""
+        self.pair.begin(self.seed)
+        if self.policy:
+            self.policy.reset([self.seed])
 
     def listen(self):
         """Takes the keys that were pressed and let go."""
@@ -129,20 +141,20 @@ class Player:
             self.pair.wake()
         elif key == pygame.K_r:
             self.seed += 1
-            self.pair.begin(self.seed)
+            self.begin()
         elif key == pygame.K_c:
             actors = list(ACTORS) if self.policy else ["you"]
             self.actor = actors[(actors.index(self.actor) + 1) % len(actors)]
         elif key in (pygame.K_PLUS, pygame.K_KP_PLUS, pygame.K_EQUALS):
-            self.pair.temperature += TAU
+            self.pair.change_temperature(TAU)
         elif key in (pygame.K_MINUS, pygame.K_KP_MINUS):
-            self.pair.temperature = max(TAU, self.pair.temperature - TAU)
+            self.pair.change_temperature(-TAU)
 
     def action(self) -> np.ndarray:
         """[A]"""
         if self.actor != "you":
             with torch.inference_mode():
-                return self.policy({"dream": self.pair.dream, "game": self.pair.game.state}[self.actor])[0].numpy()
+                return self.policy({"dream": self.pair.dream, "game": self.pair.game}[self.actor].state)[0].numpy()
         total = sum((np.array(self.keys[key], np.float32) for key in self.held & self.keys.keys()), np.zeros(self.space.shape, np.float32))
         return np.clip(total, self.space.low, self.space.high)
 
@@ -176,9 +188,7 @@ def open_display(headless: bool):
 
 def check(config: PlayConfig):
     """Raises UserError for what cannot be played."""
-    for name, least in (("seed", 0), ("headless", 0), ("temperature", 0)):
-        if not least <= getattr(config, name) < np.inf:
-            raise UserError(f"--{name} {getattr(config, name)}: must be at least {least}, and finite")
+    check_ranges(config)
     film = Path(config.film)
     if config.film and (film.suffix != ".webp" or film.is_dir() or not os.access(film.absolute().parent, os.W_OK)):
         raise UserError(f"--film {film}: must be a FILE.webp in a folder that can be written to")
@@ -187,15 +197,15 @@ def check(config: PlayConfig):
 def play(config: PlayConfig):
     """Plays until the window is closed, or for --headless steps, episode after episode."""
     check(config)
-    run, agent, digest = found_agent(config.task, config.run or None)
+    run, agent = open_agent(import_task(config.task).name, config.run or None)
     collect = run.settings(CollectConfig, "collect")
     temperature = config.temperature or run.settings(DreamConfig, "dream").temperature
     controller = None
     if config.actor != "you" or run.path("controller").exists():
-        controller = load_controller(run, digest)["parameters"].numpy()
+        controller = load_controller(run, agent)
     open_display(config.headless > 0)
-    pair, fps = Pair(agent, collect, temperature), TASKS[config.task].fps / collect.repeat
-    player, clock, seen, steps = Player(pair, config.task, controller, config.actor, config.seed), pygame.time.Clock(), [], 0
+    pair, fps = Pair(agent, collect, temperature), agent.task.fps / collect.repeat
+    player, clock, seen, steps = Player(pair, controller, config.actor, config.seed), pygame.time.Clock(), [], 0
     before = signal.signal(signal.SIGINT, lambda *_: player.end())      # Ctrl-C: the step in flight is the last one
     try:
         while player.open and steps < (config.headless or np.inf):

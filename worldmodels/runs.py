@@ -1,21 +1,43 @@
 """A run's folder: its config, checkpoints, metrics and report. Every file in it is whole or absent."""
 
 import contextlib
-import fcntl
 import json
 import re
-from dataclasses import dataclass, fields, is_dataclass, replace
+import zlib
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Iterator
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from worldmodels.files import HALF_WRITTEN, digest, load_arrays, read_json, save_arrays, write_atomic, write_json
 from worldmodels.types import UserError
 
 DATA = Path(__file__).parents[1] / "data"           # of a checkout
+
+# Seeds of episodes. Collecting and searching have their own in each round of each run; scores are made on those of EVALUATION.
+RUNS, ROUNDS = 100, 10                      # run seeds, and rounds of each, whose episodes are apart
+EPISODES_PER_STAGE = 500_000
+STAGES = ("collect", "search")
+EVALUATION = range(RUNS * ROUNDS * len(STAGES) * EPISODES_PER_STAGE, 2**31)     # every game takes seeds below 2^31
+
+
+def episode_seeds(seed: int, round: int, stage: str) -> range:
+    """The seeds of the episodes that a round of the run `seed` may collect, or its search may play; a UserError beyond RUNS or ROUNDS."""
+    if not (0 <= seed < RUNS and 1 <= round <= ROUNDS):
+        raise UserError(f"--seed {seed}, round {round}: seeds are 0 to {RUNS - 1} and rounds 1 to {ROUNDS}; the episodes of others would be "
+                        "those of another run, or those that scores are made on")
+    first = ((seed * ROUNDS + round - 1) * len(STAGES) + STAGES.index(stage)) * EPISODES_PER_STAGE
+    return range(first, first + EPISODES_PER_STAGE)
+
+
+def seed_of(seed: int, round: int, stage: str, *index: int) -> int:
+    """The seed of a random stream, 63 bits: of the run `seed`, a round, a stage's name, and what tells its streams apart."""
+    mixed = np.random.SeedSequence([seed, round, zlib.crc32(stage.encode()), *index])
+    return int(mixed.generate_state(1, np.uint64)[0] >> 1)
 
 
 @dataclass(frozen=True)
@@ -49,14 +71,15 @@ class Run:
     def config(self) -> Path:
         return self.root / "config.json"
 
-    def settings(self, cls, section: str | None = None):
+    def settings(self, cls, section: str | None = None, kinds: dict[str, dict] = {}):
         """The settings that the run was last worked on with, or a section of them, as the dataclass `cls`; a UserError names a
-        damaged file."""
+        damaged file. `kinds` are the registries of sections that have kinds."""
         try:
             values = read_json(self.config)["config"]
-            return from_dict(cls, values if section is None else values[section])
-        except (AttributeError, KeyError, TypeError):
-            raise UserError(f"{self.config} is damaged: delete it, and name the run's --preset again") from None
+            return from_dict(cls, values if section is None else values[section], kinds)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise UserError(f"{self.config} is damaged, or of another version ({error}): delete it, and name the run's --preset "
+                            "again") from None
 
     @property
     def episodes(self) -> Path:
@@ -83,11 +106,12 @@ class Run:
     def locked(self) -> Iterator[None]:
         """Takes the run for this process and sweeps what a kill left half-written; a UserError where another one works on it."""
         self.root.mkdir(parents=True, exist_ok=True)
-        with open(self.root / ".lock", "w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(f"another process is working on {self.root}: wait for it, or choose another --run") from None
+        lock = FileLock(self.root / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise UserError(f"another process is working on {self.root}: wait for it, or choose another --run") from None
+        with lock:
             for leftover in self.root.rglob(".*"):
                 if HALF_WRITTEN.fullmatch(leftover.name):
                     leftover.unlink()
@@ -111,7 +135,7 @@ class Run:
 
     def save(self, name: str, tensors: dict[str, Tensor], info: dict):
         """The finished checkpoint, and its description beside it for people to read."""
-        arrays = to_arrays(tensors)
+        arrays, info = to_arrays(tensors), plain(info)
         save_arrays(self.path(name), arrays, info)
         write_json(self.path(name).with_suffix(".json"), info | {"digest": digest(arrays)})
 
@@ -123,7 +147,7 @@ class Run:
         return to_tensors(arrays), info | {"digest": digest(arrays)}
 
     def save_progress(self, name: str, tensors: dict[str, Tensor], info: dict):
-        save_arrays(self.progress_path(name), to_arrays(tensors), info)
+        save_arrays(self.progress_path(name), to_arrays(tensors), plain(info))
 
     def load_progress(self, name: str, info: dict) -> tuple[dict[str, Tensor], int] | None:
         """An interrupted stage's tensors and step, if it was begun with the same settings; None if there are none."""
@@ -196,35 +220,58 @@ def find(task: str, run: str | Path | None = None) -> Run:
     for folder in places:
         if (folder / "config.json").exists():
             return Run(folder)
-    raise UserError(f"no run of {task} in {', '.join(map(str, dict.fromkeys(places)))}: "
-                    f"`python -m pipeline --task {task} --preset smoke` makes one in a minute")
+    raise no_run(task, published / "laptop" if run is None else run, Path("data"))
 
 
-def from_dict(cls, values: dict):
-    """A dataclass from nested dicts; settings that a stored config does not know keep their defaults."""
-    known = {f.name for f in fields(cls)}
-    made = cls()
-    nested = {}
+def no_run(task: str, run: str | Path, data: Path) -> UserError:
+    """What to say of a run that is not there."""
+    folders = [path.parent for place in dict.fromkeys((data, DATA)) for path in sorted((place / task).glob("*/config.json"))]
+    published = [path.parent for path in sorted((DATA / "published" / task).glob("*/config.json"))]
+    there = ", ".join(dict.fromkeys([*(path.name for path in folders), *(f"{path.name} (published)" for path in published)]))
+    return UserError(f"no run {run} of {task}; there are: {there or 'none'}. `python -m pipeline --task {task} --preset smoke` makes one in "
+                     "a minute; `python -m pipeline.collect` begins one stage by stage")
+
+
+def from_dict(cls, values: dict, kinds: dict[str, dict] = {}):
+    """A dataclass from nested dicts; settings that `values` does not have keep their defaults. A TypeError names one that is unknown
+    or of a wrong type."""
+    made, given = cls(), {}
+    if unknown := values.keys() - {f.name for f in fields(cls)}:
+        raise TypeError(f"unknown setting {', '.join(sorted(unknown))}")
     for key, value in values.items():
-        if key in known:
-            default = getattr(made, key)
-            nested[key] = (from_dict(type(default), value) if is_dataclass(default)
-                           else tuple(value) if isinstance(default, tuple) else value)
-            if type(nested[key]) is not type(default) and not (isinstance(default, float) and type(value) is int):
-                raise TypeError(key)
-    return replace(made, **nested)
+        default = getattr(made, key)
+        if is_dataclass(default):
+            section = kinds[key][value["kind"]].Config if key in kinds else type(default)
+            given[key] = from_dict(section, value, kinds)
+        else:
+            given[key] = tuple(value) if isinstance(default, tuple) else value
+            if type(given[key]) is not type(default) and not (isinstance(default, float) and type(value) is int):
+                raise TypeError(f"{key}: {value!r}")
+    return replace(made, **given)
 
 
 def differences(found: dict, wanted: dict, prefix: str = "") -> str:
-    """What differs between stored settings and those wanted now, as 'a.b=1 (now 2)', comma-separated; empty where nothing does."""
-    wanted, parts = json.loads(json.dumps(wanted)), []          # as they would be read back: tuples are lists
+    """What differs between stored settings and those wanted now, as 'a.b=1 (now 2)', comma-separated; empty where nothing does.
+
+    Settings that the stored ones do not know have the defaults of the dataclasses in `wanted`.
+    """
+    parts = []
     for key in sorted(found.keys() | wanted.keys()):
         a, b = found.get(key), wanted.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
+        if is_dataclass(b):
+            b, a = plain(b), plain(type(b)()) | a if isinstance(a, dict) and a.get("kind") == getattr(b, "kind", None) else a
+        if isinstance(a, dict) and isinstance(b, dict) and a.get("kind") == b.get("kind"):
             parts.append(differences(a, b, f"{prefix}{key}."))
-        elif a != b:
-            parts.append(f"{prefix}{key}={a} (now {b})")
+        elif isinstance(a, dict) and isinstance(b, dict):
+            parts.append(f"{prefix}{key}.kind={a.get('kind')} (now {b.get('kind')})")
+        elif a != plain(b):
+            parts.append(f"{prefix}{key}={a} (now {plain(b)})")
     return ", ".join(part for part in parts if part)
+
+
+def plain(value):
+    """Dicts of dataclasses as JSON would give them back: dicts and lists."""
+    return json.loads(json.dumps(value, default=asdict))
 
 
 def to_arrays(tensors: dict[str, Tensor]) -> dict:

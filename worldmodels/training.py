@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from worldmodels.commandline import Count, Positive, Share, Weight
 from worldmodels.episodes import ahead
-from worldmodels.runs import Run
+from worldmodels.runs import Run, seed_of
 from worldmodels.types import UserError
 
 CHECKPOINT_EVERY = 30.0         # seconds
@@ -19,12 +20,12 @@ LOG_EVERY = 20                  # steps; metrics are averaged over them, and syn
 
 @dataclass(frozen=True)
 class TrainConfig:
-    steps: int = 1000               # optimiser steps
-    batch: int = 100                # images for V; parallel streams of episodes for M
-    learning_rate: float = 1e-3     # Adam's
-    learning_rate_decay: float = 1.0    # the rate is multiplied by this after each step
-    final_anneal: float = 0.0       # share of the steps, at the end, over which the rate falls to zero
-    clip_value: float = 0.0         # gradients are clipped to ± this; 0 leaves them
+    steps: Count = 1000             # optimiser steps
+    batch: Count = 100              # images for V; parallel streams of episodes for M
+    learning_rate: Positive = 1e-3  # Adam's
+    learning_rate_decay: Positive = 1.0     # the rate is multiplied by this after each step
+    final_anneal: Share = 0.0       # share of the steps, at the end, over which the rate falls to zero
+    clip_value: Weight = 0.0        # gradients are clipped to ± this; 0 leaves them
 
     def rate(self, step: int) -> float:
         """The learning rate of a step."""
@@ -32,28 +33,23 @@ class TrainConfig:
         return self.learning_rate * self.learning_rate_decay**step * min(1.0, left)
 
 
-def step_seed(*numbers: int) -> int:
-    """One 63-bit seed from several numbers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
-
-
 def train(name: str, model: nn.Module, config: TrainConfig, batches: Callable[[int], Iterator[Any]],
           loss: Callable[[Any, Any, torch.Generator], tuple[Tensor, dict[str, Tensor], Any]],
           run: Run, info: dict, seed: int):
-    """Trains `model` in place and stores it as the checkpoint `name`.
+    """Trains `model` in place and stores it as the checkpoint `name`. `seed` is the run's; its round and `name` make the streams.
 
     `batches(skip)` iterates over the same batches whatever it skips; `loss(batch, carry, generator)` returns the loss, metrics
     and what to carry on to the next batch (a tuple of tensors or None). Raises UserError when the loss is not finite; the
     last good state stays on disk.
     """
     device = next(model.parameters()).device
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], config.learning_rate, fused=True)
+    optimizer = torch.optim.Adam(model.parameters(), config.learning_rate, fused=True)
     carry, start = load_progress(name, model, optimizer, run, info)
     generator = torch.Generator(device)
     totals, saved = {}, time.monotonic()
     with run.metrics(name, start) as log, tqdm(total=config.steps, initial=start, desc=f"training {name}", unit="step") as bar:
         for step, batch in zip(range(start, config.steps), ahead(batches(start)) if device.type == "cuda" else batches(start)):
-            generator.manual_seed(step_seed(seed, step))
+            generator.manual_seed(seed_of(seed, run.round, name, step))
             for group in optimizer.param_groups:
                 group["lr"] = config.rate(step)
             value, metrics, carry = loss(batch, carry, generator)
@@ -82,29 +78,28 @@ def train(name: str, model: nn.Module, config: TrainConfig, batches: Callable[[i
 
 def save_progress(name, model, optimizer, run, info, carry, step):
     tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
-    for i, state in enumerate(optimizer.state_dict()["state"].values()):
-        tensors |= {f"optimizer.{i}.{key}": value for key, value in state.items()}
+    for parameter, weight in model.named_parameters():
+        tensors |= {f"optimizer.{parameter}.{key}": value for key, value in optimizer.state[weight].items()}
     tensors |= {f"carry.{i}": value for i, value in enumerate(carry or ())}
     run.save_progress(name, tensors, info | {"step": step})
 
 
 def load_progress(name, model, optimizer, run, info) -> tuple[tuple | None, int]:
     """Puts an interrupted training's state into model and optimizer; returns its carry and step (None, 0 if there is none)."""
-    tensors = run.load_progress(name, info)
-    if tensors is None:
+    progress = run.load_progress(name, info)
+    if progress is None:
         return None, 0
-    tensors, step = tensors
+    tensors, step = progress
     device = next(model.parameters()).device
 
     def part(prefix):
         return {key.removeprefix(prefix): value.to(device) for key, value in tensors.items() if key.startswith(prefix)}
 
     model.load_state_dict(part("model."))
-    parameters = optimizer.param_groups[0]["params"]
-    states = {i: part(f"optimizer.{i}.") for i in range(len(parameters))}
-    for parameter, state in zip(parameters, states.values()):
+    for i, (name, parameter) in enumerate(model.named_parameters()):
+        state = part(f"optimizer.{name}.") or part(f"optimizer.{i}.")       # format 1 counted them
         for key in ("exp_avg", "exp_avg_sq"):           # laid out as the parameter is, which the fused Adam takes for granted
             state[key] = torch.empty_like(parameter).copy_(state[key])
-    optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+        optimizer.state[parameter] = state
     carry = part("carry.")                              # a safetensors file keeps its tensors in no order
     return tuple(carry[key] for key in sorted(carry, key=int)) or None, step

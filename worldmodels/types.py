@@ -1,4 +1,4 @@
-"""The seams between vision, memory, controller and worlds, and the words they share.
+"""The seams between vision, memory, policies, learners and worlds, and the words they share.
 
 Shapes      B batch (rollouts)   T time   P population   E episodes   Z latent   K mixtures   A action   H hidden   F features
 
@@ -6,8 +6,10 @@ Time        frames   x_0   x_1   x_2  ...  x_T         T+1 of them
             latents  z_0   z_1   z_2  ...  z_T
             actions     a_0   a_1   ...  a_{T-1}       T of them:   z_t --a_t--> r_t, terminated_t, z_{t+1}
 
-`terminated` (the game ended: death, lap finished) and `truncated` (the clock ran out) are kept apart everywhere; the done
-head learns `terminated` only.
+`terminated` (the game ended: death, lap finished) and `truncated` (the clock ran out) are kept apart everywhere. The done head
+learns `terminated` only.
+
+A kind is a file, a `Config` dataclass in it, and one line in its registry (VISIONS, MEMORIES, CONTROLLERS, LEARNERS, EXECUTORS, TASKS).
 """
 
 from concurrent.futures import Future
@@ -23,27 +25,58 @@ class UserError(Exception):
 
 
 class State(NamedTuple):
-    """What a world hands to whoever acts in it: `features` to look at, `inner` opaque to all but the memory it is from."""
+    """Where a world is: `features` for policies, `inner` opaque to all but the memory it is from."""
 
-    features: Tensor                    # [B, F] float32: z [B, Z] first, then what the memory adds
+    features: Tensor                    # [B, F] float32
     inner: tuple[Tensor, ...]           # each [B, ...]
 
-    def rows(self, index: Tensor) -> "State":
-        """The rollouts `index` [N] (rows may repeat), as a state of their own."""
+    def select(self, index: Tensor) -> "State":
+        """The rollouts `index` [N], in that order; rows may repeat."""
         return State(self.features[index], tuple(t[index] for t in self.inner))
 
     @staticmethod
-    def joined(states: "Sequence[State]") -> "State":
-        """The rollouts of all of them, one state's behind the other's."""
+    def cat(states: "Sequence[State]") -> "State":
+        """All rollouts of several states as one batch."""
         features, inner = zip(*states)
         return State(torch.cat(features), tuple(map(torch.cat, zip(*inner))))
+
+
+Noise = dict[str, Tensor]               # the chance in one step: standard random numbers by part, each [B, n]
+
+
+class NoiseSize(NamedTuple):
+    """How many random numbers a step takes, by part. A memory that ends episodes by chance has the uniform part "done"."""
+
+    uniform: dict[str, int] = {}        # numbers in [0, 1)
+    normal: dict[str, int] = {}         # numbers from N(0, 1)
+
+    def total(self) -> tuple[int, int]:
+        """Uniform and normal numbers in one step."""
+        return sum(self.uniform.values()), sum(self.normal.values())
+
+    def split(self, numbers: Tensor, dim: int = -1) -> Noise:
+        """All numbers of a step along `dim`, uniform ones first -> its parts."""
+        sizes = self.uniform | self.normal
+        return dict(zip(sizes, numbers.split(list(sizes.values()), dim)))
+
+
+class Posterior(NamedTuple):
+    """What V makes of frames: a normal distribution of z, or a point."""
+
+    mean: Tensor                        # [..., Z]
+    log_var: Tensor | None = None       # [..., Z]; None: z is the mean
+
+    def sample(self, normal: Tensor) -> Tensor:
+        """z of standard normal numbers, all [..., Z]. z is sampled in control too (released code)."""
+        return self.mean if self.log_var is None else self.mean + torch.exp(0.5 * self.log_var) * normal
 
 
 class Imagined(NamedTuple):
     state: State
     reward: Tensor                      # [B] float32
-    done: Tensor                        # [B] bool: the noise's last uniform number is below the risk
-    risk: Tensor                        # [B] float32, the probability of done
+    p_done: Tensor                      # [B] float32, the probability that the episode ends with this step
+    done: Tensor                        # [B] bool: noise["done"] < p_done
+    uncertainty: Tensor                 # [B] float32, how far the members of an ensemble disagree; 0 for a single model
 
 
 class Step(NamedTuple):
@@ -68,62 +101,91 @@ class Transitions(NamedTuple):
     restart: Tensor                     # [B, T] float32, 0 or 1
 
 
-class Noise(NamedTuple):
-    """The chance in one imagined step: standard random numbers, as many as the memory's `noise_size` says."""
+class Vision(Protocol):
+    """V, a torch Module made from its config. Frames are [B, 64, 64, 3] uint8."""
 
-    uniform: Tensor                     # [B, U] in [0, 1)
-    normal: Tensor                      # [B, N]
+    config: Any                         # with z_size
+
+    def encode(self, frames: Tensor) -> Posterior: ...
+
+    def decode(self, z: Tensor) -> Tensor:
+        """z [B, Z] -> frames [B, 64, 64, 3] uint8."""
+
+    def fast_encoder(self) -> Callable[[Tensor], Posterior]:
+        """`encode` by the weights of now, as fast as small batches can be encoded beside a game."""
+
+    def loss(self, frames: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and metrics of frames."""
 
 
 class Memory(Protocol):
-    """A model of how the world moves: a torch Module, made from (config, z_size, action_size). `observe`, `imagine` and `loss` share
-    one transition."""
+    """M, a model of how the world moves: a torch Module made from (config, z_size, action_size).
+
+    `observe`, `imagine` and `loss` share one transition. `imagine` is differentiable in state and action; the gradients of `loss` may
+    reach z.
+    """
 
     config: Any                         # its settings, with those of its training (training.TrainConfig)
-    feature_size: int                   # F of its states
-    noise_size: tuple[int, int]         # U and N of the noise that `imagine` takes
+    z_size: int
+    action_size: int
+    feature_sizes: dict[str, int]       # the parts of `State.features` in their order: z first, as a policy sees it, then others
+    observe_noise: NoiseSize            # of `initial` and `observe`
+    imagine_noise: NoiseSize            # of `imagine`
 
-    def initial(self, z: Tensor) -> State:
+    def initial(self, z: Tensor, noise: Noise | None = None) -> State:
         """The state at an episode's first latent z [B, Z]."""
 
-    def observe(self, state: State, action: Tensor, z: Tensor) -> State:
+    def observe(self, state: State, action: Tensor, z: Tensor, noise: Noise | None = None) -> State:
         """The state after `action` [B, A] led to the real latent `z` [B, Z]."""
 
     def imagine(self, state: State, action: Tensor, temperature: float, noise: Noise) -> Imagined:
-        """The same, with the latent, reward and done drawn from the model itself; `noise` is all the chance there is in it."""
+        """The same, with the latent, reward and done drawn from the model itself; `noise` is all the chance in it."""
 
-    def dreamer(self, batch: int, action_size: int, temperature: float) -> "Dreamer":
-        """`imagine` in place, for a batch of this size: the same dream, at full speed."""
+    def latent(self, state: State) -> Tensor:
+        """z [B, Z] of a state: what V decodes."""
+
+    def dreamer(self, batch: int, temperature: float) -> "Dreamer":
+        """`imagine` in place, for a batch of this size."""
 
     def loss(self, batch: Transitions, carry: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor], Any]:
         """Loss, metrics, and what to carry to the windows that follow (None to start)."""
 
 
 class Dreamer(Protocol):
-    """A batch of dreams under linear controllers, advanced in place: what a method returns is overwritten by its next call.
-    The batch is the last dimension here, so that every part of the state is one piece of memory."""
+    """A batch of dreams, advanced in place: what a method returns is overwritten by its next call. The batch is the last dimension
+    here, so that every part of the state is one piece of memory."""
 
-    def load(self, state: State, weight: Tensor, bias: Tensor):
-        """Begins at `state` with linear controllers, weight [B, F, A] and bias [B, A]; B is always the same."""
+    def load(self, state: State):
+        """Begins at `state`, whose B is always the same."""
 
-    def look(self) -> Tensor:
-        """What the controllers put out [A, B], before it is squashed to actions."""
+    def features(self) -> Tensor:
+        """The state's features and a last row of ones, [F + 1, B]."""
 
-    def step(self, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """After `look`: action [A, B], noise [U + N, B], uniform numbers first -> reward [B], risk [B]."""
+    def step(self, action: Tensor, noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
+        """After `features`: action [A, B], noise by part, each [n, B] -> reward [B], p_done [B], uncertainty [B]."""
 
-    def keep(self, index: Tensor):
+    def select(self, index: Tensor):
         """Goes on with the dreams `index` [N] only."""
 
 
-Policy = Callable[[State], Tensor]      # -> action [B, A]
+class Policy(Protocol):
+    """Acts in a batch of rollouts, whose life cycle is the World's. It reads State and cannot tell a dream from the real game."""
+
+    def reset(self, seeds: Sequence[int]):
+        """One rollout begins for each seed."""
+
+    def __call__(self, state: State) -> Tensor:
+        """-> action [B, A]."""
+
+    def select_and_reset(self, index: Tensor, seeds: Sequence[int]):
+        """Goes on with the rollouts `index` [N] only, and behind them new ones, one for each seed."""
 
 
 class World(Protocol):
-    """Where a policy lives. Rollouts advance together, at most `lanes` of them; finished ones are replaced with `go_on`."""
+    """Where a policy lives. Rollouts advance together, at most `max_batch` of them."""
 
-    lanes: float                        # rollouts that advance together, inf: however many there are
-    slack: float                        # the share of finished rollouts that may be stepped on before they are dropped
+    max_batch: float                    # inf: however many there are
+    compact_above: float                # the share of finished rollouts above which they make way for others
 
     def reset(self, seeds: Sequence[int]) -> State:
         """Starts one rollout for each seed."""
@@ -131,12 +193,13 @@ class World(Protocol):
     def step(self, action: Tensor) -> Step:
         """Advances every rollout by one action [B, A]."""
 
-    def go_on(self, index: Tensor, seeds: Sequence[int]) -> State:
+    def select_and_reset(self, index: Tensor, seeds: Sequence[int]) -> State:
         """Goes on with the rollouts `index` [N] only, and behind them new ones, one for each seed."""
 
 
 class Executor(Protocol):
-    """Runs jobs elsewhere. A job is a callable without arguments whose result depends on nothing but itself."""
+    """Runs jobs elsewhere. A job is a callable without arguments whose result depends on nothing but itself; its attribute `deadline`,
+    if it has one, is the seconds that it may take. Every future ends, whatever dies."""
 
     size: int                           # jobs that run at the same time
 
@@ -144,6 +207,8 @@ class Executor(Protocol):
 
     def run(self, jobs: Iterable[Callable[[], Any]], progress: Any = None, weight: Callable[[Any], float] = lambda r: 1) -> list:
         """The results of `jobs`, in their order; the bar `progress` advances by `weight(result)` as each ends."""
+
+    def close(self): ...
 
 
 Fitness = Callable[[np.ndarray, Sequence[int]], np.ndarray]     # (parameters [P, n], seeds [E]) -> returns [P, E]

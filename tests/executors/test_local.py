@@ -1,23 +1,21 @@
-"""Worker processes: order, determinism, and what happens when one of them dies, hangs or raises."""
+"""Worker processes on this machine: signals, process groups, cores, restarts, and how many there may be."""
 
-import io
+import math
 import os
+import resource
 import signal
+import struct
 import subprocess
 import sys
 import threading
 import time
-from concurrent import futures
 
 import multiprocess
-import numpy as np
 import pytest
-from tqdm import tqdm
 
-from worldmodels.executors import LocalExecutor, local
-from worldmodels.executors.local import ATTEMPTS, WorkerDied
+from tests.executors.jobs import LONG, Once, Square, Unreadable, WithDeadline, die, hang, wait_for
+from worldmodels.executors import ATTEMPTS, LocalExecutor, WorkerDied, check_workers, local, machine
 from worldmodels.types import UserError
-from worldmodels.worlds.agent import RealFitness, load_agent
 
 
 # Ctrl-C at the moments when a worker has been started and not yet been told what it is, taken by an idle thread.
@@ -47,54 +45,30 @@ if __name__ == "__main__":
         print("interrupted")
 """
 
+# One worker is idle at the end, the other at a job.
+NEVER_CLOSED = """
+import time
+from worldmodels.executors import LocalExecutor
+if __name__ == "__main__":
+    executor = LocalExecutor(2)
+    print(executor.run([lambda: 1]))
+    executor.submit(lambda: time.sleep(1000))
+"""
 
-class Square:
-    """A job: its number squared, drawn in a way that a wrong order would show."""
+# The worker has started a child that holds the pipe open for writing; then the program ends in one way or another.
+ENDS = """
+import os, signal, sys
+from worldmodels.executors import LocalExecutor
 
-    def __init__(self, number):
-        self.number = number
+if __name__ == "__main__":
+    def start_a_child(path=sys.argv[1]):
+        import subprocess
+        with open(path, "w") as pipe:
+            subprocess.Popen(["sleep", "1000"], stdout=pipe)
 
-    def __call__(self):
-        return self.number**2
-
-
-class Once:
-    """A job that misbehaves until its marker file exists, and returns the number of its worker process after that."""
-
-    def __init__(self, marker, misbehave):
-        self.marker, self.misbehave = marker, misbehave
-
-    def __call__(self):
-        if not self.marker.exists():
-            self.marker.touch()
-            self.misbehave()
-        return os.getpid()
-
-
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def hang():
-    time.sleep(1000)
-
-
-class Unreadable:
-    """A job that can be sent and not received."""
-
-    def __reduce__(self):
-        return int, ("no number",)
-
-
-class TwoArguments(Exception):
-    """An exception that cannot be unpickled: its arguments are not those of its constructor."""
-
-    def __init__(self, name, reason):
-        super().__init__(f"{name}: {reason}")
-
-
-def fail(error):
-    raise error
+    LocalExecutor(1).run([start_a_child])
+    {end}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -103,97 +77,66 @@ def executor():
         yield executor
 
 
-@pytest.mark.parametrize("workers", (1, 2, 3))
-def test_results_come_in_order_and_real_fitness_is_bit_equal(workers, toy_run):
-    """Whatever the number of workers; the reference is played in this process."""
-    parameters = np.random.default_rng(0).normal(size=(5, 13)) * 3
-    _, digest = load_agent(toy_run)
-
-    class Here:
-        def run(self, jobs, progress, weight):
-            return [job() for job in jobs]
-
-    seeds = list(range(1, 11))
-    expected = RealFitness(Here(), toy_run, digest, 40, ())(parameters, seeds)
-    with LocalExecutor(workers) as executor, tqdm(total=50, file=io.StringIO()) as progress:
-        assert executor.run([Square(n) for n in range(20)]) == [n**2 for n in range(20)]
-        returns = RealFitness(executor, toy_run, digest, 40, ())(parameters, seeds, progress)
-        assert progress.n == 50
-    assert np.array_equal(returns, expected) and returns.shape == (5, 10)
-    assert len(np.unique(returns)) > 5
-
-
-def test_real_fitness_is_members_by_episodes(executor, toy_run):
-    parameters = np.random.default_rng(0).normal(size=(3, 13)) * 3
-    fitness = RealFitness(executor, toy_run, load_agent(toy_run)[1], 40, ())
-    returns = fitness(parameters, [1, 2, 3, 4])
-    for member, p in zip(returns, parameters):
-        for got, seed in zip(member, (1, 2, 3, 4)):
-            assert fitness(p[None], [seed]).item() == pytest.approx(got, rel=1e-5)
+def run_program(source):
+    return subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=LONG)
 
 
 def test_ctrl_c_waits_until_a_worker_has_been_told_what_it_is():
-    process = subprocess.run([sys.executable, "-c", INTERRUPTED_WHILE_STARTING], capture_output=True, text=True, timeout=120)
-    assert (process.stdout.split(), process.stderr, process.returncode) == (["started", "started", "interrupted"], "", 0)
-
-
-NEVER_CLOSED = """
-from worldmodels.executors import LocalExecutor
-if __name__ == "__main__":
-    executor = LocalExecutor(2)
-    print(executor.run([lambda: 1]))
-"""
+    program = run_program(INTERRUPTED_WHILE_STARTING)
+    assert (program.stdout.split(), program.returncode) == (["started", "started", "interrupted"], 0)
+    assert program.stderr == ""
 
 
 def test_workers_end_quietly_with_a_program_that_does_not_close_them():
-    process = subprocess.run([sys.executable, "-c", NEVER_CLOSED], capture_output=True, text=True, timeout=120)
-    assert (process.stdout, process.stderr, process.returncode) == ("[1]\n", "", 0)
+    program = run_program(NEVER_CLOSED)
+    assert (program.stdout, program.stderr, program.returncode) == ("[1]\n", "", 0)
 
 
-def test_nobody_waits_for_ever_where_a_worker_cannot_be_replaced(tmp_path, monkeypatch):
-    submitted = threading.Event()
+# How many workers
 
-    def no_memory(*_):
-        submitted.wait(60)
-        raise BlockingIOError("no memory for another process")
-
-    with LocalExecutor(1) as executor:
-        monkeypatch.setattr(local, "Worker", no_memory)
-        futures = [executor.submit(job) for job in (Once(tmp_path / "died", die), Square(3))]
-        submitted.set()
-        for future in futures:
-            with pytest.raises(BlockingIOError):
-                future.result(timeout=60)
-        with pytest.raises(RuntimeError, match="could not be kept running"):
-            executor.submit(Square(3))
+@pytest.fixture
+def plenty(monkeypatch):
+    """A machine that sets no limits to workers."""
+    monkeypatch.setattr(machine, "available_memory", lambda: 1e15)
+    monkeypatch.setattr(resource, "getrlimit", lambda limit: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    check_workers(1_000_000)
+    return monkeypatch
 
 
-def test_what_was_started_ends_where_not_all_can_be(monkeypatch):
-    made, Worker = [], local.Worker
-
-    def one(*arguments):
-        if made:
-            raise BlockingIOError
-        made.append(Worker(*arguments))
-        return made[0]
-
-    monkeypatch.setattr(local, "Worker", one)
-    with pytest.raises(BlockingIOError):
-        LocalExecutor(2)
-    assert not made[0].process.is_alive()
+def limit_memory(monkeypatch):
+    monkeypatch.setattr(machine, "available_memory", lambda: 20.5 * machine.MEMORY)
 
 
-def test_a_job_that_cannot_be_received_says_why(executor):
-    before = executor.restarts
-    with pytest.raises(ValueError, match="no number"):
-        executor.submit(Unreadable()).result(timeout=60)
-    assert executor.restarts == before
+def limit_processes(monkeypatch):
+    limits = {resource.RLIMIT_NPROC: 20 * machine.TASKS}
+    monkeypatch.setattr(resource, "getrlimit", lambda limit: (limits.get(limit, resource.RLIM_INFINITY), 0))
 
 
-def test_a_closure_is_a_job(executor):
-    offset = 5
-    assert executor.run([lambda n=n: n + offset for n in range(3)]) == [5, 6, 7]
+def limit_files(monkeypatch):
+    limits = {resource.RLIMIT_NOFILE: 20 * machine.FILES}
+    monkeypatch.setattr(resource, "getrlimit", lambda limit: (limits.get(limit, resource.RLIM_INFINITY), 0))
 
+
+@pytest.mark.parametrize("limit", (limit_memory, limit_processes, limit_files))
+def test_workers_are_bounded_by_memory_processes_and_files(plenty, limit):
+    limit(plenty)
+    check_workers(20)
+    with pytest.raises(UserError, match="^--workers 21: .* about 20$"):
+        check_workers(21)
+
+
+def test_more_workers_than_the_machine_can_serve_are_refused_before_any_starts(monkeypatch):
+    monkeypatch.setattr(local, "Worker", None)
+    with pytest.raises(UserError, match="^--workers 999999999: [^\n]*$"):
+        LocalExecutor(999_999_999)
+
+
+def test_this_machine_has_memory_for_a_worker():
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert machine.MEMORY < machine.available_memory() <= physical
+
+
+# What workers are
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processes are not bound to cores here")
 def test_each_worker_keeps_to_a_core_of_its_own(tmp_path):
@@ -221,84 +164,148 @@ def test_workers_are_single_threaded(executor):
     assert (torch_threads, variable) == (1, "1") and pid != os.getpid()
 
 
-@pytest.mark.parametrize("error", (UserError("no such thing"), ValueError(3), KeyError("x")), ids=repr)
-def test_an_exception_reaches_the_caller_with_its_type(executor, error):
-    with pytest.raises(type(error)) as caught:
-        executor.submit(lambda: fail(error)).result()
-    assert caught.value.args == error.args
-    assert executor.run([Square(3)]) == [9] and executor.restarts == 0
+# Workers that die, and jobs that take too long
+
+def expire(executor):
+    """Sets the deadline behind the jobs that run; there is one at least."""
+    while not (busy := [worker for worker in executor._workers if worker.due < math.inf]):
+        time.sleep(0.01)
+    for worker in busy:
+        worker.due = 0
 
 
-def test_an_exception_ends_a_run_and_the_executor_goes_on(executor):
-    with pytest.raises(ZeroDivisionError):
-        executor.run([Square(1), lambda: 1 / 0, *[Square(n) for n in range(50)]])
-    assert executor.run([Square(7)]) == [49]
+def test_a_dead_worker_is_replaced_once(executor, tmp_path):
+    before = executor.restarts
+    pid = executor.submit(Once(tmp_path / "marker", die)).result(LONG)
+    assert executor.restarts == before + 1
+    assert [worker.process.pid for worker in executor._workers] == [pid]
 
 
-def test_a_job_whose_worker_is_killed_is_run_again(tmp_path):
-    with LocalExecutor(2) as executor:
-        jobs = [Square(n) for n in range(6)]
-        results = executor.run([*jobs, Once(tmp_path / "marker", die), *jobs])
-        assert results[:6] == results[7:] == [n**2 for n in range(6)]
-        assert executor.restarts == 1
-        assert results[6] in {worker.process.pid for worker in executor._workers}
+def test_a_worker_killed_between_jobs_is_replaced(executor):
+    pid = executor.submit(os.getpid).result(LONG)
+    os.kill(pid, signal.SIGKILL)
+    assert executor.run([Square(n) for n in range(4)]) == [0, 1, 4, 9]
+    assert executor.submit(os.getpid).result(LONG) != pid
 
 
-def test_a_job_past_its_deadline_is_killed_and_run_again(tmp_path):
+def test_a_job_that_fails_costs_no_worker(executor):
+    before = executor.restarts
+    for job in (lambda: 1 / 0, Unreadable(ValueError), lambda: Unreadable(OSError), Square(n for n in range(3))):
+        assert executor.submit(job).exception(LONG) is not None
+    assert executor.restarts == before
+
+
+def test_a_job_past_its_deadline_is_killed_and_run_again(executor, tmp_path):
     """The deadline is set behind it once it hangs, so that the test need not wait."""
-    with LocalExecutor(1, deadline=600) as executor:
-        future = executor.submit(Once(tmp_path / "marker", hang))
-        while not (tmp_path / "marker").exists():
-            time.sleep(0.01)
-        executor.deadline = 0
-        while not executor.restarts:
-            time.sleep(0.01)
-        executor.deadline = 600
-        assert future.result() == executor.submit(os.getpid).result()
+    before = executor.restarts
+    future = executor.submit(Once(tmp_path / "marker", hang))
+    wait_for(tmp_path / "marker")
+    expire(executor)
+    assert future.result(LONG) == executor.submit(os.getpid).result(LONG)
+    assert executor.restarts == before + 1
 
 
-def test_a_worker_killed_between_jobs_is_replaced():
-    with LocalExecutor(1) as executor:
-        pid = executor.submit(os.getpid).result()
-        os.kill(pid, signal.SIGKILL)
-        assert executor.run([Square(n) for n in range(4)]) == [0, 1, 4, 9]
-        assert executor.submit(os.getpid).result() != pid
-
-
-def test_a_job_that_always_kills_its_worker_is_given_up():
-    with LocalExecutor(1) as executor:
-        with pytest.raises(WorkerDied):
-            executor.submit(die).result()
+def test_a_job_has_the_executors_deadline_unless_it_brings_one():
+    with LocalExecutor(1, deadline=0) as executor:
+        with pytest.raises(WorkerDied, match="longer than 0 s"):
+            executor.submit(hang).result(LONG)
+        assert executor.submit(WithDeadline(lambda: time.sleep(1.5), 600)).result(LONG) is None
         assert executor.restarts == ATTEMPTS
-        assert executor.run([Square(3)]) == [9]
 
 
-# What cannot travel between processes must fail, not hang.
+def test_nobody_waits_for_ever_where_a_worker_cannot_be_replaced(tmp_path, monkeypatch):
+    submitted = threading.Event()
 
-LONG = 100      # seconds, after which a job is taken to hang
+    def no_memory(*_):
+        submitted.wait(60)
+        raise BlockingIOError("no memory for another process")
+
+    with LocalExecutor(2) as executor:
+        running = tmp_path / "running"
+        futures = [executor.submit(lambda: running.touch() or hang())]
+        wait_for(running)
+        monkeypatch.setattr(local, "Worker", no_memory)
+        futures += [executor.submit(job) for job in (Once(tmp_path / "died", die), Square(3))]
+        submitted.set()
+        for future in futures:
+            with pytest.raises(BlockingIOError):
+                future.result(timeout=60)
+        with pytest.raises(RuntimeError, match="no memory"):
+            executor.submit(Square(3))
 
 
-def test_a_job_that_cannot_be_sent_fails():
-    with LocalExecutor(1) as executor:
-        with pytest.raises(TypeError):
-            executor.submit(Square(n for n in range(3))).result(LONG)
-        assert executor.submit(Square(3)).result(LONG) == 9
+def test_what_was_started_ends_where_not_all_can_be(monkeypatch):
+    made, Worker = [], local.Worker
+
+    def one(*arguments):
+        if made:
+            raise BlockingIOError
+        made.append(Worker(*arguments))
+        return made[0]
+
+    monkeypatch.setattr(local, "Worker", one)
+    with pytest.raises(BlockingIOError):
+        LocalExecutor(2)
+    assert not made[0].process.is_alive()
 
 
-def test_a_result_that_cannot_be_sent_fails():
-    with LocalExecutor(1) as executor:
-        with pytest.raises(TypeError):
-            executor.submit(lambda: (n for n in range(3))).result(LONG)
-        assert executor.submit(Square(3)).result(LONG) == 9
+# Workers that are stuck: they hold up no other, and their jobs have a deadline like any.
+
+def stop_in_mid_message():
+    """Announces an answer of 100 bytes, sends four of them and stops."""
+    frame = sys._getframe()
+    while "connection" not in frame.f_locals:
+        frame = frame.f_back
+    os.write(frame.f_locals["connection"].fileno(), struct.pack("!i", 100) + b"four")
+    os.kill(os.getpid(), signal.SIGSTOP)
 
 
-def test_an_exception_that_cannot_be_received_fails():
-    with LocalExecutor(1) as executor:
-        with pytest.raises(Exception) as caught:
-            executor.submit(lambda: fail(TwoArguments("a", "b"))).result(LONG)
-        assert not isinstance(caught.value, futures.TimeoutError)
-        assert executor.submit(Square(3)).result(LONG) == 9
+def test_a_worker_that_stops_in_mid_message_holds_up_no_other(tmp_path):
+    with LocalExecutor(2) as executor:
+        stopped = executor.submit(Once(tmp_path / "marker", stop_in_mid_message))
+        wait_for(tmp_path / "marker")
+        others = [executor.submit(Square(n)) for n in range(10)]
+        assert [other.result(LONG) for other in others] == [n**2 for n in range(10)]
+        expire(executor)
+        assert stopped.result(LONG) in {worker.process.pid for worker in executor._workers}
+        assert executor.restarts == 1
 
+
+def test_a_stopped_worker_that_is_sent_a_large_job_holds_up_no_other(tmp_path):
+    """While one worker waits at the gate, the large job goes to the other, which does not read it."""
+    gate, waits = tmp_path / "gate", tmp_path / "waits"
+    with LocalExecutor(2) as executor:
+        first = executor.submit(lambda: waits.write_text(str(os.getpid())) and wait_for(gate))
+        while not (waits.exists() and waits.read_text()):
+            time.sleep(0.01)
+        other, = {worker.process.pid for worker in executor._workers} - {int(waits.read_text())}
+        os.kill(other, signal.SIGSTOP)
+        large = executor.submit(lambda content=bytes(10_000_000): len(content))
+        gate.touch()
+        assert first.result(LONG) is None
+        assert [executor.submit(Square(n)).result(LONG) for n in range(10)] == [n**2 for n in range(10)]
+        expire(executor)
+        assert large.result(LONG) == 10_000_000
+        assert executor.restarts == 1
+
+
+def test_a_process_that_left_its_group_keeps_no_job_from_its_end(executor, tmp_path):
+    """It has inherited the pipe of its worker, which dies."""
+    left = tmp_path / "left"
+
+    def leave():
+        process = subprocess.Popen(["sleep", "1000"], close_fds=False, start_new_session=True)
+        left.write_text(str(process.pid))
+        die()
+
+    future = executor.submit(Once(tmp_path / "marker", leave))
+    try:
+        assert future.result(LONG) == executor.submit(os.getpid).result(LONG)
+    finally:
+        os.kill(int(left.read_text()), signal.SIGKILL)
+
+
+# Process groups
 
 def test_closing_leaves_no_process_behind(tmp_path):
     """Neither a worker nor what a worker started: the pipe that its child holds open for writing reaches its end."""
@@ -319,3 +326,13 @@ def test_closing_leaves_no_process_behind(tmp_path):
     assert {child.pid for child in multiprocess.active_children()} <= before
     with pytest.raises(ProcessLookupError):
         os.kill(future.result(), 0)
+
+
+@pytest.mark.parametrize("end, code", (("sys.exit(3)", 3), ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL)),
+                         ids=("exits", "killed"))
+def test_what_a_worker_started_ends_with_the_program(end, code, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    process = subprocess.Popen([sys.executable, "-c", ENDS.format(end=end), tmp_path / "pipe"])
+    with open(tmp_path / "pipe") as pipe:
+        assert pipe.read() == ""
+    assert process.wait(LONG) == code

@@ -1,6 +1,28 @@
-"""C: the controller and the search for it."""
+"""C: controllers and the ways to find them. A new kind is one file here and one line in CONTROLLERS or LEARNERS."""
 
-from worldmodels.controller.evolution import CMAES, ControllerConfig, evolve
-from worldmodels.controller.linear import LinearPolicy, parameter_count, population_policy
+from worldmodels.controller.cma_es import CMAES, Evolution, EvolutionConfig
+from worldmodels.controller.learner import LearnerConfig, Practice
+from worldmodels.controller.least_squares import LeastSquares
+from worldmodels.controller.linear import LinearConfig, LinearPolicy
+from worldmodels.controller.mlp import MLPPolicy
+from worldmodels.controller.policy import ControllerConfig, PolicySpec
+from worldmodels.types import Policy
 
-__all__ = ["CMAES", "ControllerConfig", "LinearPolicy", "evolve", "parameter_count", "population_policy"]
+CONTROLLERS = {kind.Config.kind: kind for kind in (
+    LinearPolicy,
+    MLPPolicy,
+)}
+
+LEARNERS = {kind.Config.kind: kind for kind in (
+    Evolution,
+    LeastSquares,
+)}
+
+
+def build(spec: PolicySpec, agent) -> Policy:
+    """The policies of a spec, ready to act for an agent's task on what its memory makes of the world."""
+    return CONTROLLERS[spec.config.kind](spec.config, agent, spec.arrays)
+
+
+__all__ = ["CMAES", "CONTROLLERS", "ControllerConfig", "EvolutionConfig", "LEARNERS", "LearnerConfig", "LinearConfig", "PolicySpec",
+           "Practice", "build"]

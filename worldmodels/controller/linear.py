@@ -1,40 +1,44 @@
 """C: one linear layer from features to actions (Ha & Schmidhuber 2018, sec. 2.3; 867 and 1,088 parameters as in the paper)."""
 
-from typing import Callable
+from dataclasses import dataclass
 
-import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from worldmodels.types import State
+from worldmodels.controller.policy import ControllerConfig, ParameterPolicy, visible
 
 
-def parameter_count(feature_size: int, action_size: int, bias: bool) -> int:
-    return (feature_size + bias) * action_size
+@dataclass(frozen=True)
+class LinearConfig(ControllerConfig):
+    kind: str = "linear"                # which of CONTROLLERS
+    bias: bool = True                   # the layer has one (paper: CarRacing yes, TakeCover no)
 
 
-class LinearPolicy:
-    """A controller of its own for each rollout of a batch.
+class LinearPolicy(ParameterPolicy):
+    """A row of parameters: weights [F, A] and then, with `bias`, A biases."""
 
-    `parameters` [B, n]: weights [F, A] and then, with `bias`, A biases. `squash` maps raw outputs [B, A] to actions.
-    """
+    Config = LinearConfig
 
-    def __init__(self, parameters: Tensor, action_size: int, bias: bool, squash: Callable[[Tensor], Tensor]):
-        self.parameters, self.squash = parameters, squash
-        layer = parameters.unflatten(-1, (-1, action_size))                 # [B, F (+ 1), A]
-        self.weight = layer[:, :-1] if bias else layer
-        self.bias = layer[:, -1] if bias else parameters.new_zeros(len(parameters), action_size)
-        self._like = lambda p: LinearPolicy(p, action_size, bias, squash)
+    @staticmethod
+    def size(config: LinearConfig, agent) -> int:
+        seen = visible(config.sees, agent.memory.feature_sizes)
+        return (seen.stop - seen.start + config.bias) * agent.task.action_size
 
-    def __call__(self, state: State) -> Tensor:
-        return self.squash((state.features[:, None] @ self.weight).squeeze(1) + self.bias)
+    def prepare(self, rows: Tensor):
+        layer = rows.unflatten(-1, (-1, self.agent.task.action_size))                   # [B, F (+ 1), A]
+        self.weight = layer[:, :-1] if self.config.bias else layer
+        self.bias = layer[:, -1] if self.config.bias else torch.zeros_like(layer[:, 0])
+        self.columns = None
 
-    def rows(self, index: Tensor) -> "LinearPolicy":
-        """The controllers of the rollouts `index` [N]."""
-        return self._like(self.parameters[index])
+    def output(self, x: Tensor) -> Tensor:
+        return (x[:, None] @ self.weight).squeeze(1) + self.bias
 
-
-def population_policy(parameters: np.ndarray, episodes: int, device, **shape) -> LinearPolicy:
-    """[P, n] -> one controller for each of P × E rollouts, a member's episodes beside each other."""
-    rows = torch.as_tensor(parameters, dtype=torch.float32, device=device).repeat_interleave(episodes, 0)
-    return LinearPolicy(rows, **shape)
+    def act(self, features: Tensor) -> Tensor:
+        """One product and one sum over weights that lie as the features do."""
+        if self.columns is None:
+            unseen = self.visible.start, len(features) - 1 - self.visible.stop
+            weight = F.pad(self.weight, (0, 0, *unseen))                                # zeros there
+            self.columns = torch.cat([weight, self.bias[:, None]], 1).permute(2, 1, 0).contiguous()         # [A, F + 1, B]
+            self.products = torch.empty_like(self.columns)
+        return self.agent.task.squash(torch.mul(self.columns, features, out=self.products).sum(1).t()).t()

@@ -1,6 +1,9 @@
-"""The tasks as Gymnasium environments: 64×64×3 uint8 observations, one continuous action space each."""
+"""The tasks as Gymnasium environments: 64×64×3 uint8 observations, one continuous action space each. TASKS has them all; a user's own
+environment joins them by `register_task`."""
 
-from dataclasses import dataclass
+import importlib
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Callable
 
 import gymnasium
@@ -9,10 +12,13 @@ import torch
 from gymnasium.spaces import Box
 from torch import Tensor
 
+import worldmodels
 from worldmodels.envs import policies
-from worldmodels.envs.car_racing import CarRacing
-from worldmodels.envs.take_cover import TakeCover, shrink
+from worldmodels.envs.car_racing import CarRacing, visible_part
+from worldmodels.envs.image_env import ImageEnv, continuous, random_actions, squash_to, to_frame
+from worldmodels.envs.take_cover import TakeCover, shrink, shrink_screen
 from worldmodels.envs.toy import Toy
+from worldmodels.types import UserError
 
 
 def squash_car(x: Tensor) -> Tensor:
@@ -21,23 +27,31 @@ def squash_car(x: Tensor) -> Tensor:
     return torch.stack([steer, (gas + 1) / 2, brake.clamp(0, 1)], -1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Task:
-    """All that the rest of the house knows of a game."""
+    """All that the library knows of a game."""
 
     name: str
     env_id: str                                     # as scores name it
     env: Callable[..., gymnasium.Env]               # env(max_steps=..., **settings)
-    action_space: Box
-    squash: Callable[[Tensor], Tensor]              # the controller's raw outputs [B, A] -> actions [B, A]
+    action_space: Box                               # of actions [A]
+    squash: Callable[[Tensor], Tensor]              # a controller's outputs [B, A] -> actions [B, A]
     max_steps: int                                  # the game's official length in frames ...
     fps: int                                        # ... of which a second has so many
-    policies: dict[str, Callable]                   # random policies by name
+    policies: dict[str, Callable]                   # random policies by name, the first of which collects if none is named
     baselines: tuple[str, ...]                      # those of them that a controller is compared with
     survival: bool = True                           # an end before max_steps is a death, and the return is time
     settings: tuple[str, ...] = ()                  # settings of CollectConfig that env() takes beside max_steps
-    lanes: int = 32                                 # episodes that a worker plays together: many for V and M, few for its caches
+    max_batch: int = 32                             # episodes that a worker plays together: many for V and M, few for its caches
     shrink: Callable[[np.ndarray], np.ndarray] | None = None    # of env(raw=True): observations [B, ...] -> [B, 64, 64, 3]
+    to_frame: Callable[[np.ndarray], np.ndarray] = to_frame     # the game's own picture [h, w, 3] -> what V sees, [64, 64, 3]
+    keys: dict[str, tuple[float, ...]] = field(default_factory=dict)    # "left", "right", "up", "down": what each adds to an action
+
+    def __eq__(self, other) -> bool:
+        return isinstance(other, Task) and self.name == other.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
 
     @property
     def action_size(self) -> int:
@@ -51,10 +65,62 @@ class Task:
 TASKS = {task.name: task for task in (
     Task("car_racing", "CarRacing-v3", CarRacing, Box(np.array([-1, 0, 0], np.float32), 1, dtype=np.float32), squash_car, 1000, 50,
          {"smooth": policies.smooth_driver, "paper": policies.random_controller}, ("paper",),
-         survival=False, settings=("repeat", "drawing"), lanes=16),
+         survival=False, settings=("repeat", "drawing"), max_batch=16, to_frame=visible_part,
+         keys={"left": (-1, 0, 0), "right": (1, 0, 0), "up": (0, 1, 0), "down": (0, 0, 1)}),
     Task("take_cover", "VizdoomTakeCover (stock take_cover.cfg)", TakeCover, TakeCover.action_space, torch.tanh, 2100, 35,
          {"held": policies.held_uniform, "fresh": policies.fresh_uniform, "varied": policies.varied_strokes,
           "mixed": policies.mixed_strokes},
-         ("held", "fresh"), settings=("skill", "repeat"), shrink=shrink),
+         ("held", "fresh"), settings=("skill", "repeat"), shrink=shrink, to_frame=shrink_screen,
+         keys={"left": (-1,), "right": (1,)}),
     Task("toy", "Toy", Toy, Toy.action_space, torch.tanh, 40, 10, {"fresh": policies.fresh_uniform}, ("fresh",)),
 )}
+
+
+def find_task(name: str) -> Task:
+    """A task by its name; a UserError where none is registered under it. No module is imported: a downloaded run names its task too."""
+    if name not in TASKS:
+        raise UserError(f"no task {name} here; there are: {', '.join(TASKS)}. A task of your own is named as --task my_module:TASK, or "
+                        "registered by worldmodels.register_task")
+    return TASKS[name]
+
+
+def import_task(name: str) -> Task:
+    """A task by its name, or as my_module:TASK, for who has typed it."""
+    module, _, attribute = name.partition(":")
+    if not attribute:
+        return find_task(name)
+    try:
+        task = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"--task {name}: {error}") from None
+    if not isinstance(task, Task):
+        raise UserError(f"--task {name}: it is a {type(task).__name__}, not what worldmodels.register_task returns")
+    return TASKS.setdefault(task.name, task)
+
+
+def register_task(name: str, make_env: Callable[[], gymnasium.Env], max_steps: int, fps: int = 30, survival: bool = False) -> Task:
+    """Makes a task of a user's own environment: pictures of any size as observations, actions a Discrete or a Box with bounds.
+
+    `make_env` takes no arguments and can be imported where worker processes are (a function of a module). `max_steps` is the length of an
+    episode in frames, of which a second of the game has `fps`. With `survival` an end before that is a death. The task is known by its
+    name from then on, also as worldmodels/<name>Dream-v0 and worldmodels/<name>Real-v0 of gymnasium, and `--task my_module:TASK` finds
+    what this returns in my_module.
+    """
+    if name in TASKS and TASKS[name].env_id != f"{name} (registered)":
+        raise UserError(f"there is a task {name} already")
+    env = make_env()
+    try:
+        space, picture = env.action_space, env.observation_space
+        if not (isinstance(picture, Box) and picture.dtype == np.uint8 and len(picture.shape) in (2, 3)):
+            raise UserError(f"observations {picture}: must be pictures, a Box [h, w, 3] of uint8 (gymnasium.wrappers.AddRenderObservation "
+                            "makes such ones)")
+        box = continuous(space)
+    finally:
+        env.close()
+    ends = {"left": box.low, "right": box.high}
+    TASKS[name] = Task(name, f"{name} (registered)", partial(ImageEnv, make_env), box, squash_to(space), max_steps, fps,
+                       {"held": random_actions(space, 8), "fresh": random_actions(space, 1)}, ("fresh",), survival=survival,
+                       settings=("repeat",), keys={key: tuple(np.where(np.arange(len(end)) == 0, end, 0.0)) for key, end in ends.items()})
+    if f"worldmodels/{name}Dream-v0" not in gymnasium.registry:
+        worldmodels.register_worlds(name, name)
+    return TASKS[name]

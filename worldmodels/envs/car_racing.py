@@ -37,23 +37,27 @@ class CarRacing(gymnasium.Wrapper):
 
     def reset(self, *, seed=None, options=None):
         frame, info = self.env.reset(seed=seed, options=options)
-        self.frame = self._shrink(frame)
+        self.frame = visible_part(frame)
         return self.frame, info
 
     def step(self, action):
         total = 0.0
-        for i in range(1, self.repeat + 1):
-            self.unwrapped._render = self._draw if i == self.repeat else lambda mode: None
-            frame, reward, terminated, truncated, info = self.env.step(action)
-            total += reward
-            if terminated or truncated:
-                break
-        self.unwrapped._render = self._draw
+        try:
+            for i in range(1, self.repeat + 1):
+                self.unwrapped._render = self._draw if i == self.repeat else lambda mode: None
+                frame, reward, terminated, truncated, info = self.env.step(action)
+                total += reward
+                if terminated or truncated:
+                    break
+        finally:
+            self.unwrapped._render = self._draw
         if frame is not None:               # an end before the last repetition is not drawn: the frame before stands in
-            self.frame = self._shrink(frame)
+            self.frame = visible_part(frame)
         return self.frame, total, terminated, truncated, info
 
-    def _shrink(self, frame: np.ndarray) -> np.ndarray:
-        if frame.shape[0] == FRAME:
-            return frame
-        return cv2.resize(frame[:VISIBLE], (FRAME, FRAME), interpolation=cv2.INTER_AREA)
+
+def visible_part(frame: np.ndarray) -> np.ndarray:
+    """Gymnasium's frame [96, 96, 3] without its dashboard, resized; one of [64, 64, 3] as it is."""
+    if frame.shape[0] == FRAME:
+        return frame
+    return cv2.resize(frame[:VISIBLE], (FRAME, FRAME), interpolation=cv2.INTER_AREA)

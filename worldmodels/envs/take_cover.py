@@ -81,8 +81,7 @@ class TakeCover(gymnasium.Env):
         self.game.close()
 
     def _observation(self):
-        visible = self.screen[:VISIBLE]
-        return visible if self.raw else shrink(visible[None])[0]
+        return self.screen[:VISIBLE] if self.raw else shrink_screen(self.screen)
 
 
 def shrink(pictures: np.ndarray) -> np.ndarray:
@@ -93,3 +92,8 @@ def shrink(pictures: np.ndarray) -> np.ndarray:
     pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2)
     small = torch.nn.functional.interpolate(pixels, (FRAME, FRAME), mode="bilinear", antialias=True)
     return small.permute(0, 2, 3, 1).numpy()
+
+
+def shrink_screen(screen: np.ndarray) -> np.ndarray:
+    """The engine's own picture [120, 160, 3] -> what V sees, [64, 64, 3]."""
+    return shrink(screen[None, :VISIBLE])[0]

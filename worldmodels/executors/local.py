@@ -1,55 +1,47 @@
-"""Jobs in supervised worker processes.
+"""Jobs in supervised worker processes on this machine.
 
-Workers are spawned and single-threaded inside. One that dies is replaced and its job run again; one that is still at the
-same job after `deadline` seconds is killed and replaced likewise. A worker leads a process group of its own, so that what it
-started (game engines) ends with it, also when this process is killed.
+Workers are spawned and single-threaded inside. Each has a thread in this process that sends it a job and waits for the
+answer, so a stuck worker holds up no other. A watcher kills the workers whose job is past its deadline; the time that a
+worker takes to start counts. A worker that died or was killed is replaced, and its job is run again. A worker leads a
+process group of its own, so that what it started (game engines) ends with it, also when this process is killed.
 """
 
+import atexit
+import math
 import os
 import signal
+import socket
 import threading
 import time
 import traceback
-from collections import deque
-from concurrent.futures import Future
-from contextlib import contextmanager
+from concurrent.futures import Future, as_completed
+from contextlib import contextmanager, suppress
+from queue import SimpleQueue
 from typing import Any, Callable, Iterable
 
 import multiprocess
 from multiprocess import resource_tracker
-from multiprocess.connection import wait
 from multiprocess.reduction import ForkingPickler
 from tqdm import tqdm
 
+from worldmodels.executors.machine import check_workers, idle_cores
+
 ATTEMPTS = 3                    # a job that takes its worker with it this often is given up
+TICK = 0.2                      # seconds between two looks of the watcher
 SINGLE_THREADED = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+STARTING = threading.Lock()     # the environment is the whole process's: one worker starts at a time
 
 
 class WorkerDied(RuntimeError):
-    """A job killed or outlasted its worker on every attempt."""
-
-
-def idle_cores() -> list[int]:
-    """The cores this process may use, those that are least busy first; none where processes cannot be bound to cores."""
-    if not hasattr(os, "sched_setaffinity"):
-        return []
-
-    def idle() -> dict[str, int]:
-        with open("/proc/stat") as file:
-            return {name: int(counts[3]) for name, *counts in map(str.split, file) if name.startswith("cpu")}
-
-    before = idle()
-    time.sleep(0.1)
-    after = idle()
-    return sorted(os.sched_getaffinity(0), key=lambda core: before.get(f"cpu{core}", 0) - after.get(f"cpu{core}", 0))
+    """A job killed or outlasted its worker on every attempt, or the executor was closed while it ran."""
 
 
 @contextmanager
 def ctrl_c_waits():
-    """Ctrl-C waits until the block is left, and never reaches what is started in it: a process inherits the signal mask.
+    """Ctrl-C waits until the block is left. What is started inside never gets it: a process inherits the signal mask.
 
-    The mask alone would not make this process wait: another thread takes the signal, and Python raises KeyboardInterrupt in
-    the main one all the same, say between the start of a process and the message that tells it what to do.
+    The mask alone would not make this process wait. Another thread takes the signal, and Python raises
+    KeyboardInterrupt in the main one, say between the start of a process and the message that tells it what to do.
     """
     main, came = threading.current_thread() is threading.main_thread(), []      # elsewhere Python never raises it
     before = signal.signal(signal.SIGINT, lambda *_: came.append(True)) if main else None
@@ -65,29 +57,21 @@ def ctrl_c_waits():
 
 
 def work(connection, core: int | None):
-    """The worker: receives jobs, sends (True, result) or (False, exception) until the pipe closes.
+    """The worker: receives jobs and answers them until the pipe closes.
 
-    With a core of its own, a game engine answers it from the same one: twice as soon as from one that has to be woken up.
+    With a core of its own, a game engine answers from the same core: twice as soon as from one that has to be woken up.
     """
     os.setpgid(0, 0)
     if core is not None:
         os.sched_setaffinity(0, {core})
     threading.Thread(target=end_with_parent, daemon=True).start()
-    try:
+    with suppress(EOFError, OSError):
         import cv2
         import torch
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
         while True:
-            message = connection.recv_bytes()
-            try:
-                connection.send((True, ForkingPickler.loads(message)()))
-            except BaseException as error:
-                if hasattr(error, "add_note"):          # Python 3.11
-                    error.add_note(traceback.format_exc())
-                connection.send((False, error))
-    except (EOFError, OSError):
-        pass
+            connection.send_bytes(answer(connection.recv_bytes()))
     os.killpg(0, signal.SIGKILL)
 
 
@@ -96,27 +80,53 @@ def end_with_parent():
     os.killpg(0, signal.SIGKILL)
 
 
+def answer(message: bytes) -> memoryview:
+    """Runs the job in `message`: (True, result) or (False, exception), pickled."""
+    try:
+        return ForkingPickler.dumps((True, ForkingPickler.loads(message)()))
+    except BaseException as error:
+        trace = traceback.format_exc()
+        if hasattr(error, "add_note"):              # Python 3.11
+            error.add_note(trace)
+        try:
+            return ForkingPickler.dumps((False, error))
+        except Exception:                           # an exception that cannot be pickled
+            return ForkingPickler.dumps((False, RuntimeError(trace)))
+
+
 class Worker:
+    """A process and this end of its pipe. The thread that serves it reads, writes and closes; any may kill it."""
+
     def __init__(self, context, core: int | None):
         self.core = core
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=work, args=(theirs, core), daemon=True)
-        before = {name: os.environ.get(name) for name in SINGLE_THREADED}
-        os.environ.update(SINGLE_THREADED)          # inherited, and so set before the worker imports torch
-        try:
-            self.process.start()
-        finally:
-            for name, value in before.items():
-                os.environ.pop(name) if value is None else os.environ.update({name: value})
+        with STARTING:
+            before = {name: os.environ.get(name) for name in SINGLE_THREADED}
+            os.environ.update(SINGLE_THREADED)      # inherited, and so set before the worker imports torch
+            try:
+                self.process.start()
+            finally:
+                for name, value in before.items():
+                    os.environ.pop(name) if value is None else os.environ.update({name: value})
         theirs.close()
-        self.task = None                            # (job, future, attempt)
-        self.since = 0.0
+        self.due = math.inf                         # time.monotonic() by which it has to answer
+        self.killed = False
 
     def kill(self):
+        """Ends the process group, and whoever here waits to read or write. The caller holds the executor's lock."""
+        if self.killed:                             # the number may be another process's by now
+            return
+        self.killed = True
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:                  # gone, or not yet the leader of its group
+        except OSError:                             # gone, or not yet the leader of its group
             self.process.kill()
+        with suppress(OSError), socket.fromfd(self.connection.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as pipe:
+            pipe.shutdown(socket.SHUT_RDWR)         # a process that left the group may hold the other end open
+
+    def release(self):
+        """Waits for the killed process, and closes the pipe."""
         self.process.join()
         self.connection.close()
 
@@ -125,56 +135,65 @@ class LocalExecutor:
     """`submit(job) -> Future` over `workers` processes; a context manager."""
 
     def __init__(self, workers: int, deadline: float = 1800.0):
-        self.size, self.deadline = workers, deadline        # seconds a job may take
+        check_workers(workers)
+        self.size, self.deadline = workers, deadline        # seconds that a job without its own deadline may take
         self.restarts = 0
         self._context = multiprocess.get_context("spawn")
-        self._queue: deque = deque()
-        self._wake, self._woken = self._context.Pipe()
-        self._closed = False
-        resource_tracker.ensure_running()           # its start would lift the signal mask that workers are started under
+        self._queue: SimpleQueue = SimpleQueue()    # (job, the job pickled, its future), or None: a thread ends
+        self._lock = threading.Lock()
+        self._ended: BaseException | None = None    # why no more jobs are run
+        resource_tracker.ensure_running()           # its start would lift the signal mask that workers start under
         cores = idle_cores() or [None]
         self._workers: list[Worker] = []
-        self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._supervise, daemon=True)
+        self._threads = [threading.Thread(target=self._serve, args=(i,), daemon=True) for i in range(workers)]
+        atexit.register(self.close)                 # before multiprocess ends the workers, which would look like deaths
         try:
-            with ctrl_c_waits():                    # the thread has the mask too, and so have the workers that it starts
+            with ctrl_c_waits():                    # the threads inherit the mask, and so do the workers they start
                 for i in range(workers):
                     self._workers.append(Worker(self._context, cores[i % len(cores)]))
-                self._thread.start()
+                for thread in (*self._threads, threading.Thread(target=self._watch, daemon=True)):
+                    thread.start()
         except BaseException:
             self.close()
             raise
 
     def submit(self, job: Callable[[], Any]) -> Future:
         future: Future = Future()
-        self._queue.append((job, future, 1))
-        if self._failure is not None:
-            raise RuntimeError("the worker processes could not be kept running") from self._failure
-        self._wake.send(None)
+        try:
+            message = ForkingPickler.dumps(job)
+        except Exception as error:                  # a job that cannot be sent
+            future.set_exception(error)
+            return future
+        with self._lock:
+            if self._ended is not None:
+                raise RuntimeError(f"no more jobs can be run: {self._ended}") from self._ended
+            self._queue.put((job, message, future))
         return future
 
-    def run(self, jobs: Iterable[Callable[[], Any]], progress: tqdm | None = None, weight: Callable[[Any], float] = lambda r: 1
-            ) -> list:
+    def run(self, jobs: Iterable[Callable[[], Any]], progress: tqdm | None = None,
+            weight: Callable[[Any], float] = lambda result: 1) -> list:
         """The results of `jobs`, in their order; `progress` advances by `weight(result)` as each ends."""
-        futures = [self.submit(job) for job in jobs]
-        if progress is not None:
-            for future in futures:
-                future.add_done_callback(lambda f: f.cancelled() or f.exception() or progress.update(weight(f.result())))
+        futures: list[Future] = []
         try:
+            for job in jobs:
+                futures.append(self.submit(job))
+            for future in as_completed(futures):
+                result = future.result()
+                if progress is not None:
+                    progress.update(weight(result))
             return [future.result() for future in futures]
-        except BaseException:
-            self._queue.clear()
-            raise
+        finally:
+            for future in futures:                  # where one has failed: those that have not begun
+                future.cancel()
 
     def close(self):
-        self._closed = True
-        if self._thread.ident is None:              # it was not started
-            self._supervise()
-        else:
-            self._wake.send(None)
-            self._thread.join()
-        for _, future, _ in self._queue:
-            future.cancel()
+        self._end(WorkerDied("the executor is closed"))
+        for thread in self._threads:
+            if thread.ident is not None:            # else it was not started
+                thread.join()
+        for worker in self._workers:
+            worker.release()
+        atexit.unregister(self.close)
 
     def __enter__(self):
         return self
@@ -182,63 +201,77 @@ class LocalExecutor:
     def __exit__(self, *exception):
         self.close()
 
-    def _supervise(self):
-        try:
-            while not self._closed:
-                self._attend()
-        except BaseException as error:              # such as no memory for another process: nobody shall wait for ever
-            self._failure = error
-            for _, future, _ in [*(worker.task for worker in self._workers if worker.task is not None), *self._queue]:
-                future.set_exception(error)
-        for worker in self._workers:
-            worker.kill()
+    def _end(self, reason: BaseException):
+        """Kills the workers. Their threads then end each future that is left, and themselves."""
+        with self._lock:
+            self._ended = reason if self._ended is None else self._ended
+            for worker in self._workers:
+                worker.kill()
+            for _ in self._workers:
+                self._queue.put(None)
 
-    def _attend(self):
-        self._assign()
-        wait([self._woken, *(w.connection for w in self._workers), *(w.process.sentinel for w in self._workers)], 1.0)
-        while self._woken.poll():
-            self._woken.recv()
-        for i, worker in enumerate(self._workers):
-            self._receive(worker)
-            overdue = worker.task is not None and time.monotonic() - worker.since > self.deadline
-            ended = not worker.process.is_alive() and threading.main_thread().is_alive()    # else the interpreter exits, and ended it
-            if overdue or ended:
-                self._replace(i, f"took longer than {self.deadline:g} s" if overdue else "ended its worker process")
+    def _watch(self):
+        """The watcher. It also kills what is left of a dead worker's group: an engine may hold the pipe open."""
+        while self._ended is None:
+            with self._lock:
+                for worker in self._workers:
+                    if time.monotonic() > worker.due or not worker.process.is_alive():
+                        worker.kill()
+            time.sleep(TICK)
 
-    def _assign(self):
-        for worker in self._workers:
-            if worker.task is None:
-                try:
-                    worker.task, worker.since = self._queue.popleft(), time.monotonic()
-                except IndexError:
-                    return
-                try:
-                    worker.connection.send(worker.task[0])
-                except OSError:                     # it has just died: the sentinel tells, and the job is run again
-                    pass
-                except Exception as error:          # a job that cannot be sent
-                    (_, future, _), worker.task = worker.task, None
-                    future.set_exception(error)
+    def _serve(self, i: int):
+        """The thread of worker i."""
+        for task in iter(self._queue.get, None):
+            self._perform(i, *task)
+            del task                                # its future holds the result
 
-    def _receive(self, worker: Worker):
-        try:
-            if not worker.connection.poll():
-                return
-            good, value = worker.connection.recv()
-        except (EOFError, OSError):
+    def _perform(self, i: int, job: Callable[[], Any], message: memoryview, future: Future):
+        if isinstance(self._ended, WorkerDied):     # closed
+            future.cancel()
+        if not future.set_running_or_notify_cancel():
             return
-        except Exception as error:                  # a result or an exception that cannot be received
+        try:
+            good, value = self._ask(i, job, message)
+        except BaseException as error:
             good, value = False, error
-        (_, future, _), worker.task = worker.task, None
         future.set_result(value) if good else future.set_exception(value)
 
-    def _replace(self, i: int, reason: str):
-        worker, self._workers[i] = self._workers[i], Worker(self._context, self._workers[i].core)
-        self.restarts += 1
-        worker.kill()
-        if worker.task is not None:
-            job, future, attempt = worker.task
-            if attempt < ATTEMPTS:
-                self._queue.appendleft((job, future, attempt + 1))
-            else:
-                future.set_exception(WorkerDied(f"a job {reason}, {ATTEMPTS} times: {job}"))
+    def _ask(self, i: int, job: Callable[[], Any], message: memoryview) -> tuple[bool, Any]:
+        """What worker i, or one in its place, answers to `message`."""
+        deadline = getattr(job, "deadline", self.deadline)
+        for _ in range(ATTEMPTS):
+            worker, answered = self._living(i), None
+            worker.due = time.monotonic() + deadline
+            try:
+                worker.connection.send_bytes(message)
+                answered = worker.connection.recv_bytes()
+            except Exception:
+                overdue = time.monotonic() > worker.due
+            with self._lock:
+                worker.due = math.inf
+                if answered is None:                # it is dead, or of no more use with half a message in the pipe
+                    worker.kill()
+            if answered is not None:
+                return ForkingPickler.loads(answered)
+        reason = f"took longer than {deadline:g} s" if overdue else "ended its worker process"
+        raise WorkerDied(f"a job {reason}, {ATTEMPTS} times: {job}")
+
+    def _living(self, i: int) -> Worker:
+        """Worker i, replaced where it was killed."""
+        worker = self._workers[i]
+        if not worker.killed:
+            return worker
+        worker.release()
+        if self._ended is not None:
+            raise self._ended
+        try:
+            worker = Worker(self._context, worker.core)
+        except BaseException as error:              # such as no memory for another process: nobody shall wait for ever
+            self._end(error)
+            raise
+        with self._lock:
+            self._workers[i] = worker
+            self.restarts += 1
+            if self._ended is not None:             # meanwhile
+                worker.kill()
+        return worker

@@ -1,7 +1,12 @@
-"""M: how the world moves. A new kind of memory is one file here and one line in MEMORIES."""
+"""M: how the world moves. A new kind is one file here and one line in MEMORIES."""
 
-from worldmodels.memory.mdn_rnn import DEATH, MDNRNN, MemoryConfig
+from worldmodels.memory.config import MemoryConfig
+from worldmodels.memory.gru import GRU
+from worldmodels.memory.mdn_rnn import MDNRNN, MDNRNNConfig
 
-MEMORIES = {"mdn_rnn": MDNRNN}
+MEMORIES = {kind.Config.kind: kind for kind in (
+    MDNRNN,
+    GRU,
+)}
 
-__all__ = ["DEATH", "MDNRNN", "MEMORIES", "MemoryConfig"]
+__all__ = ["GRU", "MDNRNN", "MDNRNNConfig", "MEMORIES", "MemoryConfig"]

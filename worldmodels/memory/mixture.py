@@ -33,20 +33,20 @@ def nll(raw: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     deviation = (z[:, None] - mu).mul_(inverse)
     squared = deviation.square()
     log_pi, pi = log_sum_exp(logits)
-    log_joint, share = log_sum_exp((logits - log_sigma).sub_(squared, alpha=0.5))       # share: of each component in p(z)
-    torch.sub(pi, share, out=d_logits)
-    torch.mul(share, squared.neg_().add_(1), out=d_log_sigma)
-    torch.mul(share.neg_(), deviation.mul_(inverse), out=d_mu)
+    log_joint, responsibility = log_sum_exp((logits - log_sigma).sub_(squared, alpha=0.5))      # of each component for z
+    torch.sub(pi, responsibility, out=d_logits)
+    torch.mul(responsibility, squared.neg_().add_(1), out=d_log_sigma)
+    torch.mul(responsibility.neg_(), deviation.mul_(inverse), out=d_mu)
     d_log_sigma.masked_fill_(log_sigma.abs() == LOG_SIGMA, 0)                   # at its bound it does not move
     return log_pi - log_joint + LOG_SQRT_2PI, gradient
 
 
 def log_sum_exp(x: Tensor) -> tuple[Tensor, Tensor]:
-    """log sum_k exp(x_k) [N, Z] of x [N, K, Z], and each k's share of the sum [N, K, Z]."""
+    """log sum_k exp(x_k) [N, Z] of x [N, K, Z], and softmax_k(x) [N, K, Z]."""
     top = x.amax(1, keepdim=True)
-    share = (x - top).exp_()
-    total = share.sum(1, keepdim=True)
-    return (top + total.log())[:, 0], share.div_(total)
+    exponential = (x - top).exp_()
+    total = exponential.sum(1, keepdim=True)
+    return (top + total.log())[:, 0], exponential.div_(total)
 
 
 def sample(raw: Tensor, temperature: float, uniform: Tensor, normal: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Stage 4: training M on encoded episodes."""
 
-from worldmodels.memory.latents import Latents
-from worldmodels.runs import Run
+from worldmodels.latents import Latents
+from worldmodels.runs import Run, seed_of
 from worldmodels.training import train
 from worldmodels.types import Transitions
 
@@ -12,7 +12,7 @@ def train_memory(memory, latents: Latents, run: Run, info: dict, seed: int):
     config = memory.config
 
     def batches(skip: int):
-        for batch in latents.windows(config.batch, config.sequence, seed, skip):
+        for batch in latents.windows(config.batch, config.sequence, seed_of(seed, run.round, "windows"), skip):
             yield Transitions(*(tensor.to(device) for tensor in batch))
 
     train("memory", memory, config, batches, memory.loss, run, info, seed)

@@ -1,6 +1,10 @@
-"""V: what the agent sees, compressed."""
+"""V: what the agent sees, compressed. A new kind is one file here and one line in VISIONS."""
 
-from worldmodels.vision.encoder import frozen_encoder
-from worldmodels.vision.vae import VAE, VisionConfig, sample
+from worldmodels.vision.config import VisionConfig
+from worldmodels.vision.vae import VAE, VAEConfig
 
-__all__ = ["VAE", "VisionConfig", "frozen_encoder", "sample"]
+VISIONS = {kind.Config.kind: kind for kind in (
+    VAE,
+)}
+
+__all__ = ["VAE", "VAEConfig", "VISIONS", "VisionConfig"]

@@ -8,30 +8,28 @@ from typing import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from worldmodels.types import Posterior
 from worldmodels.vision.layers import patches
-from worldmodels.vision.vae import VAE
 
 
-def frozen_encoder(vision: VAE) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """Frames [B, 64, 64, 3] uint8 -> mean and log-variance of z, each [B, Z], by the weights that `vision` has now."""
-    if next(vision.parameters()).device.type != "cpu":
-        return vision.encode
-    first, second, third, fourth = (layer for layer in vision.encoder if isinstance(layer, torch.nn.Conv2d))
+def frozen_encoder(vision: nn.Module) -> Callable[[Tensor], Posterior]:
+    """Frames [B, 64, 64, 3] uint8 -> z's mean and log-variance, each [B, Z], by the weights that the VAE has now."""
+    first, second, third, fourth = (layer for layer in vision.encoder if isinstance(layer, nn.Conv2d))
     first_weight = (first.weight / 255).contiguous(memory_format=torch.channels_last)
     products = [(patch_weight(layer.weight), layer.bias) for layer in (third, fourth)]
     # the flattened features come as [rows, columns, channels] here, as [channels, rows, columns] in the VAE
     channels = fourth.out_channels
     posterior = vision.posterior.weight.unflatten(1, (channels, -1)).transpose(1, 2).flatten(1).t().contiguous()
 
-    def encode(frames: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(frames: Tensor) -> Posterior:
         x = F.conv2d(frames.permute(0, 3, 1, 2).float(), first_weight, first.bias, 2).relu_()
         x = F.conv2d(x, second.weight, second.bias, 2).relu_().permute(0, 2, 3, 1)
         for weight, bias in products:
             col = patches(x, 4)                                                     # [B, n, n, 4, 4, C]
             x = torch.addmm(bias, col.flatten(0, 2).flatten(1), weight).relu_().unflatten(0, col.shape[:3])
-        return torch.addmm(vision.posterior.bias, x.flatten(1), posterior).chunk(2, -1)
+        return Posterior(*torch.addmm(vision.posterior.bias, x.flatten(1), posterior).chunk(2, -1))
 
     return encode
 

@@ -5,28 +5,31 @@ Frames come as they are stored, uint8 with channels last, and are scaled here. D
 """
 
 from dataclasses import dataclass
+from typing import Callable
 
 import torch
 from torch import Tensor, nn
 
-from worldmodels.training import TrainConfig
+from worldmodels.commandline import Size, Weight
+from worldmodels.types import Posterior
+from worldmodels.vision.config import VisionConfig
+from worldmodels.vision.encoder import frozen_encoder
 from worldmodels.vision.layers import PatchConv2d, PhaseConvTranspose2d, PixelConvTranspose2d
 
 
 @dataclass(frozen=True)
-class VisionConfig(TrainConfig):
-    steps: int = 100_000            # one epoch of 10,000 × 1,000 frames (paper; the released code takes 10 epochs)
-    batch: int = 100
-    learning_rate: float = 1e-4     # Adam
-    z_size: int = 32                # latent dimensions: 32 for CarRacing, 64 for TakeCover (paper)
-    kl_floor: float = 0.5           # nats for each latent dimension that cost nothing (released code)
-    channels: int = 32              # of the first layer, the others are multiples of it; fewer train faster (paper: 32)
+class VAEConfig(VisionConfig):
+    kind: str = "vae"                   # which of VISIONS
+    kl_floor: Weight = 0.5              # nats for each latent dimension that cost nothing (released code)
+    channels: Size = 32                 # of the first layer, the others are multiples of it; fewer train faster (paper: 32)
 
 
 class VAE(nn.Module):
     """Frames [B, 64, 64, 3] uint8 <-> latents [B, Z]."""
 
-    def __init__(self, config: VisionConfig):
+    Config = VAEConfig
+
+    def __init__(self, config: VAEConfig):
         super().__init__()
         self.config = config
         c, flat = config.channels, 32 * config.channels
@@ -46,9 +49,12 @@ class VAE(nn.Module):
             PhaseConvTranspose2d(c, 3, 6, 2), nn.Sigmoid())         # -> 64
         self.to(memory_format=torch.channels_last)      # as frames are stored: 1.05 to 1.2 times faster on a CPU
 
-    def encode(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, 64, 64, 3] uint8 -> mean and log-variance of z, each [B, Z]."""
+    def encode(self, frames: Tensor) -> Posterior:
+        """[B, 64, 64, 3] uint8 -> z's mean and log-variance, each [B, Z]."""
         return self._posterior(scale(frames))
+
+    def fast_encoder(self) -> Callable[[Tensor], Posterior]:
+        return self.encode if next(self.parameters()).device.type != "cpu" else frozen_encoder(self)
 
     def decode(self, z: Tensor) -> Tensor:
         """[B, Z] -> [B, 64, 64, 3] uint8."""
@@ -57,14 +63,15 @@ class VAE(nn.Module):
     def loss(self, frames: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Per image: sum of squared errors + max(KL, floor)."""
         x = scale(frames)
-        mu, log_var = self._posterior(x)                                            # [B, Z]
-        error = (self.decoder(sample(mu, log_var, generator)) - x).square().sum((1, 2, 3))   # [B]
-        told = kl(mu, log_var).sum(-1)                                              # [B]
-        loss = (error + told.clamp(min=self.config.kl_floor * self.config.z_size)).mean()
-        return loss, {"loss": loss, "squared_error": error.mean(), "kl": told.mean()}
+        posterior = self._posterior(x)
+        z = posterior.sample(torch.randn(posterior.mean.shape, generator=generator, device=x.device))        # [B, Z]
+        error = (self.decoder(z) - x).square().sum((1, 2, 3))                       # [B]
+        divergence = kl(*posterior).sum(-1)                                         # [B]
+        loss = (error + divergence.clamp(min=self.config.kl_floor * self.config.z_size)).mean()
+        return loss, {"loss": loss, "squared_error": error.mean(), "kl": divergence.mean()}
 
-    def _posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.posterior(self.encoder(x)).chunk(2, -1)
+    def _posterior(self, x: Tensor) -> Posterior:
+        return Posterior(*self.posterior(self.encoder(x)).chunk(2, -1))
 
 
 def scale(frames: Tensor) -> Tensor:
@@ -72,12 +79,7 @@ def scale(frames: Tensor) -> Tensor:
     return frames.permute(0, 3, 1, 2).float() / 255
 
 
-def kl(mu: Tensor, log_var: Tensor) -> Tensor:
-    """What each latent dimension tells of a frame, in nats, [..., Z]."""
+def kl(mean: Tensor, log_var: Tensor) -> Tensor:
+    """KL(N(mean, exp(log_var)) || N(0, 1)) of each latent dimension, in nats, [..., Z]."""
     # KL(N(mu, sigma) || N(0, 1)) = -1/2 (1 + log sigma^2 - mu^2 - sigma^2)
-    return -0.5 * (1 + log_var - mu.square() - log_var.exp())
-
-
-def sample(mu: Tensor, log_var: Tensor, generator: torch.Generator) -> Tensor:
-    """z ~ N(mu, sigma), shaped like `mu`; z is always sampled, in control too (released code)."""
-    return mu + torch.exp(0.5 * log_var) * torch.randn(mu.shape, generator=generator, device=mu.device)
+    return -0.5 * (1 + log_var - mean.square() - log_var.exp())

@@ -3,42 +3,67 @@
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Annotated, Callable, Literal, Sequence
 
+import gymnasium
 import numpy as np
+import torch
+from torch import Tensor
 
 from worldmodels import episodes
-from worldmodels.envs import TASKS
+from worldmodels.commandline import Count, Range, Share, Skill, Whole
+from worldmodels.envs import Task
+from worldmodels.runs import EPISODES_PER_STAGE
+from worldmodels.types import State
 
 
 @dataclass(frozen=True)
 class CollectConfig:
-    episodes: int = 10_000          # how many are played in the first round, with the random policy ...
-    again: int = 10_000             # ... and in each later one, by the controller of the round before
-    explore: float = 0.5            # the share of such an episode that is left to the random policy is drawn from 0 to this
-    max_steps: int = 999            # each is cut here, counted in the game's own frames
-    repeat: int = 1                 # the agent acts every so many frames of the game, here and ever after (paper: 1)
-    min_steps: int = 0              # those of no more steps are not trained on (released code: 100 in TakeCover)
-    policy: str = "paper"           # a random policy of the task (worldmodels/envs/policies.py)
-    skill: int = 4                  # TakeCover: Doom's difficulty
-    drawing: str = "fast"           # CarRacing: fast | official (gymnasium's own frames, from which scores always come)
+    episodes: Annotated[int, Range(1, EPISODES_PER_STAGE)] = 10_000     # played in the first round, with the random policy
+    episodes_per_round: Annotated[int, Range(1, EPISODES_PER_STAGE)] = 10_000   # in each later one, by the controller of the round before
+    explore_share: Share = 0.5      # of such an episode the random policy plays a share that is drawn from 0 to this
+    max_steps: Count = 999          # an episode is cut here, counted in the game's own frames
+    repeat: Count = 1               # the agent acts every so many frames of the game, here and ever after (paper: 1)
+    min_steps: Whole = 0            # episodes of no more steps are not trained on (released code: 100 in TakeCover)
+    policy: str = "paper"           # a random policy of the task
+    skill: Skill = 4                # TakeCover: Doom's difficulty
+    drawing: Literal["fast", "official"] = "fast"   # CarRacing: ours, or gymnasium's own frames, from which scores always come
 
 
-def env_settings(task: str, config: CollectConfig) -> tuple:
+def env_settings(task: Task, config: CollectConfig) -> tuple:
     """The settings that a task's environment takes beside max_steps, as (name, value) pairs."""
-    return tuple((name, getattr(config, name)) for name in TASKS[task].settings)
+    return tuple((name, getattr(config, name)) for name in task.settings)
 
 
 @lru_cache(maxsize=4)
-def make_env(task: str, max_steps: int, settings: tuple):
+def make_env(task: Task, max_steps: int, settings: tuple) -> gymnasium.Env:
     """This process's environment, reused across jobs: starting a game engine costs more than a short episode."""
-    return TASKS[task].env(max_steps=max_steps, **dict(settings))
+    return task.env(max_steps=max_steps, **dict(settings))
+
+
+class RandomPolicy:
+    """One of a task's random policies, for each rollout its own."""
+
+    def __init__(self, policy: Callable, device):
+        self.policy, self.device, self.streams = policy, device, []
+
+    def reset(self, seeds: Sequence[int]):
+        self.streams = [self.policy(np.random.default_rng([seed, 1])) for seed in seeds]
+
+    def __call__(self, state: State) -> Tensor:
+        return torch.from_numpy(np.stack([next(stream) for stream in self.streams])).to(self.device)
+
+    def select_and_reset(self, index: Tensor, seeds: Sequence[int]):
+        kept = [self.streams[i] for i in index.tolist()]
+        self.reset(seeds)
+        self.streams = kept + self.streams
 
 
 @dataclass(frozen=True)
 class CollectJob:
     """Plays one episode with a random policy and, given a folder, stores it; returns (steps, return)."""
 
-    task: str
+    task: Task
     config: CollectConfig
     seed: int
     folder: Path | None = None
@@ -48,17 +73,16 @@ class CollectJob:
         return self.seed,
 
     def __call__(self) -> tuple[int, float]:
-        task = TASKS[self.task]
         env = make_env(self.task, self.config.max_steps, env_settings(self.task, self.config))
         frame, _ = env.reset(seed=self.seed)
         track = episodes.Track(self.seed, [frame], [])
-        for action in task.policies[self.config.policy](np.random.default_rng([self.seed, 1])):
+        for action in self.task.policies[self.config.policy](np.random.default_rng([self.seed, 1])):
             frame, reward, terminated, truncated, _ = env.step(action)
             track.seen.append(frame)
             track.moments.append((action, reward, terminated, truncated))
             if terminated or truncated:
                 break
         if self.folder is not None:
-            info = {"task": self.task, "seed": self.seed, "policy": self.config.policy, "env_id": task.env_id}
+            info = {"task": self.task.name, "seed": self.seed, "policy": self.config.policy, "env_id": self.task.env_id}
             episodes.write(episodes.episode_path(self.folder, self.seed), track.episode(), info)
         return len(track.moments), float(sum(reward for _, reward, *_ in track.moments))

@@ -18,10 +18,8 @@ of the dream those of DreamConfig (`temperature`, without which it is the run's 
 environment takes (TakeCover: `skill`, `repeat`; CarRacing: `repeat`, `drawing`).
 """
 
-import math
 import multiprocessing
 from dataclasses import replace
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Callable, NamedTuple, Sequence
 
@@ -34,59 +32,63 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from worldmodels.envs import TASKS
-from worldmodels.envs.car_racing import GAMES
-from worldmodels.memory.latents import open_latents
+from worldmodels.agent import Agent, open_agent
+from worldmodels.commandline import check_values
+from worldmodels.latents import open_latents
 from worldmodels.runs import Run
 from worldmodels.types import State, UserError
-from worldmodels.worlds.agent import Agent, found_agent, real_world
 from worldmodels.worlds.collect import CollectConfig, env_settings
-from worldmodels.worlds.dream import STARTS, DreamConfig, DreamWorld
-from worldmodels.worlds.real import RealWorld
+from worldmodels.worlds.dream import DreamConfig, DreamWorld
+from worldmodels.worlds.real import RealWorld, real_world
 
 
 class Opened(NamedTuple):
     """A run's world, for an environment to show."""
 
     world: DreamWorld | RealWorld
-    size: int                               # of an observation: of the features, or of z, which they begin with
+    observe: Callable[[State], torch.Tensor]    # what an observation shows of a state, [B, size]
     frames: Callable[[], np.ndarray]        # pictures of the rollouts as they are now, [B, h, w, 3] uint8
     observation_space: Box                  # of one rollout
     action_space: Box
     fps: float                              # pictures in a second of the game
 
 
-def opened(task: str, world: str, run: str | Path | None = None, observe: str = "features", max_episode_steps: int | None = None,
-           render_mode: str | None = None, device: str = "cpu", **settings) -> Opened:
+def open_world(task: str, world: str, run: str | Path | None = None, observe: str = "features", max_episode_steps: int | None = None,
+               render_mode: str | None = None, device: str = "cpu", **settings) -> Opened:
     """The world of a run's last V and M."""
-    check({"observe": observe, "max_episode_steps": max_episode_steps, "render_mode": render_mode, "device": device, **settings})
+    for name, value, allowed in (("observe", observe, ("features", "z")), ("render_mode", render_mode, ("rgb_array", None))):
+        if value not in allowed:
+            raise UserError(f"{name} {value!r}: must be {' or '.join(map(str, allowed))}")
+    if str(device).startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"device {device!r}: must be cpu, or cuda where torch can use it")
     if multiprocessing.parent_process() is not None:            # one of many that another library started: it has a core at most,
         torch.set_num_threads(1)                                # and where it was forked, torch's threads did not come along
-    run, agent, digest = found_agent(task, run, device)
-    collect = run.settings(CollectConfig, "collect")
-    made, frames, repeat = WORLDS[world](agent, run, collect, digest.split("-")[0], max_episode_steps, render_mode, settings)
-    size = agent.vision.config.z_size if observe == "z" else agent.memory.feature_size
+    run, agent = open_agent(task, run, device)
+    made, frames, repeat = WORLDS[world](agent, run, run.settings(CollectConfig, "collect"), max_episode_steps, render_mode, settings)
+    memory = agent.memory
+    size = memory.z_size if observe == "z" else sum(memory.feature_sizes.values())
+    show = memory.latent if observe == "z" else lambda state: state.features
     most = np.finfo(np.float32).max                         # they are numbers without a bound of their own
-    return Opened(made, size, frames, Box(-most, most, (size,), np.float32), TASKS[task].action_space, TASKS[task].fps / repeat)
+    space = Box(-most, most, (size,), np.float32)
+    return Opened(made, show, frames, space, agent.task.action_space, agent.task.fps / repeat)
 
 
-def dream(agent: Agent, run: Run, collect: CollectConfig, vision_digest: str, max_episode_steps: int | None, render_mode: str | None,
+def dream(agent: Agent, run: Run, collect: CollectConfig, max_episode_steps: int | None, render_mode: str | None,
           settings: dict) -> tuple[DreamWorld, Callable[[], np.ndarray], int]:
     """The dream, its frames, and the game's frames in a step."""
-    official = TASKS[agent.task].steps(collect.repeat)
-    config = DreamConfig(run.settings(DreamConfig, "dream").temperature, max_steps=min(max_episode_steps or official, official))
-    config = with_options(config, settings, DREAM)
-    world = DreamWorld(agent.memory, open_latents(run, collect.min_steps, vision_digest), config)
-    return world, lambda: agent.decode(world.state.features[:, :agent.vision.config.z_size]), collect.repeat
+    own = DreamConfig(run.settings(DreamConfig, "dream").temperature, max_steps=agent.task.steps(collect.repeat))
+    config = with_options(own, settings, max_episode_steps, DREAM)
+    world = DreamWorld(agent.memory, open_latents(run, collect.min_steps, agent.digest.split("-")[0]), config)
+    return world, lambda: agent.decode(agent.memory.latent(world.state)), collect.repeat
 
 
-def real(agent: Agent, run: Run, collect: CollectConfig, vision_digest: str, max_episode_steps: int | None, render_mode: str | None,
+def real(agent: Agent, run: Run, collect: CollectConfig, max_episode_steps: int | None, render_mode: str | None,
          settings: dict) -> tuple[RealWorld, Callable[[], np.ndarray], int]:
     """The game, its pictures, and its frames in a step."""
-    task = TASKS[agent.task]
-    collect = with_options(collect, settings, task.settings)
-    frames = min(task.max_steps, (max_episode_steps or task.max_steps) * collect.repeat)
-    world = real_world(agent, frames, env_settings(task.name, collect), render_mode)
+    task = agent.task
+    collect = with_options(replace(collect, max_steps=task.steps(settings.get("repeat", collect.repeat))), settings, max_episode_steps,
+                           task.settings)
+    world = real_world(agent, min(task.max_steps, collect.max_steps * collect.repeat), env_settings(task, collect), render_mode)
     return world, lambda: np.stack([env.render() for env in world.envs]), collect.repeat
 
 
@@ -95,39 +97,15 @@ COMMON = ("run", "observe", "max_episode_steps", "render_mode", "device")
 DREAM = ("temperature", "start", "warmup")
 
 
-def whole(least: int, most: float = math.inf) -> Callable[[object], bool]:
-    return lambda value: isinstance(value, Integral) and least <= value <= most
-
-
-def one_of(choices) -> Callable[[object], bool]:
-    return lambda value: value in tuple(choices)
-
-
-ALLOWED = {             # what an option must be, and whether a value is that
-    "observe": ("features or z", one_of(("features", "z"))),
-    "max_episode_steps": ("1 or more, or None", lambda value: value is None or whole(1)(value)),
-    "render_mode": ("rgb_array or None", one_of(("rgb_array", None))),
-    "device": ("cpu, or cuda where torch can use it", lambda value: not str(value).startswith("cuda") or torch.cuda.is_available()),
-    "temperature": ("a number above 0", lambda value: isinstance(value, Real) and 0 < value < math.inf),
-    "start": (" or ".join(STARTS), one_of(STARTS)),
-    "warmup": ("0 or more", whole(0)),
-    "repeat": ("1 or more", whole(1)),
-    "skill": ("1 to 5", whole(1, 5)),
-    "drawing": (" or ".join(GAMES), one_of(GAMES)),
-}
-
-
-def check(options: dict):
-    """A UserError for an option's value that no world could use."""
-    for name, value in options.items():
-        if name in ALLOWED and not ALLOWED[name][1](value):
-            raise UserError(f"{name} {value!r}: must be {ALLOWED[name][0]}")
-
-
-def with_options(config, options: dict, known: Sequence[str]):
-    """A config with other values; a UserError where an option is not known."""
+def with_options(config, options: dict, max_episode_steps: int | None, known: Sequence[str]):
+    """A config with other values; a UserError where an option is not known, or its value is none that it can have. An episode is no
+    longer than the config has it."""
     if unknown := options.keys() - set(known):
         raise UserError(f"no option {', '.join(sorted(unknown))}: there are {', '.join((*COMMON, *known))}")
+    check_values(type(config), options, {})
+    if max_episode_steps is not None:
+        check_values(type(config), {"max_steps": max_episode_steps}, {"max_steps": "max_episode_steps"})
+        options = options | {"max_steps": min(max_episode_steps, config.max_steps)}
     return replace(config, **options)
 
 
@@ -142,7 +120,7 @@ class LatentEnv(gymnasium.Env):
     metadata = {"render_modes": ["rgb_array"]}
 
     def __init__(self, task: str, world: str, render_mode: str | None = None, **options):
-        self.world, self.size, self.frames, self.observation_space, self.action_space, fps = opened(
+        self.world, self.observe, self.frames, self.observation_space, self.action_space, fps = open_world(
             task, world, render_mode=render_mode, **options)
         self.metadata, self.render_mode = self.metadata | {"render_fps": fps}, render_mode
 
@@ -150,12 +128,12 @@ class LatentEnv(gymnasium.Env):
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
         state = self.world.reset([fresh_seed(self.np_random) if seed is None else seed])
-        return seen(state, self.size)[0].copy(), {}
+        return observation(state, self.observe)[0].copy(), {}
 
     @torch.inference_mode()
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
         step = self.world.step(to_world(shaped(action, self.action_space)[None], self.world, self.action_space))
-        return seen(step.state, self.size)[0].copy(), step.reward.item(), step.terminated.item(), step.truncated.item(), {}
+        return observation(step.state, self.observe)[0].copy(), step.reward.item(), step.terminated.item(), step.truncated.item(), {}
 
     @torch.inference_mode()
     def render(self) -> np.ndarray | None:
@@ -172,7 +150,7 @@ class LatentVectorEnv(gymnasium.vector.VectorEnv):
     metadata = LatentEnv.metadata | {"autoreset_mode": AutoresetMode.NEXT_STEP}
 
     def __init__(self, task: str, world: str, num_envs: int = 1, render_mode: str | None = None, **options):
-        self.world, self.size, self.frames, *spaces, fps = opened(task, world, render_mode=render_mode, **options)
+        self.world, self.observe, self.frames, *spaces, fps = open_world(task, world, render_mode=render_mode, **options)
         self.metadata, self.render_mode, self.num_envs = self.metadata | {"render_fps": fps}, render_mode, num_envs
         self.single_observation_space, self.single_action_space = spaces
         self.observation_space, self.action_space = (batch_space(space, num_envs) for space in spaces)
@@ -190,7 +168,7 @@ class LatentVectorEnv(gymnasium.vector.VectorEnv):
         self.order = np.arange(self.num_envs)               # whose rollouts the world has, in its order
         self.ended = np.zeros(self.num_envs, bool)
         seeds = [fresh_seed(rng) if given is None else given for given, rng in zip(seed, self.rngs)]
-        return self._seen(self.world.reset(seeds)), {}
+        return self._observation(self.world.reset(seeds)), {}
 
     @torch.inference_mode()
     def step(self, action: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
@@ -202,13 +180,13 @@ class LatentVectorEnv(gymnasium.vector.VectorEnv):
         kept, seeds = self.order[rows], [fresh_seed(self.rngs[i]) for i in new]
         if len(kept):
             if len(new):
-                self.world.go_on(torch.from_numpy(rows), [])
+                self.world.select_and_reset(torch.from_numpy(rows), [])
             state, *outcome = self.world.step(to_world(action[kept], self.world, self.single_action_space))
             reward[kept], terminated[kept], truncated[kept] = (t.cpu().numpy() for t in outcome)
         if len(new):
-            state = self.world.go_on(torch.arange(len(kept)), seeds) if len(kept) else self.world.reset(seeds)
+            state = self.world.select_and_reset(torch.arange(len(kept)), seeds) if len(kept) else self.world.reset(seeds)
         self.order, self.ended = np.concatenate([kept, new]), terminated | truncated
-        return self._seen(state), reward, terminated, truncated, {}
+        return self._observation(state), reward, terminated, truncated, {}
 
     @torch.inference_mode()
     def render(self) -> tuple[np.ndarray, ...] | None:
@@ -217,13 +195,13 @@ class LatentVectorEnv(gymnasium.vector.VectorEnv):
     def close_extras(self, **kwargs):
         self.world.close()
 
-    def _seen(self, state: State) -> np.ndarray:
-        return seen(state, self.size)[np.argsort(self.order)]
+    def _observation(self, state: State) -> np.ndarray:
+        return observation(state, self.observe)[np.argsort(self.order)]
 
 
-def seen(state: State, size: int) -> np.ndarray:
-    """The first `size` features of each rollout, [B, size] float32; on a CPU the world's own, to be copied before it is given away."""
-    return state.features[:, :size].cpu().numpy()
+def observation(state: State, observe: Callable[[State], torch.Tensor]) -> np.ndarray:
+    """What is shown of each rollout, [B, size] float32; on a CPU the world's own, to be copied before it is given away."""
+    return observe(state).cpu().numpy()
 
 
 def shaped(action, space: Box) -> np.ndarray:

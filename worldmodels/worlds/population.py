@@ -13,9 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodels.controller import LinearPolicy
-from worldmodels.types import Memory, State
-from worldmodels.worlds.dream import BLOCK, DreamConfig, NoiseStream
+from worldmodels.agent import Agent
+from worldmodels.controller import PolicySpec
+from worldmodels.memory.noise import BLOCK, NoiseStream
+from worldmodels.memory.unroll import advance
+from worldmodels.types import State
+from worldmodels.worlds.dream import DreamConfig
 from worldmodels.worlds.rollout import Rollouts
 
 WIDTH = 32
@@ -27,40 +30,47 @@ def whole_widths(count: int) -> int:
 
 
 class Batch:
-    """Dreams that begin at the states `start` [S], each under a controller of its own; `seed` [B] says which of the S starts
-    and seeds a dream has."""
+    """Dreams that begin at the states `start` [S], one for each policy of a spec; `seed` [B] says which of the S starts and seeds a
+    dream has."""
 
-    def __init__(self, memory: Memory, policy: LinearPolicy, start: State, seed: Tensor, config: DreamConfig):
-        self.count, self.max_steps = len(seed), config.max_steps
+    def __init__(self, agent: Agent, spec: PolicySpec, start: State, seed: Tensor, config: DreamConfig):
+        self.agent, self.count, self.max_steps = agent, len(seed), config.max_steps
         width = whole_widths(self.count)
-        self.dreamer = memory.dreamer(width, policy.bias.shape[1], config.temperature)
-        self.decides = memory.noise_size[0] - 1                     # the number that decides whether a dream ends
+        self.dreamer = agent.memory.dreamer(width, config.temperature)
         self.returns = start.features.new_empty(width)              # of the rollouts, as far as they are dropped
         self.lengths = torch.empty_like(self.returns)
-        self.alive, self.total, self.steps = (torch.empty_like(self.returns) for _ in range(3))     # of the columns
+        self.total, self.steps = (torch.empty_like(self.returns) for _ in range(2))     # of the columns
+        self.alive = torch.empty_like(self.returns, dtype=torch.bool)
         self.rollout = torch.arange(width, device=seed.device)
         self.seed = torch.empty_like(self.rollout)
-        self.begin(policy, start, seed)
+        self.policy = None
+        self.begin(spec, start, seed)
 
-    def begin(self, policy: LinearPolicy, start: State, seed: Tensor):
+    def begin(self, spec: PolicySpec, start: State, seed: Tensor):
         """Other dreams of the same number, in the same memory."""
-        self.squash = policy.squash
         index = self.rollout.clamp(max=self.count - 1)              # the last dream fills the batch up
         self.seed.copy_(seed[index])
-        self.dreamer.load(start.rows(self.seed), policy.weight[index], policy.bias[index])
+        self.dreamer.load(start.select(self.seed))
+        policy = self.agent.policy_of(spec.select(index.cpu().numpy()))
+        policy.reset(range(len(index)))
+        if self.policy is None:
+            self.policy = policy
+        else:
+            policy.act(self.dreamer.features())                     # makes all that it acts with
+            for old, new in zip(self.policy.tensors(), policy.tensors(), strict=True):
+                old.copy_(new)
         self.alive.copy_(self.rollout < self.count)
         self.total.zero_()
         self.steps.zero_()
 
     def advance(self, noise: Tensor):
         """Some steps; noise [steps, U + N, S]."""
-        for numbers in noise:
-            action = self.squash(self.dreamer.look().t()).t()
-            mine = numbers.index_select(1, self.seed)
-            reward, risk = self.dreamer.step(action, mine)
-            self.total.addcmul_(reward, self.alive)
+        size = self.agent.memory.imagine_noise
+        mine = (size.split(numbers.index_select(1, self.seed), 0) for numbers in noise)
+        for chance, reward, p_done, _ in advance(self.dreamer, self.policy.act, mine):
+            self.total += torch.where(self.alive, reward, 0)        # a dead dream that diverges adds nothing
             self.steps += self.alive
-            self.alive.masked_fill_(mine[self.decides] < risk, 0).mul_(self.steps < self.max_steps)
+            self.alive &= (chance["done"][0] >= p_done) & (self.steps < self.max_steps)
 
     def compact(self) -> bool:
         """Drops columns whose dream has ended, as far as whole WIDTHs go; returns whether any dream goes on."""
@@ -69,46 +79,48 @@ class Batch:
         alive = int(self.alive.sum())
         if 0 < whole_widths(alive) < len(order):
             order = order[:whole_widths(alive)]
-            self.dreamer.keep(order)
+            self.dreamer.select(order)
+            self.policy.select_and_reset(order, ())
             for name in ("alive", "total", "steps", "rollout", "seed"):
                 setattr(self, name, getattr(self, name)[order])
         return alive > 0
 
 
 @torch.inference_mode()
-def dream(memory: Memory, policy: LinearPolicy, start: State, seeds: np.ndarray, seed: Tensor, config: DreamConfig) -> Rollouts:
-    """Dreams of the controllers `policy` [B]: dream b begins at start[seed[b]] and has the noise of seeds[seed[b]]."""
-    batch, noise = Batch(memory, policy, start, seed, config), NoiseStream(seeds, memory.noise_size, start.features)
+def dream(agent: Agent, spec: PolicySpec, start: State, seeds: np.ndarray, seed: Tensor, config: DreamConfig) -> Rollouts:
+    """Dreams of the policies of a spec [B]: dream b begins at start[seed[b]] and has the noise of seeds[seed[b]]."""
+    batch, noise = Batch(agent, spec, start, seed, config), NoiseStream(seeds, agent.memory.imagine_noise, start.features)
     left = config.max_steps
     while left > 0:
         batch.advance(noise.block()[:left])
         left -= BLOCK
         if not batch.compact():
             break
-        kept, batch.seed = batch.seed.unique(return_inverse=True)
-        noise.keep(kept.tolist())
+        used, batch.seed = batch.seed.unique(return_inverse=True)
+        noise.select(used.tolist())
     return Rollouts(batch.returns[:batch.count], batch.lengths[:batch.count].long())
 
 
 class GraphedDream:
     """`dream` with memory of fixed shapes: what a GPU has to do in BLOCK steps is recorded once for each size of batch."""
 
-    def __init__(self, memory: Memory, config: DreamConfig):
-        self.memory, self.config = memory, config
+    def __init__(self, agent: Agent, config: DreamConfig):
+        self.agent, self.config = agent, config
         self.recorded = {}
 
     @torch.inference_mode()
-    def __call__(self, policy: LinearPolicy, start: State, seeds: np.ndarray, seed: Tensor) -> Rollouts:
-        noise = NoiseStream(seeds, self.memory.noise_size, start.features)
-        numbers, size = noise.block(), (len(seed), len(seeds))
+    def __call__(self, spec: PolicySpec, start: State, seeds: np.ndarray, seed: Tensor) -> Rollouts:
+        noise = NoiseStream(seeds, self.agent.memory.imagine_noise, start.features)
+        numbers, size = noise.block(), (len(seed), len(seeds), spec.config)
         if size not in self.recorded:
-            batch, block = Batch(self.memory, policy, start, seed, self.config), numbers.clone()
+            batch, block = Batch(self.agent, spec, start, seed, self.config), numbers.clone()
+            batch.policy.act(batch.dreamer.features())
             self.recorded[size] = batch, block, record(lambda: batch.advance(block), block.device)
-        batch, block, advance = self.recorded[size]
-        batch.begin(policy, start, seed)
+        batch, block, advance_block = self.recorded[size]
+        batch.begin(spec, start, seed)
         for _ in range(0, self.config.max_steps, BLOCK):
             block.copy_(numbers)
-            advance()
+            advance_block()
             numbers = noise.block()                                 # drawn while the GPU dreams
             if not batch.alive.any():
                 break

@@ -5,7 +5,7 @@ from typing import NamedTuple, Sequence
 import torch
 from torch import Tensor
 
-from worldmodels.types import World
+from worldmodels.types import Policy, World
 
 
 class Rollouts(NamedTuple):
@@ -14,32 +14,34 @@ class Rollouts(NamedTuple):
 
 
 @torch.inference_mode()
-def rollout(world: World, policy, seeds: Sequence[int]) -> Rollouts:
-    """Plays one episode for each seed, `world.lanes` of them advancing together. As soon as more than the share `world.slack`
-    of the batch is finished, the finished ones make way for those that have not begun.
-
-    `policy` maps a State to actions and has `rows(index)`, itself for some of the rollouts.
+def rollout(world: World, policy: Policy, seeds: Sequence[int], max_steps: int | None = None) -> Rollouts:
+    """Plays one episode for each seed, `world.max_batch` of them advancing together, to its end or for `max_steps` steps. As soon as
+    more than the share `world.compact_above` of the batch is finished, the finished ones make way for those that have not begun.
     """
-    begun = min(world.lanes, len(seeds))
+    begun = min(world.max_batch, len(seeds))
     state = world.reset(seeds[:begun])
+    policy.reset(seeds[:begun])
     device = state.features.device
     returns = torch.zeros(len(seeds), device=device)
     lengths = torch.zeros_like(returns, dtype=torch.int64)
     row = torch.arange(begun, device=device)                    # the rollouts in the batch
     alive = torch.ones_like(row, dtype=torch.bool)              # which of them are not finished
-    everyone, policy = policy, policy.rows(row)
     while len(row):
         step = world.step(policy(state))
         returns[row] += torch.where(alive, step.reward, 0)
         lengths[row] += alive
         state = step.state
         alive &= ~step.done
+        if max_steps:
+            alive &= lengths[row] < max_steps
         finished = len(row) - int(alive.sum())
-        if finished > world.slack * len(row) or finished == len(row):
+        if finished > world.compact_above * len(row) or finished == len(row):
             index, new = alive.nonzero().squeeze(1), min(finished, len(seeds) - begun)
-            state = world.go_on(index, seeds[begun:begun + new])
+            if not len(index) + new:
+                break
+            state = world.select_and_reset(index, seeds[begun:begun + new])
+            policy.select_and_reset(index, seeds[begun:begun + new])
             row = torch.cat([row[index], torch.arange(begun, begun + new, device=device)])
             alive = torch.ones_like(row, dtype=torch.bool)
-            policy = everyone.rows(row)
             begun += new
     return Rollouts(returns, lengths)

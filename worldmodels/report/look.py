@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 
-from worldmodels.memory.latents import observed
+from worldmodels.agent import Agent
 from worldmodels.memory.mdn_rnn import Expected
+from worldmodels.memory.unroll import observed
 from worldmodels.types import State
-from worldmodels.worlds.agent import Agent
 
 
 def explained(frames: np.ndarray, kept: np.ndarray) -> np.ndarray:
@@ -29,4 +29,4 @@ def traverse(agent: Agent, z: np.ndarray, dimension: int, values: np.ndarray) ->
 def expected(agent: Agent, z: np.ndarray, action: np.ndarray) -> Expected:
     """What an MDN-RNN expected at each of the T steps of an episode, z [T+1, Z], action [T, A]."""
     z, action = torch.from_numpy(z[None]), torch.from_numpy(action[None])
-    return agent.memory.expect(State.joined([*observed(agent.memory, z, action)]), action[0])
+    return agent.memory.expect(State.cat([*observed(agent.memory, z, action)][:-1]), action[0])

@@ -5,15 +5,20 @@ each have their own), so that they are compared on equal terms. The released cod
 wrong sign, is left out.
 """
 
+import os
 import warnings
 from dataclasses import dataclass
-from typing import Callable, Literal
+from typing import Annotated, Callable, Literal
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from worldmodels.runs import Run
+from worldmodels.commandline import Count, Positive, Range
+from worldmodels.controller.learner import LearnerConfig, Practice
+from worldmodels.controller.least_squares import LeastSquares, LeastSquaresConfig
+from worldmodels.controller.policy import ControllerConfig, PolicySpec
+from worldmodels.runs import Run, episode_seeds, seed_of
 from worldmodels.types import Fitness, UserError
 
 with warnings.catch_warnings():
@@ -22,16 +27,19 @@ with warnings.catch_warnings():
 
 
 @dataclass(frozen=True)
-class ControllerConfig:
-    generations: int = 1800
-    population: int = 64
-    episodes: int = 16              # of each member in each generation
-    start: Literal["zero", "dreamt", "improved"] = "zero"   # of the search: zero, or where the round before ended | what least squares
-                                    # makes of dreams: dreamt | of these and the recorded episodes: improved (worlds/improve.py)
-    sigma: float = 0.1              # initial step size
-    bias: bool = True               # the linear layer has one (paper: CarRacing yes, TakeCover no)
-    eval_every: int = 25            # generations between scores of the CMA mean
-    eval_episodes: int = 1024       # fresh ones, for each such score
+class EvolutionConfig(LearnerConfig):
+    kind: str = "cma_es"                # which of LEARNERS
+    generations: Count = 1800           # of the search
+    population: Annotated[int, Range(4, 100_000)] = 64  # members of a generation
+    episodes: Count = 16                # of each member in each generation
+    # where the search begins: at the controller of the round before or zero, at least squares fitted on dreams, or on dreams and episodes
+    start: Literal["previous_or_zero", "least_squares_dream", "least_squares"] = "previous_or_zero"
+    sigma: Positive = 0.1               # initial step size
+    eval_every: Count = 25              # generations between scores of the CMA mean
+    eval_episodes: Count = 1024         # fresh ones, for each such score
+
+
+SEARCH = ("start", "means", "generations")      # what a checkpoint has beside the controller
 
 
 LAZINESS = 10           # times as many generations between eigendecompositions as pycma would have
@@ -88,9 +96,11 @@ class CMAES:
         return float(self._es.sigma)
 
 
-def generation_seeds(seed: int, generation: int, episodes: int, evaluation: bool = False) -> list[int]:
-    """Fresh seeds of a generation's episodes, or of the scores of its mean; below 2^31, as every game takes them."""
-    return np.random.default_rng([seed, generation, evaluation]).integers(2**31, size=episodes).tolist()
+def generation_seeds(seed: int, round: int, generation: int, episodes: int, evaluation: bool = False) -> list[int]:
+    """Fresh seeds of a generation's episodes, or of the scores of its mean, among those of the round's search."""
+    block = episode_seeds(seed, round, "search")
+    rng = np.random.default_rng(seed_of(seed, round, "search", generation, evaluation))
+    return rng.integers(block.start, block.stop, size=episodes).tolist()
 
 
 def scored_means(tensors: dict[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
@@ -100,20 +110,52 @@ def scored_means(tensors: dict[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarr
     return known["means"].numpy(), known["generations"].numpy()
 
 
-def evolve(config: ControllerConfig, start: Callable[[], np.ndarray], fitness: Fitness, run: Run, info: dict,
+class Evolution:
+    """The learner: CMA-ES over the parameters of any controller that is made of a vector."""
+
+    Config = EvolutionConfig
+
+    def __init__(self, config: EvolutionConfig):
+        self.config = config
+
+    def learn(self, agent, practice: Practice, config: ControllerConfig, run: Run, info: dict) -> PolicySpec:
+        spec = lambda parameters: PolicySpec(config, {"parameters": parameters})
+        start = lambda: STARTS[self.config.start](agent, practice, config, run, info)
+        best = evolve(self.config, start, lambda parameters, seeds: practice.fitness(spec(parameters), seeds), run, info, practice.seed)
+        run.progress_path("start").unlink(missing_ok=True)
+        return spec(best[None])
+
+
+def previous_or_zero(agent, practice: Practice, config: ControllerConfig, run: Run, info: dict) -> np.ndarray:
+    """The parameters [n] of the round before, or zeros."""
+    if practice.previous is None:
+        return np.zeros(agent.parameter_count(config))
+    if practice.previous.config != config:
+        raise UserError(f"the controller of round {run.round - 1} is {practice.previous.config}: go on with its --controller settings")
+    return practice.previous.arrays["parameters"][0]
+
+
+STARTS = {"previous_or_zero": previous_or_zero, "least_squares": LeastSquares(LeastSquaresConfig()).fit,
+          "least_squares_dream": LeastSquares(LeastSquaresConfig(episodes=False)).fit}
+
+
+def evolve(config: EvolutionConfig, start: Callable[[], np.ndarray], fitness: Fitness, run: Run, info: dict,
            seed: int) -> np.ndarray:
     """Evolves a controller from the parameters start() [n] on; stores the best CMA mean as the checkpoint "controller" and returns it.
 
     At the start, every `eval_every` generations and at the end, the mean is scored on fresh episodes and kept where it is the best
-    so far. The checkpoint also has the start, and all means that were scored, [N, n], with their generations [N].
+    so far. The checkpoint also has SEARCH: the start, and all means that were scored, [N, n], with their generations [N].
     """
+    seeds = lambda generation, episodes, evaluation=False: generation_seeds(seed, run.round, generation, episodes, evaluation)
+
     def score(mean: np.ndarray, generation: int) -> float:
-        return float(fitness(mean[None], generation_seeds(seed, generation, config.eval_episodes, evaluation=True)).mean())
+        found = float(fitness(mean[None], seeds(generation, config.eval_episodes, evaluation=True)).mean())
+        return found if np.isfinite(found) else -np.inf         # never the best
 
     def keep(generation: int):
         history = np.array(search.history).reshape(-1, config.population)
         state = {"start": start, "best": best, "history": history, "best_score": np.float64(best_score),
-                 "means": means, "generations": generations}
+                 "means": means, "generations": generations, "mean": search.mean}
         run.save_progress("controller", {name: torch.tensor(value) for name, value in state.items()}, info | {"step": generation})
 
     progress = run.load_progress("controller", info)
@@ -125,12 +167,16 @@ def evolve(config: ControllerConfig, start: Callable[[], np.ndarray], fitness: F
         start, history, begun = start(), None, 0
         best, best_score = start, score(start, 0)
         means, generations = start[None], np.array([0])
-    search = CMAES(start, config.population, config.sigma, seed, history)
+    search = CMAES(start, config.population, config.sigma, seed_of(seed, run.round, "cma"), history)
+    if progress and not np.array_equal(search.mean, state.get("mean", torch.from_numpy(search.mean)).numpy()):
+        raise UserError(f"CMA-ES does not come to the mean that {run.progress_path('controller')} has, as happens with another number of "
+                        f"threads (now OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}, {torch.get_num_threads()} threads): "
+                        "set it as before, or delete the file to begin anew")
     keep(begun)
     with run.metrics("controller", begun) as log, \
             tqdm(total=config.generations, initial=begun, desc="evolving controller", unit="gen") as bar:
         for generation in range(begun + 1, config.generations + 1):
-            returns = fitness(search.ask(), generation_seeds(seed, generation, config.episodes))     # [P, E]
+            returns = fitness(search.ask(), seeds(generation, config.episodes))     # [P, E]
             scores = returns.mean(1)
             search.tell(scores)
             values = {"mean": scores.mean(), "best": scores.max(), "worst": scores.min(), "sigma": search.sigma}

@@ -12,7 +12,7 @@ from worldmodels.types import Imagined, Noise, State
 from worldmodels.worlds import improve
 from worldmodels.worlds.agent import Agent
 from worldmodels.worlds.dream import DreamConfig, DreamWorld
-from worldmodels.worlds.improve import GAIN, LeastSquares, RECORDED_DISCOUNT, dreamt, improved, paid, recorded, seen, unit
+from worldmodels.controller.least_squares import GAIN, LeastSquares, RECORDED_DISCOUNT, dreamt, improved, paid, recorded, seen, unit
 
 
 class Blank(torch.nn.Module):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from worldmodels.controller import CMAES, ControllerConfig, evolution, evolve
-from worldmodels.controller.evolution import generation_seeds, scored_means
+from worldmodels.controller.cma_es import generation_seeds, scored_means
 from worldmodels.runs import Run, read_metrics
 from worldmodels.types import UserError
 

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodels.episodes import SUFFIX, Episode
+from worldmodels.episodes import SUFFIX, Episode, checksum
 from worldmodels.files import header, load_arrays, save_arrays
-from worldmodels.runs import Run
-from worldmodels.types import Memory, State, Transitions, UserError
+from worldmodels.runs import Run, seed_of
+from worldmodels.types import Posterior, Transitions, UserError
 
 CACHE = 2**29       # bytes of episodes kept in memory
 
@@ -28,10 +28,11 @@ def latent_path(folder: Path, episode: Path) -> Path:
     return folder / episode.name.replace(SUFFIX, ".safetensors")
 
 
-def write_latents(path: Path, mu: np.ndarray, log_var: np.ndarray, episode: Episode, vision_digest: str):
-    """Stores mu and log_var [T+1, Z] of an episode at half precision, with what M needs beside them."""
-    save_arrays(path, {"mu": mu.astype(np.float16), "log_var": log_var.astype(np.float16), "action": episode.action,
-                       "reward": episode.reward, "terminated": episode.terminated}, {"vision": vision_digest})
+def write_latents(path: Path, posterior: Posterior, episode: Episode, vision_digest: str, checksum: str = ""):
+    """Stores V's posterior [T+1, Z] of an episode at half precision, with what M needs beside it. `checksum`: of the episode's file."""
+    encoded = {name: t.numpy().astype(np.float16) for name, t in zip(("mu", "log_var"), posterior) if t is not None}
+    save_arrays(path, encoded | {"action": episode.action, "reward": episode.reward, "terminated": episode.terminated},
+                {"vision": vision_digest, "episode": checksum})
 
 
 def open_latents(run: Run, min_steps: int, vision_digest: str) -> "Latents":
@@ -39,57 +40,58 @@ def open_latents(run: Run, min_steps: int, vision_digest: str) -> "Latents":
 
     Where the episodes themselves are gone, as in a published run, those latents that are there.
     """
-    paths = []
+    paths = {}
     for round in run.until_now:
-        encoded = {latent_path(round.latents, path) for path in round.episodes.glob(f"*{SUFFIX}")}
-        paths += sorted(encoded or round.latents.glob("*.safetensors"))
+        encoded = {latent_path(round.latents, path): checksum(path) for path in sorted(round.episodes.glob(f"*{SUFFIX}"))}
+        paths |= encoded or dict.fromkeys(sorted(round.latents.glob("*.safetensors")), "")
     return Latents(paths, vision_digest, min_steps)
 
 
 class Encoded(NamedTuple):
     """An episode as it is stored."""
 
-    mu: np.ndarray              # [T+1, Z] float16
-    log_var: np.ndarray         # [T+1, Z] float16
-    action: np.ndarray          # [T, A] float32
-    reward: np.ndarray          # [T] float32
-    terminated: np.ndarray      # [T] bool
+    mu: np.ndarray                  # [T+1, Z] float16
+    action: np.ndarray              # [T, A] float32
+    reward: np.ndarray              # [T] float32
+    terminated: np.ndarray          # [T] bool
+    log_var: np.ndarray | None = None   # [T+1, Z] float16; None where V gives points
+
+    def sample(self, generator: torch.Generator, frames=slice(None)) -> Tensor:
+        """z [N, Z] of some of its frames, on the CPU, float32."""
+        return sample(self.mu[frames], self.log_var if self.log_var is None else self.log_var[frames], generator)
 
 
-def sample(mu: np.ndarray, log_var: np.ndarray, generator: torch.Generator) -> Tensor:
-    """z ~ N(mu, sigma) on the CPU, shaped like `mu`, float32."""
-    mu, log_var = torch.from_numpy(mu).float(), torch.from_numpy(log_var).float()
-    return mu + torch.exp(0.5 * log_var) * torch.randn(mu.shape, generator=generator)
+def sample(mu: np.ndarray, log_var: np.ndarray | None, generator: torch.Generator) -> Tensor:
+    """z of stored posteriors, on the CPU, shaped like `mu`, float32."""
+    mu, log_var = (None if a is None else torch.from_numpy(a).float() for a in (mu, log_var))
+    return Posterior(mu, log_var).sample(torch.randn(mu.shape, generator=generator))
 
 
-def observed(memory: Memory, z: Tensor, action: Tensor) -> Iterator[State]:
-    """What M makes of episodes z [B, T+1, Z], action [B, T, A], at each of the T steps in turn, before its action."""
-    state = memory.initial(z[:, 0])
-    for t in range(action.shape[1]):
-        yield state
-        state = memory.observe(state, action[:, t], z[:, t + 1])
-
-
-def stored_length(path: Path, vision_digest: str) -> int:
-    """The transitions in a file, from its header only; a UserError where it is missing, or damaged, or made by another V."""
+def stored_length(path: Path, vision_digest: str, episode: str = "") -> int:
+    """The transitions in a file, from its header only; a UserError where it is missing, or damaged, or made by another V, or of another
+    episode than the one of this checksum."""
     try:
         with open(path, "rb") as file:
             found = header(file.read(4096))
-        steps, vision = int(found["action"]["shape"][0]), json.loads(found["__metadata__"]["info"])["vision"]
+        steps, info = int(found["action"]["shape"][0]), json.loads(found["__metadata__"]["info"])
+        vision, of = info["vision"], info.get("episode")
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run `python -m pipeline.encode`") from None
     except (LookupError, OSError, TypeError, ValueError, struct.error) as error:
         raise UserError(f"{path} is damaged ({error}): delete it and run `python -m pipeline.encode`") from None
     if vision != vision_digest:
         raise UserError(f"{path} was encoded by another V: delete {path.parent} and run `python -m pipeline.encode`")
+    if of and episode and of != episode:
+        raise UserError(f"{path} is of an episode that has been collected again since: run `python -m pipeline.encode`")
     return steps
 
 
 class Latents:
     """The episodes of some files; of these only how many transitions each has, `lengths` [E], is in memory from the start."""
 
-    def __init__(self, paths: list[Path], vision_digest: str, min_steps: int = 0):
-        lengths = np.array([stored_length(path, vision_digest) for path in paths], int)
+    def __init__(self, paths: dict[Path, str], vision_digest: str, min_steps: int = 0):
+        """Of files with the checksums of their episodes, "" where these are gone."""
+        lengths = np.array([stored_length(path, vision_digest, checksum) for path, checksum in paths.items()], int)
         paths, self.lengths = [path for path, steps in zip(paths, lengths) if steps > min_steps], lengths[lengths > min_steps]
         if not paths:
             raise UserError(f"no encoded episodes of more than {min_steps} steps: run `python -m pipeline.collect`, then "
@@ -116,7 +118,7 @@ class Latents:
             order = np.random.default_rng([seed, epoch]).permutation(len(self.lengths))
             for number in range(number, per_epoch):
                 begins = (np.arange(batch) * per_epoch + number) * sequence
-                generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch * per_epoch + number)
+                generator = torch.Generator().manual_seed(seed_of(seed, epoch, "window", number))
                 window = self.transitions(order, begins, sequence, generator)
                 if number == 0:
                     window.restart[:, 0] = 1            # what came before is not what this epoch's streams begin with
@@ -131,10 +133,11 @@ class Latents:
             for i in range(first[row], last[row] + 1):
                 episode, start = self.episode(order[i]), ends[i] - self.lengths[order[i]]
                 t, end = max(0, begin - start), min(begin + sequence, ends[i]) - start      # the row's part of the episode
-                now, then = slice(t, end), slice(t + 1, end + 1)
-                pieces.append((episode.mu[now], episode.log_var[now], episode.mu[then], episode.log_var[then],
-                               episode.action[now], episode.reward[now], episode.terminated[now], np.arange(t, end) == 0))
-        mu, log_var, next_mu, next_log_var, action, *rest = (
-            (joined := np.concatenate(parts)).reshape(len(begins), sequence, *joined.shape[1:]) for parts in zip(*pieces))
+                variance = (None,) * 2 if episode.log_var is None else (episode.log_var[t:end], episode.log_var[t + 1:end + 1])
+                pieces.append((episode.mu[t:end], episode.mu[t + 1:end + 1], *variance,
+                               episode.action[t:end], episode.reward[t:end], episode.terminated[t:end], np.arange(t, end) == 0))
+        mu, next_mu, log_var, next_log_var, action, *rest = (
+            None if parts[0] is None else (joined := np.concatenate(parts)).reshape(len(begins), sequence, *joined.shape[1:])
+            for parts in zip(*pieces))
         z, next_z = sample(mu, log_var, generator), sample(next_mu, next_log_var, generator)
         return Transitions(z, torch.from_numpy(action), next_z, *(torch.from_numpy(a).float() for a in rest))

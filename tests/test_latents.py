@@ -9,7 +9,7 @@ import torch
 
 from tests.conftest import counted_episode, make_latents
 from worldmodels.files import load_arrays
-from worldmodels.memory.latents import Latents, write_latents
+from worldmodels.latents import Latents, write_latents
 from worldmodels.types import UserError
 
 LENGTHS = np.array([3 + 2 * e for e in range(8)])       # of the counted episodes: 80 transitions
@@ -114,8 +114,8 @@ def test_windows_do_not_depend_on_how_many_episodes_are_kept_and_no_more_are(tmp
         loaded.append(weakref.ref(arrays["mu"]))
         return arrays, info
 
-    monkeypatch.setattr("worldmodels.memory.latents.load_arrays", load)
-    monkeypatch.setattr("worldmodels.memory.latents.CACHE", kept * sum(path.stat().st_size for path in paths) // 8 + 1)
+    monkeypatch.setattr("worldmodels.latents.load_arrays", load)
+    monkeypatch.setattr("worldmodels.latents.CACHE", kept * sum(path.stat().st_size for path in paths) // 8 + 1)
     latents = Latents(paths, "v")
     assert not loaded and latents.lengths.tolist() == LENGTHS.tolist()
     for window, theirs in zip(latents.windows(3, 4, 0, 2), expected):

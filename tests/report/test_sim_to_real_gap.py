@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from worldmodels.episodes import Episode
-from worldmodels.transfer import BEFORE, DREAMS, HORIZON, MOMENTS, WatchJob, dream_along, states, transfer
+from worldmodels.report.sim_to_real_gap import BEFORE, DREAMS, HORIZON, MOMENTS, WatchJob, dream_along, states, transfer
 from worldmodels.types import Imagined, State
 from worldmodels.worlds.agent import RealJob, load_agent
 

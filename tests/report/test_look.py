@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from worldmodels import look
-from worldmodels.memory.latents import observed
+from worldmodels.latents import observed
 from worldmodels.runs import find
 from worldmodels.types import Noise, Transitions
 from worldmodels.worlds.agent import load_agent

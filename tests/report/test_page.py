@@ -5,7 +5,7 @@ import re
 import numpy as np
 from PIL import Image
 
-from worldmodels import page
+from worldmodels.report import page
 
 
 def test_a_page_needs_nothing_beside_itself(tmp_path):

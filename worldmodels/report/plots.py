@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from worldmodels.files import write_atomic
+from worldmodels.report.scores import half_width, spread
 
 COLOURS = {"random": "#9aa0a6", "real": "#1a73e8", "dream": "#e8710a"}
 WORLDS = {"real": "in the game", "dream": "in the dream"}
@@ -66,12 +67,12 @@ def colour(score: dict) -> str:
 
 def label(score: dict) -> str:
     tau = "" if score["temperature"] is None else f", tau {score['temperature']:g}"
-    return f"{score['controller']}, {score['world']}{tau}: {score['mean']:.0f} ± {score['std']:.0f} ({score['episodes']} episodes)"
+    return f"{score['controller']}, {score['world']}{tau}: {spread(score)} ({score['episodes']} episodes)"
 
 
-def of_mean(returns: np.ndarray) -> np.ndarray:
-    """Half of the 95% interval of the mean over the last axis."""
-    return 1.96 * returns.std(-1, ddof=1) / returns.shape[-1]**0.5
+def error_bar(scores: Sequence[dict]) -> list[float]:
+    """Half of each mean's interval; nan where there is none."""
+    return [s["mean"] - s["ci95"][0] if s["ci95"] else np.nan for s in scores]
 
 
 def of_share(share: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -85,8 +86,7 @@ def intervals(scores: Sequence[dict]) -> Panel:
     """Every score's mean with its 95% interval."""
     def panel(axis: Axes):
         for y, s in enumerate(reversed(scores)):
-            axis.errorbar(s["mean"], y, xerr=[[s["mean"] - s["ci95"][0]], [s["ci95"][1] - s["mean"]]], fmt="o", ms=5, capsize=3,
-                          color=colour(s))
+            axis.errorbar(s["mean"], y, xerr=error_bar([s]), fmt="o", ms=5, capsize=3, color=colour(s))
             axis.annotate(f"{s['controller']}, {WORLDS[s['world']]}", (0.02, y + 0.28), xycoords=("axes fraction", "data"), fontsize=8)
         axis.set_ylim(-0.6, len(scores) - 0.2)
         axis.set_yticks([])
@@ -102,7 +102,7 @@ def returns(scores: Sequence[dict]) -> list[Panel]:
 
     def histogram(s: dict, axis: Axes):
         axis.hist(s["returns"], bins=np.linspace(low, high + 1e-9, 41), color=colour(s), alpha=0.85)
-        axis.axvspan(*s["ci95"], color="black", alpha=0.15)
+        axis.axvspan(*s["ci95"] or (s["mean"],) * 2, color="black", alpha=0.15)
         axis.axvline(s["mean"], color="black", lw=1.5)
         finish(axis, label(s), "return in the game (line: mean; band: its 95% interval)", "episodes")
 
@@ -132,13 +132,13 @@ PAPER_SCORE = {"car_racing": 906, "take_cover": 1092}           # its tables 1 a
 def temperature(scores: Sequence[dict]) -> list[Panel]:
     """Returns in the dream and in the game of controllers evolved at each temperature, and the paper's beside them."""
     taus = sorted({s["evolved_at"] for s in scores})
-    top = 1.05 * max(s["ci95"][1] for s in scores)
+    top = 1.05 * max(s["mean"] for s in scores)
 
     def here(axis: Axes):
         for world in ("dream", "real"):
             mine = [s for s in scores if s["world"] == world]
             axis.errorbar([taus.index(s["evolved_at"]) for s in mine], [s["mean"] for s in mine],
-                          [s["mean"] - s["ci95"][0] for s in mine], fmt="o", ms=5, capsize=3, color=COLOURS[world])
+                          error_bar(mine), fmt="o", ms=5, capsize=3, color=COLOURS[world])
             means = [np.mean([s["mean"] for s in mine if s["evolved_at"] == tau]) for tau in taus]
             axis.plot(range(len(taus)), means, color=COLOURS[world], label=WORLDS[world])
         ticked(axis, taus, "here (bars: 95% interval of the mean)")
@@ -176,8 +176,8 @@ def curves(metrics: Sequence[dict]) -> list[Panel]:
     return [partial(curve, *chart) for chart in charts]
 
 
-def transfer(found, scores: Sequence[dict], repeat: int) -> list[Panel]:
-    """Where a dream and the game part (transfer.Transfer; scores of one controller; game frames a step)."""
+def sim_to_real_gap(found, scores: Sequence[dict], repeat: int) -> list[Panel]:
+    """Where a dream and the game part (sim_to_real_gap.SimToRealGap; scores of one controller; game frames a step)."""
     deaths = np.isfinite(found.left).any()
     steps = np.arange(1, len(found.error) + 1)
     dreamt = f"steps dreamt ({repeat} frames of the game each)"
@@ -252,7 +252,7 @@ def calibrated_reward(foretold: np.ndarray, got: np.ndarray) -> Panel:
     def panel(axis: Axes):
         parts = np.array_split(foretold.argsort(), min(20, len(foretold)))
         x, y = (np.array([values[part].mean() for part in parts]) for values in (foretold, got))
-        axis.errorbar(x, y, [of_mean(got[part]) if np.ptp(got[part]) else np.nan for part in parts], fmt="o", ms=4, capsize=3, color="black")
+        axis.errorbar(x, y, [half_width(got[part]) if np.ptp(got[part]) else np.nan for part in parts], fmt="o", ms=4, capsize=3, color="black")
         ends = [min(x.min(), y.min()), max(x.max(), y.max())]
         axis.plot(ends, ends, ls="--", color=COLOURS["random"], label="where it would be right")
         finish(axis, "Reward of a step", "expected by M", "mean that came, with its 95% interval", "upper left")
@@ -266,7 +266,7 @@ def controllers(returns: dict[str, np.ndarray], groups: dict[str, tuple[slice, s
     def panel(axis: Axes):
         x, y = (returns[world].mean(1) for world in ("dream", "real"))
         for name, (group, colour) in groups.items():
-            axis.errorbar(x[group], y[group], of_mean(returns["real"][group]), of_mean(returns["dream"][group]), fmt="o", ms=4,
+            axis.errorbar(x[group], y[group], half_width(returns["real"][group]), half_width(returns["dream"][group]), fmt="o", ms=4,
                           lw=0.8, color=colour, label=name)
         ends = [min(x.min(), y.min()), max(x.max(), y.max())]
         axis.plot(ends, ends, ls="--", color="black", lw=0.8, label="where the dream would be right")
@@ -280,7 +280,7 @@ def evolution(generations: np.ndarray, returns: dict[str, np.ndarray], world: st
     """Returns [P, E] in the "dream" and in the "real" game of the means that an evolution in `world` had at these generations [P]."""
     def panel(axis: Axes):
         for where, name in WORLDS.items():
-            axis.errorbar(generations, returns[where].mean(1), of_mean(returns[where]), fmt="o-", ms=4, capsize=3,
+            axis.errorbar(generations, returns[where].mean(1), half_width(returns[where]), fmt="o-", ms=4, capsize=3,
                           color=COLOURS[where], label=name)
         finish(axis, f"The mean of the evolution, which went on {WORLDS[world]}", "generation", "mean return, with its 95% interval")
 
@@ -302,9 +302,9 @@ def generations(fitness: Sequence[np.ndarray]) -> Panel:
 def warmer(dreams: dict[float, np.ndarray], game: dict, own: float) -> Panel:
     """One controller's returns [E] in dreams of each temperature, beside its score in the game; `own`: that which it evolved in."""
     def panel(axis: Axes):
-        axis.errorbar(dreams.keys(), [returns.mean() for returns in dreams.values()], [of_mean(returns) for returns in dreams.values()],
+        axis.errorbar(dreams.keys(), [returns.mean() for returns in dreams.values()], [half_width(returns) for returns in dreams.values()],
                       fmt="o-", ms=4, capsize=3, color=COLOURS["dream"], label=WORLDS["dream"])
-        axis.axhspan(*game["ci95"], color=COLOURS["real"], alpha=0.3, label="in the game, 95% interval")
+        axis.axhspan(*game["ci95"] or (game["mean"],) * 2, color=COLOURS["real"], alpha=0.3, label="in the game, 95% interval")
         axis.axvline(own, color="black", ls=":", label="the run's own tau")
         finish(axis, "The same controller in colder and warmer dreams", "temperature (tau) of the dream", "mean return, with its 95% interval")
 
@@ -317,7 +317,7 @@ def rounds(history: Sequence[tuple[float, Sequence[dict]]]) -> list[Panel]:
         minutes = [at for at, _ in history]
         for world in ("real", "dream"):
             mine = [next(s for s in scores if s["world"] == world and s["controller"].startswith("controller")) for _, scores in history]
-            axis.errorbar(minutes, [s["mean"] for s in mine], [s["mean"] - s["ci95"][0] for s in mine], fmt="o-", ms=5, capsize=3,
+            axis.errorbar(minutes, [s["mean"] for s in mine], error_bar(mine), fmt="o-", ms=5, capsize=3,
                           color=COLOURS[world], label=f"controller, {WORLDS[world]}")
         best = max((s for s in history[0][1] if s["world"] == "real" and s["controller"].startswith("random")), key=lambda s: s["mean"])
         axis.axhline(best["mean"], color=COLOURS["random"], ls="--", label=f"{best['controller']}, in the game")

@@ -11,7 +11,7 @@ import torch
 from worldmodels.envs import TASKS
 from worldmodels.envs.policies import fresh_uniform
 from worldmodels.envs.toy import Toy, position
-from worldmodels.evaluate import RandomPolicy, record, score, table
+from worldmodels.report.scores import RandomPolicy, record, score, table
 from worldmodels.worlds.agent import load_agent
 from worldmodels.worlds.real import RealWorld
 

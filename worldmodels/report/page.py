@@ -11,7 +11,7 @@ from matplotlib import rc_context
 from PIL import Image
 
 from worldmodels.files import write_atomic
-from worldmodels.plots import Panel, sheet
+from worldmodels.report.plots import Panel, sheet
 
 SIZE = (4.6, 3.4)           # inches of a chart: its letters can still be read where it is as wide as a phone
 

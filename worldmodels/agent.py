@@ -1,0 +1,168 @@
+"""V, M and C of a run, to act with:
+
+    agent = worldmodels.Agent.load("take_cover/laptop")
+    agent.reset(seed=0)
+    action = agent.act(frame)               # the game's own picture, or 64×64 of it; once every agent.repeat frames
+"""
+
+from pathlib import Path
+from typing import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from worldmodels.controller import CONTROLLERS, ControllerConfig, PolicySpec, build
+from worldmodels.controller.cma_es import SEARCH
+from worldmodels.envs import Task, find_task
+from worldmodels.memory import MEMORIES
+from worldmodels.memory.noise import OBSERVE, NoiseStream
+from worldmodels.runs import Run, find, from_dict
+from worldmodels.types import Memory, Policy, State, UserError, Vision
+from worldmodels.vision import VISIONS
+
+
+class Observer:
+    """V and M in front of a batch of episodes: frames [B, 64, 64, 3] uint8 -> State. The chance in it is that of each episode's own
+    seed."""
+
+    def __init__(self, vision: Vision, memory: Memory):
+        self.encode, self.memory, self.device = vision.fast_encoder(), memory, next(vision.parameters()).device
+        self.rngs: list[np.random.Generator] = []
+        self.noise = NoiseStream([], memory.observe_noise, next(memory.parameters()), OBSERVE)
+        self.state: State | None = None
+
+    def select_and_begin(self, index: Tensor, frames: np.ndarray, seeds: Sequence[int]) -> State:
+        """Goes on with the episodes `index` [N] only, and behind them new ones that begin with these frames."""
+        self.rngs = [self.rngs[i] for i in index.tolist()]
+        self.noise.select(index.tolist())
+        self.state = self.state and self.state.select(index)
+        if len(seeds):
+            rngs, noise = [np.random.default_rng([seed, 2]) for seed in seeds], NoiseStream(seeds, self.noise.size, self.noise.like, OBSERVE)
+            begun = self.memory.initial(self._sample(frames, rngs), noise.step())
+            self.rngs += rngs
+            self.noise.join(noise)
+            self.state = State.cat([self.state, begun]) if len(index) else begun
+        return self.state
+
+    def observe(self, action: Tensor, frames: np.ndarray) -> State:
+        """The state after actions [B, A] led to these frames."""
+        self.state = self.memory.observe(self.state, action, self._sample(frames, self.rngs), self.noise.step())
+        return self.state
+
+    def _sample(self, frames: np.ndarray, rngs: list[np.random.Generator]) -> Tensor:
+        """z [B, Z] of frames, each drawn by its own generator."""
+        posterior = self.encode(torch.from_numpy(frames).to(self.device))
+        drawn = np.stack([rng.standard_normal(posterior.mean.shape[-1], np.float32) for rng in rngs])
+        return posterior.sample(torch.from_numpy(drawn).to(self.device))
+
+
+class Agent:
+    """V and M, frozen, with the controller if there is one. Loading runs no code from the run's folder."""
+
+    def __init__(self, task: Task, vision: Vision, memory: Memory, digest: str = "", controller: PolicySpec | None = None, repeat: int = 1):
+        self.task, self.vision, self.memory = task, vision, memory
+        self.digest = digest                # of V and M: "<V's>-<M's>"
+        self.controller = controller
+        self.repeat = repeat                # frames of the game that an action is held for
+
+    @classmethod
+    def load(cls, name: str | Path, device: str = "cpu") -> "Agent":
+        """The agent of a run: "<task>/<run>", published or in data/, or the run's folder. The last round that has a controller."""
+        run = Run(Path(name))
+        if not run.config.exists():
+            task, _, rest = str(name).partition("/")
+            run = find(task, rest or None)
+        run = run.last("controller")
+        agent = load_agent(run, device)
+        agent.controller = load_controller(run, agent)
+        return agent
+
+    def reset(self, seed: int = 0):
+        """An episode begins; `seed` is all the chance in what the agent makes of it."""
+        if self.controller is None:
+            raise UserError("this agent has no controller: Agent.load opens a finished run")
+        self.policy, self.observer, self.seed, self.action = build(self.controller, self), Observer(self.vision, self.memory), seed, None
+        self.policy.reset([seed])
+
+    @torch.no_grad()
+    def act(self, observation: np.ndarray) -> np.ndarray:
+        """The game's picture [h, w, 3] uint8, or the 64×64 of it that V sees -> action [A]."""
+        frame = observation if observation.shape == (64, 64, 3) else self.task.to_frame(observation)
+        if self.action is None:
+            state = self.observer.select_and_begin(torch.zeros(0, dtype=torch.int64), frame[None], [self.seed])
+        else:
+            state = self.observer.observe(self.action, frame[None])
+        self.action = self.policy(state)
+        return self.action[0].cpu().numpy()
+
+    @torch.no_grad()
+    def decode(self, z: np.ndarray | Tensor) -> np.ndarray:
+        """V's picture of latents [..., Z], [..., 64, 64, 3] uint8."""
+        z = torch.as_tensor(z, device=next(self.vision.parameters()).device)
+        return self.vision.decode(z.reshape(-1, z.shape[-1])).view(*z.shape[:-1], 64, 64, 3).cpu().numpy()
+
+    def policy_of(self, spec: PolicySpec) -> Policy:
+        """A spec's policies, ready to be reset."""
+        return build(spec, self)
+
+    def parameter_count(self, config: ControllerConfig) -> int:
+        """How many parameters a controller of this config has."""
+        return CONTROLLERS[config.kind].size(config, self)
+
+
+def build_vision(info: dict) -> nn.Module:
+    """V as the info of its checkpoint describes it."""
+    kind = VISIONS[info["vision"]["kind"]]
+    return kind(from_dict(kind.Config, info["vision"]))
+
+
+def build_memory(info: dict, task: Task) -> nn.Module:
+    """M as the info of its checkpoint describes it."""
+    kind = MEMORIES[info["memory"]["kind"]]
+    return kind(from_dict(kind.Config, info["memory"]), info["vision"]["z_size"], task.action_size)
+
+
+def load_agent(run: Run, device: str = "cpu", task: Task | None = None) -> Agent:
+    """A run's trained V and M; its task is looked up by name where none is given."""
+    vision_tensors, vision_info = run.load("vision", "train_vision")
+    memory_tensors, memory_info = run.load("memory", "train_memory")
+    if memory_info.get("vision_digest", vision_info["digest"]) != vision_info["digest"]:
+        raise UserError(f"{run.path('memory')} was trained on what another V saw, not on {run.path('vision')}")
+    task = task or find_task(memory_info["task"])
+    try:
+        vision, memory = build_vision(vision_info), build_memory(memory_info, task)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"V or M in {run.folder} is of another version of this program ({error})") from None
+    for name, module, tensors in (("vision", vision, vision_tensors), ("memory", memory, memory_tensors)):
+        try:
+            module.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise UserError(f"{run.path(name)} does not fit its own config ({str(error).splitlines()[-1].strip()}): "
+                            f"delete it and run `python -m pipeline.train_{name}`") from None
+        module.to(device).eval().requires_grad_(False)
+    repeat = memory_info.get("collect", {}).get("repeat", 1)
+    return Agent(task, vision, memory, f"{vision_info['digest']}-{memory_info['digest']}", repeat=repeat)
+
+
+def open_agent(task: str, run: str | Path | None = None, device: str = "cpu", with_checkpoint: str = "memory") -> tuple[Run, Agent]:
+    """A run by its folder or name (runs.find), at the last round that has this checkpoint, and its agent."""
+    found = find(task, run).last(with_checkpoint)
+    agent = load_agent(found, device)
+    if agent.task.name != task:
+        raise UserError(f"{found.root} is a run of {agent.task.name}, not of {task}")
+    return found, agent
+
+
+def load_controller(run: Run, agent: Agent) -> PolicySpec:
+    """The controller of a run's round, which has to be one for this V and M."""
+    tensors, info = run.load("controller", "train_controller")
+    if info["agent_digest"] != agent.digest:
+        raise UserError(f"{run.path('controller')} was trained with another V or M than those of {run.folder}")
+    return controller_spec(tensors, info)
+
+
+def controller_spec(tensors: dict[str, Tensor], info: dict) -> PolicySpec:
+    """The controller in a checkpoint."""
+    config = from_dict(CONTROLLERS[info["controller"]["kind"]].Config, info["controller"])
+    return PolicySpec(config, {name: tensor.numpy()[None] for name, tensor in tensors.items() if name not in SEARCH})

@@ -1,0 +1,77 @@
+"""A policy as it is stored, and what the kinds made of a vector of parameters share."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldmodels.types import State
+
+
+@dataclass(frozen=True)
+class ControllerConfig:
+    kind: str = ""                      # which of CONTROLLERS
+    sees: Literal["all", "z", "h"] = "all"  # which features: all of them, V's latent, or what M adds to it
+
+
+class PolicySpec(NamedTuple):
+    """P policies of one kind, as they are stored and sent to workers; `controller.build` makes them act."""
+
+    config: ControllerConfig
+    arrays: dict[str, np.ndarray]       # each [P, ...]
+
+    def select(self, index: np.ndarray) -> "PolicySpec":
+        """The policies `index` [N], in that order; rows may repeat."""
+        return PolicySpec(self.config, {name: array[index] for name, array in self.arrays.items()})
+
+
+def visible(sees: str, feature_sizes: dict[str, int]) -> slice:
+    """Where the features that a controller sees lie in `State.features`, z being the first part."""
+    z, total = next(iter(feature_sizes.values())), sum(feature_sizes.values())
+    return {"all": slice(0, total), "z": slice(0, z), "h": slice(z, total)}[sees]
+
+
+class ParameterPolicy:
+    """A policy of arrays {"parameters": [N, n]}: rollout i, in the order in which rollouts begin, has row i, or the only row.
+
+    A subclass splits a row into its arrays (`prepare`) and acts with them (`output`).
+    """
+
+    def __init__(self, config: ControllerConfig, agent, arrays: dict[str, np.ndarray]):
+        self.config, self.agent = config, agent
+        self.visible = visible(config.sees, agent.memory.feature_sizes)
+        self.parameters = torch.as_tensor(arrays["parameters"], dtype=torch.float32, device=next(agent.memory.parameters()).device)
+
+    @staticmethod
+    def size(config: ControllerConfig, agent) -> int:
+        """n, the length of a row."""
+        raise TypeError("a kind of controller says how many parameters it has")
+
+    def prepare(self, rows: Tensor):
+        """Keeps the parameters [B, n] of the rollouts of now, as `output` wants them."""
+
+    def output(self, x: Tensor) -> Tensor:
+        """Visible features [B, F] -> [B, A], before they are squashed to actions."""
+
+    def reset(self, seeds: Sequence[int]):
+        self.begun, self.row = 0, torch.zeros(0, dtype=torch.int64, device=self.parameters.device)
+        self.select_and_reset(self.row, seeds)
+
+    def select_and_reset(self, index: Tensor, seeds: Sequence[int]):
+        new = torch.arange(self.begun, self.begun + len(seeds), device=self.row.device)
+        self.begun += len(seeds)
+        self.row = torch.cat([self.row[index], new if len(self.parameters) > 1 else torch.zeros_like(new)])
+        self.prepare(self.parameters[self.row])
+
+    def __call__(self, state: State) -> Tensor:
+        return self.agent.task.squash(self.output(state.features[:, self.visible]))
+
+    def act(self, features: Tensor) -> Tensor:
+        """The same with the batch last, as dreamers have it: features and a row of ones [F + 1, B] -> action [A, B]."""
+        return self.agent.task.squash(self.output(features[self.visible].t())).t()
+
+    def tensors(self) -> list[Tensor]:
+        """What `prepare` made: a CUDA graph finds the next population in the same place."""
+        return [t for t in vars(self).values() if isinstance(t, Tensor)]

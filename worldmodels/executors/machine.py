@@ -1,0 +1,47 @@
+"""What this machine has for worker processes: its cores, and how many workers it can serve."""
+
+import math
+import os
+import resource
+import time
+
+from worldmodels.types import UserError
+
+MEMORY = 0.3e9      # bytes a worker takes, with torch and a game
+TASKS = 4           # processes and threads of a worker: it and its engine, a thread of its own and one that serves it
+FILES = 4           # files the serving process keeps open for a worker
+
+
+def available_memory() -> float:
+    """Bytes that new processes can have; where the system does not tell, all the memory of the machine."""
+    try:
+        with open("/proc/meminfo") as file:
+            return 1024 * next(int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def check_workers(count: int):
+    """A UserError where this machine cannot serve `count` workers."""
+    limits = [available_memory() / MEMORY]
+    for name, each in (resource.RLIMIT_NPROC, TASKS), (resource.RLIMIT_NOFILE, FILES):
+        soft, _ = resource.getrlimit(name)
+        limits.append(math.inf if soft == resource.RLIM_INFINITY else soft / each)
+    most = max(1, int(min(limits)))
+    if not 1 <= count <= most:
+        raise UserError(f"--workers {count}: this machine can serve 1 to about {most}")
+
+
+def idle_cores() -> list[int]:
+    """The cores this process may use, the least busy first; none where processes cannot be bound to cores."""
+    if not hasattr(os, "sched_setaffinity"):
+        return []
+
+    def idle() -> dict[str, int]:
+        with open("/proc/stat") as file:
+            return {name: int(counts[3]) for name, *counts in map(str.split, file) if name.startswith("cpu")}
+
+    before = idle()
+    time.sleep(0.1)
+    after = idle()
+    return sorted(os.sched_getaffinity(0), key=lambda core: before.get(f"cpu{core}", 0) - after.get(f"cpu{core}", 0))

@@ -1,0 +1,70 @@
+"""Rollouts that are remembered: whole episodes of a world, to be stored or looked at."""
+
+from typing import Any, Callable, NamedTuple, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldmodels.episodes import Episode, Track
+from worldmodels.types import Memory, Policy, State, Step, World
+from worldmodels.worlds.rollout import rollout
+
+
+class Recorder:
+    """A world whose episodes are handed to `end` as they end. `see()` gives what to keep of the rollouts as they are now, a list [B]."""
+
+    def __init__(self, world: World, see: Callable[[], list[Any]], end: Callable[[Track], None]):
+        self.world, self.see, self.end = world, see, end
+        self.max_batch, self.compact_above = world.max_batch, world.compact_above
+
+    def reset(self, seeds: Sequence[int]) -> State:
+        state = self.world.reset(seeds)
+        self.tracks = [Track(seed, [seen], []) for seed, seen in zip(seeds, self.see())]
+        return state
+
+    def step(self, action: Tensor) -> Step:
+        step = self.world.step(action)
+        for track, seen, *moment in zip(self.tracks, self.see(), *(t.cpu().numpy() for t in (action, *step[1:]))):
+            track.seen.append(seen)
+            track.moments.append(moment)
+        for track, done in zip(self.tracks, step.done):
+            if done:
+                self.end(track)
+        return step
+
+    def select_and_reset(self, index: Tensor, seeds: Sequence[int]) -> State:
+        state = self.world.select_and_reset(index, seeds)
+        self.tracks = [self.tracks[i] for i in index.tolist()]
+        self.tracks += [Track(seed, [seen], []) for seed, seen in zip(seeds, self.see()[len(self.tracks):])]
+        return state
+
+
+class Recording(NamedTuple):
+    """One episode, watched: what was seen, done and got."""
+
+    features: np.ndarray    # [T+1, F]
+    latent: np.ndarray      # [T+1, Z]
+    frames: np.ndarray      # [T+1, h, w, 3] uint8: the game's picture, or the decoded dream
+    seen: np.ndarray        # [T+1, 64, 64, 3] uint8: what V saw (in the dream: the same as `frames`)
+    action: np.ndarray      # [T, A]
+    reward: np.ndarray      # [T]
+    terminated: np.ndarray  # [T] bool
+
+    def encoded(self) -> Episode:
+        """As an episode with latents where others have frames; the end of the watching counts as one by the clock."""
+        last = np.arange(len(self.action)) == len(self.action) - 1
+        return Episode(self.latent, self.action, self.reward, self.terminated, last & ~self.terminated)
+
+
+def record(world: World, memory: Memory, policy: Policy, seed: int, picture: Callable[[], tuple[np.ndarray, np.ndarray]],
+           steps: int) -> Recording:
+    """Plays one episode of at most `steps` steps; `picture()` -> (frame, what V saw) of the world as it is now."""
+    def see() -> list[tuple]:
+        return [(world.state.features[0].cpu().numpy(), memory.latent(world.state)[0].cpu().numpy(), *picture())]
+
+    recorder = Recorder(world, see, lambda track: None)
+    rollout(recorder, policy, [seed], steps)
+    track, = recorder.tracks
+    episode = track.episode()
+    return Recording(*map(np.stack, zip(*track.seen)), episode.action, episode.reward, episode.terminated)
