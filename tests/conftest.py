@@ -1,17 +1,16 @@
 """What several tests share: runs in a temporary folder, a tiny V and M, encoded episodes whose latents name themselves."""
 
-from dataclasses import asdict
-
 import numpy as np
 import pytest
 import torch
 
 from worldmodels.envs.toy import POSITIONS, Toy
 from worldmodels.episodes import Episode
-from worldmodels.memory import MDNRNN, MemoryConfig
 from worldmodels.latents import Latents, write_latents
+from worldmodels.memory import MDNRNN, MDNRNNConfig
 from worldmodels.runs import Run
-from worldmodels.vision import VAE, VisionConfig
+from worldmodels.types import Posterior
+from worldmodels.vision import VAE, VAEConfig
 
 
 @pytest.fixture(autouse=True)
@@ -29,11 +28,10 @@ def toy_run(tmp_path_factory):
     """A run of the toy task with a random V (4 latents) and M (8 cells)."""
     torch.manual_seed(1)
     run = Run(tmp_path_factory.mktemp("toy"))
-    vision = VisionConfig(z_size=4)
-    memory = MemoryConfig(hidden_size=8)
-    info = {"task": "toy", "vision": asdict(vision)}
+    vision, memory = VAEConfig(z_size=4), MDNRNNConfig(hidden_size=8)
+    info = {"task": "toy", "vision": vision}
     run.save("vision", VAE(vision).state_dict(), info)
-    run.save("memory", MDNRNN(memory, 4, 1).state_dict(), info | {"memory": asdict(memory)})
+    run.save("memory", MDNRNN(memory, 4, 1).state_dict(), info | {"memory": memory})
     return run
 
 
@@ -42,8 +40,8 @@ def make_latents(folder, episodes, log_var=-30.0):
     paths = []
     for number, (mu, episode) in enumerate(episodes):
         paths.append(folder / f"{number}.safetensors")
-        write_latents(paths[-1], mu, np.full_like(mu, log_var), episode, "v")
-    return Latents(paths, "v")
+        write_latents(paths[-1], Posterior(*map(torch.from_numpy, (mu, np.full_like(mu, log_var)))), episode, "v")
+    return Latents(dict.fromkeys(paths, ""), "v")
 
 
 def counted_episode(number, steps):
