@@ -17,7 +17,7 @@ def pipeline(config: Config, run: Run):
     """All six stages in order, --rounds times; finished ones are skipped."""
     for round in range(1, config.rounds + 1):
         for number, stage in enumerate(STAGES, 1):
-            where = f"round {round}/{config.rounds}, {number}/{len(STAGES)}" if config.rounds > 1 else f"{number}/{len(STAGES)}"
+            where = f"round {round}/{config.rounds}, " * (config.rounds > 1) + f"{number}/{len(STAGES)}"
             say(f"\n[{where}] {stage.__doc__.split(':', 1)[1].strip()}")
             stage(config, run.at(round))
 

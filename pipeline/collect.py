@@ -1,6 +1,7 @@
 """Stage 1: rollouts of the real game, random or by the controller of the round before -> episodes/."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from tqdm import tqdm
@@ -16,7 +17,7 @@ from worldmodels.worlds.collect import CollectConfig, CollectJob, env_settings
 from worldmodels.worlds.explore import ExploreJob
 
 CURVE = 100         # points of a curve, or as many as there are jobs
-CHUNK = 128         # episodes that are played again together where one is missing: to rounding they depend on each other
+CHUNK = 128  # episodes that are played again together where one is missing: to rounding they depend on each other
 
 
 @stage("collect", begins=True)
@@ -25,7 +26,8 @@ def collect(config: Config, run: Run):
     jobs, settings = random_jobs(config, run) if run.round == 1 else controller_jobs(config, run)
     recorded = run.episodes / "settings.json"
     if recorded.exists() and (different := differences(read_json(recorded), settings)):
-        raise UserError(f"the episodes in {run.episodes} were collected with {different}: choose another --run, or delete them")
+        raise UserError(f"the episodes in {run.episodes} were collected with {different}: choose another --run, or "
+                        "delete them")
     write_json(recorded, plain(settings))
     missing = [job for job in jobs if not all(episode_path(run.episodes, seed).exists() for seed in job.seeds)]
     total, left = (sum(len(job.seeds) for job in some) for some in (jobs, missing))
@@ -34,7 +36,8 @@ def collect(config: Config, run: Run):
     with run.metrics("collect", total - left) as log, open_executor(config, len(missing)) as executor, \
             tqdm(total=total, initial=total - left, desc="collecting", unit="episode") as bar:
         def count(played: tuple) -> int:
-            """The episodes of a job, (steps, return) of one or of each; their means are logged in the order in which they end."""
+            """The episodes of a job, (steps, return) of one or of each; their means are logged in the order in which
+            they end."""
             rows = [{"steps": steps, "return": gained} for steps, gained in zip(*map(np.atleast_1d, played))]
             log.gather(rows, total // CURVE)
             return len(rows)
@@ -51,7 +54,8 @@ def check_collected(config: Config, run: Run):
 
 def random_jobs(config: Config, run: Run) -> tuple[list[CollectJob], dict]:
     """The first round's jobs, and what their episodes are to be made with."""
-    return [CollectJob(task_of(config), config.collect, seed, run.episodes) for seed in seeds(config, run)], common_settings(config)
+    jobs = [CollectJob(task_of(config), config.collect, seed, run.episodes) for seed in seeds(config, run)]
+    return jobs, common_settings(config)
 
 
 def controller_jobs(config: Config, run: Run) -> tuple[list[ExploreJob], dict]:
@@ -60,9 +64,10 @@ def controller_jobs(config: Config, run: Run) -> tuple[list[ExploreJob], dict]:
     tensors, info = before.load("controller", "train_controller")
     task, spec = task_of(config), controller_spec(tensors, info)
     chunks = np.array_split(seeds(config, run), -(-config.collect.episodes_per_round // CHUNK))
-    jobs = [ExploreJob(task, before, load_agent(before).digest, config.collect, env_settings(task, config.collect), spec,
-                       tuple(chunk.tolist()), run.episodes) for chunk in chunks]
-    return jobs, common_settings(config) | {"explore_share": config.collect.explore_share, "controller_before": info["digest"]}
+    job = partial(ExploreJob, task, before, load_agent(before, task=task).digest, config.collect,
+                  env_settings(task, config.collect), spec)
+    how = {"explore_share": config.collect.explore_share, "controller_before": info["digest"]}
+    return [job(tuple(chunk.tolist()), run.episodes) for chunk in chunks], common_settings(config) | how
 
 
 def common_settings(config: Config) -> dict:

@@ -28,8 +28,9 @@ SECTIONS = tuple(f.name for f in fields(Config) if is_dataclass(getattr(Config()
 
 
 def stage(*sections: str, begins: bool = False, of_finished: bool = False) -> Callable[[Stage], Stage]:
-    """Makes a function a stage: its --help shows these sections of the settings, and its seconds are added to what wall.json says of it,
-    from which the curve against wall time is drawn. It may begin a run, and works on the round in progress, or on the last finished one.
+    """Makes a function a stage: its --help shows these sections of the settings, and its seconds are added to what
+    wall.json says of it, from which the curve against wall time is drawn. It may begin a run, and works on the round in
+    progress, or on the last finished one.
     """
     def decorate(work: Stage) -> Stage:
         @functools.wraps(work)
@@ -50,7 +51,8 @@ def stage(*sections: str, begins: bool = False, of_finished: bool = False) -> Ca
 def main(stage: Stage, arguments: list[str] | None = None):
     """Parses the command line and runs a stage."""
     with errors_in_one_line("goes on from here"):
-        config = parse(sys.argv[1:] if arguments is None else arguments, stage.__doc__, getattr(stage, "sections", SECTIONS))
+        config = parse(sys.argv[1:] if arguments is None else arguments, stage.__doc__,
+                       getattr(stage, "sections", SECTIONS))
         with open_run(config, getattr(stage, "begins", True)) as run, kept_settings(config, run):
             stage(config, run.at(current_round(stage, config, run)))
 
@@ -59,24 +61,28 @@ def current_round(stage: Stage, config: Config, run: Run) -> int:
     """The round that a stage by itself works on: the last one that has a controller, or the one after it."""
     last = run.last("controller")
     finished = last.round if last.path("controller").exists() else 0
-    return max(1, min(finished, config.rounds)) if getattr(stage, "of_finished", False) else min(finished + 1, config.rounds)
+    if getattr(stage, "of_finished", False):
+        return max(1, min(finished, config.rounds))
+    return min(finished + 1, config.rounds)
 
 
 def parse(arguments: list[str], description: str | None = None, shown: Sequence[str] = SECTIONS) -> Config:
-    """The settings: a preset, or those of an existing run named without a preset, then what the command line changes."""
+    """The settings: a preset, or those of an existing run named without a preset, then what the command line
+    changes."""
     base = Config()
     chosen = {name: option(arguments, name) or getattr(base, name) for name in ("task", "preset", "run", "data")}
     task = import_task(chosen["task"])
     named = presets(task)
     run = Run(Path(chosen["data"]) / task.name / (chosen["run"] or chosen["preset"]))
     if option(arguments, "preset") is None and chosen["run"] and run.config.exists():
-        default = run.settings(Config, kinds=KINDS)
+        default = replace(run.settings(Config, kinds=KINDS), data=chosen["data"])      # format 1 stored it
     elif chosen["preset"] in named:
         default = named[chosen["preset"]]()
     else:
         raise UserError(f"--task {task.name} has no --preset {chosen['preset']}: choose one of {', '.join(named)}")
     for section, kinds in KINDS.items():
-        default = replace(default, **{section: of_kind(getattr(default, section), option(arguments, f"{section}.kind"), section, kinds)})
+        chosen_kind = of_kind(getattr(default, section), option(arguments, f"{section}.kind"), section, kinds)
+        default = replace(default, **{section: chosen_kind})
     choices = {"preset": named, "executor": EXECUTORS, "collect.policy": task.policies,
                **{f"{section}.kind": kinds for section, kinds in KINDS.items()}}
     config = parsed(default, arguments, description, choices, [section for section in SECTIONS if section not in shown])
@@ -113,7 +119,8 @@ def check(config: Config):
         raise UserError(f"--run {config.run}: a run is a name, not a path; --data says where runs are kept")
     e = config.evaluate
     if e.first_seed + max(e.episodes, e.random_episodes, e.dream_episodes, e.gap_episodes) > EVALUATION.stop:
-        raise UserError(f"--evaluate.first-seed {e.first_seed}: games take seeds below {EVALUATION.stop}, and the last episodes' are not")
+        raise UserError(f"--evaluate.first-seed {e.first_seed}: games take seeds below {EVALUATION.stop}, and the last "
+                        "episodes' are not")
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: this machine has no CUDA GPU that torch can use; try --device cpu")
     check_workers(workers(config))
@@ -139,9 +146,10 @@ def kept_settings(config: Config, run: Run):
     path = run.config
     before = path.read_bytes() if path.exists() else None
     packages = {name: version(name) for name in ("torch", "numpy", "gymnasium", "vizdoom", "cma")}
-    settings = {name: value for name, value in asdict(config).items() if name != "data"}        # a run works where it is
+    settings = {name: value for name, value in asdict(config).items() if name != "data"}  # a run works where it is
     try:
-        write_json(path, {"config": settings, "python": platform.python_version(), "packages": packages, "git_commit": git_commit()})
+        about = {"python": platform.python_version(), "packages": packages, "git_commit": git_commit()}
+        write_json(path, {"config": settings} | about)
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror}): choose another --data") from None
     try:
@@ -173,12 +181,14 @@ def open_executor(config: Config, most: int | None = None) -> Executor:
 
 def vision_info(config: Config) -> dict:
     default = CollectConfig()
-    collect = replace(config.collect, episodes_per_round=default.episodes_per_round, explore_share=default.explore_share)   # later rounds'
+    later = {name: getattr(default, name) for name in ("episodes_per_round", "explore_share")}    # of later rounds
+    collect = replace(config.collect, **later)
     return {"task": config.task, "seed": config.seed, "collect": collect, "vision": config.vision}
 
 
 def memory_info(config: Config, run: Run) -> dict:
-    info = vision_info(config) | {"memory": config.memory, "vision_digest": run.load("vision", "train_vision")[1]["digest"]}
+    _, vision = run.load("vision", "train_vision")
+    info = vision_info(config) | {"memory": config.memory, "vision_digest": vision["digest"]}
     if run.round > 1:
         _, before = run.at(run.round - 1).load("controller", "train_controller")
         info |= {"episodes_per_round": config.collect.episodes_per_round, "explore_share": config.collect.explore_share,

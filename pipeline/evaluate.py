@@ -41,7 +41,8 @@ def evaluate(config: Config, run: Run):
 
 
 def is_scored(config: Config, run: Run, digest: str) -> bool:
-    """Whether the report is there, of the run's controller and by these settings; a UserError where there is no controller."""
+    """Whether the report is there, of the run's controller and by these settings; a UserError where there is no
+    controller."""
     if not run.finished("controller", controller_info(config, digest)):
         raise UserError(f"no controller in {run.folder}: run `python -m pipeline.train_controller` first")
     scores, settings = run.report / "scores.json", run.report / "made_with.json"
@@ -63,7 +64,8 @@ def report(config: Config, run: Run, agent: Agent):
         scores = score_random(config, agent, latents, executor)
         if begins_elsewhere(config, tensors):
             start = controller_spec({"parameters": tensors["start"]}, info)
-            scores += score_controller(config, run, agent, latents, start, f"start of the search ({config.learner.start})", executor)
+            scores += score_controller(config, run, agent, latents, start,
+                                       f"start of the search ({config.learner.start})", executor)
         scores += score_controller(config, run, agent, latents, controller, name, executor)
         for skill in config.evaluate.other_skills if "skill" in agent.task.settings else ():
             harder = replace(config, collect=replace(config.collect, skill=skill))
@@ -74,7 +76,8 @@ def report(config: Config, run: Run, agent: Agent):
     with run.at(1).metrics("evaluate") as log:                  # a curve of all rounds
         for round in run.last("controller").until_now:
             if (round.report / "scores.json").exists():
-                log.write(round.round, {f"{s['world']}/{s['controller']}": s["mean"] for s in read_scores(round.report / "scores.json")})
+                known = read_scores(round.report / "scores.json")
+                log.write(round.round, {f"{s['world']}/{s['controller']}": s["mean"] for s in known})
     draw(config, run, agent, whole_dream(config, agent, latents), controller, name, scores, played)
 
 
@@ -85,8 +88,8 @@ def begins_elsewhere(config: Config, tensors: dict) -> bool:
 
 
 def score_random(config: Config, agent: Agent, latents: Latents, executor: Executor) -> list[dict]:
-    """The task's random policies in the real game, acting at every frame; then the collecting policy as it collected, in the real
-    game and in the dream."""
+    """The task's random policies in the real game, acting at every frame; then the collecting policy as it collected,
+    in the real game and in the dream."""
     task, e = agent.task, config.evaluate
     random = {f"random ({policy})": replace(config.collect, policy=policy, repeat=1) for policy in task.baselines}
     random[collector(config)] = config.collect
@@ -101,7 +104,8 @@ def score_random(config: Config, agent: Agent, latents: Latents, executor: Execu
     with timed(f"{collector(config)}, dream", len(seeds)) as (bar, wall):
         returns = rollout(world, RandomPolicy(task.policies[config.collect.policy], world.device), seeds).returns.cpu()
         bar.update(len(seeds))
-    return scores + [score(task, "dream", collector(config), returns, wall_s=wall(), **in_the_dream(config, world), workers=1)]
+    about = in_the_dream(config, world) | {"wall_s": wall(), "workers": 1}
+    return scores + [score(task, "dream", collector(config), returns, **about)]
 
 
 def score_controller(config: Config, run: Run, agent: Agent, latents: Latents, controller: PolicySpec, name: str,
@@ -113,8 +117,8 @@ def score_controller(config: Config, run: Run, agent: Agent, latents: Latents, c
     with timed(f"{name}, dream", len(seeds)) as (bar, wall):
         returns = dream(controller, seeds)[0]
         bar.update(len(seeds))
-    processes = dream.executor.size if dream.executor else 1
-    return [real, score(agent.task, "dream", name, returns, wall_s=wall(), **in_the_dream(config, world), workers=processes)]
+    about = in_the_dream(config, world) | {"wall_s": wall(), "workers": dream.executor.size if dream.executor else 1}
+    return [real, score(agent.task, "dream", name, returns, **about)]
 
 
 def score_played(config: Config, run: Run, agent: Agent, controller: PolicySpec, name: str, executor: Executor) -> dict:
@@ -138,14 +142,15 @@ def watch(config: Config, run: Run, agent: Agent, controller: PolicySpec, execut
 
 
 def in_the_game(config: Config, played: CollectConfig) -> dict:
-    """What a score in the real game says beside its numbers, with the settings of the environment that was played (how it was drawn, the
-    skill, the frames an action is held)."""
+    """What a score in the real game says beside its numbers, with the settings of the environment that was played (how
+    it was drawn, the skill, the frames an action is held)."""
     return {"temperature": None, "first_seed": config.evaluate.first_seed, "workers": workers(config), "device": "cpu",
             "settings": dict(env_settings(task_of(config), played))}
 
 
 def in_the_dream(config: Config, world: DreamWorld) -> dict:
-    return {"temperature": config.dream.temperature, "first_seed": config.evaluate.first_seed, "device": str(world.device)}
+    return {"temperature": config.dream.temperature, "first_seed": config.evaluate.first_seed,
+            "device": str(world.device)}
 
 
 def dream_seeds(config: Config) -> range:

@@ -43,7 +43,8 @@ class Finished(NamedTuple):
         return open_executor(self.config)
 
     def seeds(self, count: int) -> range:
-        """Of so many episodes (of few on a run of tiny settings) that were not collected and are not among those that the report scores."""
+        """Of so many episodes (of few on a run of tiny settings) that were not collected and are not among those that
+        the report scores."""
         first = self.config.evaluate.first_seed + 10**6
         return range(first, first + min(count, 10 * self.config.evaluate.episodes))
 
@@ -51,7 +52,8 @@ class Finished(NamedTuple):
         """An episode of the game for each seed, played by the run's controller."""
         task, policy = self.agent.task, self.agent.policy_of(self.controller)
         with closing(real_world(self.agent, task.max_steps, env_settings(task, self.config.collect))) as world:
-            return [record(world, self.agent.memory, policy, seed, lambda: (world.frames[0],) * 2, task.max_steps) for seed in seeds]
+            seen = lambda: (world.frames[0],) * 2
+            return [record(world, self.agent.memory, policy, seed, seen, task.max_steps) for seed in seeds]
 
     def game(self, executor: Executor) -> RealFitness:
         """Fitness in the real game, as long as it officially is."""
@@ -66,24 +68,24 @@ class Finished(NamedTuple):
         return DreamFitness(self.agent, whole_dream(config, self.agent, self.latents), executor, self.run)
 
     def scores(self, returns: dict[str, np.ndarray], names: Sequence[str]) -> list[dict]:
-        """Entries as in scores.json, of returns [P, E] of controllers of these names in the "real" game and in the "dream" of the
-        run's own temperature."""
+        """Entries as in scores.json, of returns [P, E] of controllers of these names in the "real" game and in the
+        "dream" of the run's own temperature."""
         tau = {"real": None, "dream": self.config.dream.temperature}
         return [score(self.agent.task, world, name, row, temperature=tau[world]) for world, rows in returns.items()
                 for name, row in zip(names, rows, strict=True)]
 
 
 def finished(task: str, run: str | Path | None = None) -> Finished:
-    """A run by its folder or name; without one, that which $WORLDMODELS_RUN names, or the published one. The run `smoke` is made, in a
-    minute, where it is not there or not finished."""
+    """A run by its folder or name; without one, that which $WORLDMODELS_RUN names, or the published one. The run
+    `smoke` is made, in a minute, where it is not there or not finished."""
     run = run or os.environ.get("WORLDMODELS_RUN")
     if run == "smoke":
         make_smoke(task)
     found, agent = open_agent(task, run, with_checkpoint="controller")
     config, controller = found.settings(Config, kinds=KINDS), load_controller(found, agent)
     means, generations = scored_means(found.load("controller", "train_controller")[0])
-    return Finished(config, found, agent, encoded(config, found, agent), controller, controller._replace(arrays={"parameters": means}),
-                    generations)
+    return Finished(config, found, agent, encoded(config, found, agent), controller,
+                    controller._replace(arrays={"parameters": means}), generations)
 
 
 def make_smoke(task: str):

@@ -17,7 +17,8 @@ from worldmodels.vision import VISIONS, VAEConfig, VisionConfig
 from worldmodels.worlds.collect import CollectConfig
 from worldmodels.worlds.dream import DreamConfig
 
-KINDS = {"vision": VISIONS, "memory": MEMORIES, "controller": CONTROLLERS, "learner": LEARNERS}     # of the sections of these names
+# the registries of the sections of these names
+KINDS = {"vision": VISIONS, "memory": MEMORIES, "controller": CONTROLLERS, "learner": LEARNERS}
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class SweepConfig:
     temperatures: Annotated[tuple[float, ...], Range(1e-6)] = (0.1, 0.5, 1.0, 1.15, 1.3)    # the paper's
     trainings: Count = 1            # controllers trained at each temperature, with seeds of their own
     episodes: Count = 200           # of each, in the real game; --evaluate.episodes at the run's own temperature
-    learner: LearnerConfig = field(default_factory=EvolutionConfig)     # how they are trained: by whole dreams alone, from zero
+    # how they are trained: by whole dreams alone, from zero
+    learner: LearnerConfig = field(default_factory=EvolutionConfig)
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class Config:
     world: Literal["dream", "real"] = "dream"
     """Where the controller is trained."""
     rounds: Annotated[int, Range(1, ROUNDS)] = 1
-    """How often to collect, train M and C (the paper's iterative procedure). From the second round on, C plays, with --collect.explore-share."""
+    """How often to collect, train M and C (the paper's iterative procedure). From the second round on, C plays, with
+    --collect.explore-share."""
     collect: CollectConfig = field(default_factory=CollectConfig)
     vision: VisionConfig = field(default_factory=VAEConfig)
     memory: MemoryConfig = field(default_factory=MDNRNNConfig)
@@ -84,14 +87,15 @@ def paper_take_cover() -> Config:
 
 def quick_car_racing() -> Config:
     c = paper_car_racing()
+    learner = replace(c.learner, generations=40, episodes=16, eval_every=10, eval_episodes=512)
     return replace(
         c, preset="quick", world="dream", rounds=2,
         collect=replace(c.collect, episodes=2000, episodes_per_round=800, max_steps=400, policy="smooth", repeat=4),
         vision=replace(c.vision, steps=2500, batch=32, learning_rate=1e-3, final_anneal=0.3, channels=16, kl_floor=1.0),
-        memory=replace(c.memory, steps=1500, batch=50, sequence=40, learning_rate=3e-3, final_anneal=0.4, scheduled_sampling=1.0,
-                       sees_current_frame=True),
+        memory=replace(c.memory, steps=1500, batch=50, sequence=40, learning_rate=3e-3, final_anneal=0.4,
+                       scheduled_sampling=1.0, sees_current_frame=True),
         dream=replace(c.dream, max_steps=250),
-        learner=(learner := replace(c.learner, generations=40, episodes=16, eval_every=10, eval_episodes=512)),
+        learner=learner,
         evaluate=replace(c.evaluate, episodes=40, dream_episodes=256),
         sweep=replace(c.sweep, learner=learner))
 
@@ -101,13 +105,14 @@ def quick_take_cover() -> Config:
     return replace(
         c, preset="quick",
         collect=replace(c.collect, episodes=5000, policy="mixed", repeat=4, min_steps=0),
-        vision=replace(c.vision, steps=5000, batch=32, learning_rate=1e-3, final_anneal=0.3, channels=16, z_size=32, kl_floor=4.0),
-        memory=replace(c.memory, hidden_size=256, steps=2500, batch=50, sequence=40, learning_rate=3e-3, learning_rate_decay=1.0,
-                       final_anneal=0.4, scheduled_sampling=1.0,
-                       sees_current_frame=True, cell_feature=False, done_weight=30.0, done_positive_weight=1.0,
-                       death="sampled"),
+        vision=replace(c.vision, steps=5000, batch=32, learning_rate=1e-3, final_anneal=0.3, channels=16, z_size=32,
+                       kl_floor=4.0),
+        memory=replace(c.memory, hidden_size=256, steps=2500, batch=50, sequence=40, learning_rate=3e-3,
+                       learning_rate_decay=1.0, final_anneal=0.4, scheduled_sampling=1.0, sees_current_frame=True,
+                       cell_feature=False, done_weight=30.0, done_positive_weight=1.0, death="sampled"),
         dream=replace(c.dream, max_steps=525, temperature=1.05),
-        learner=replace(c.learner, start="least_squares", sigma=0.05, generations=10, episodes=16, eval_every=10, eval_episodes=1024),
+        learner=replace(c.learner, start="least_squares", sigma=0.05, generations=10, episodes=16, eval_every=10,
+                        eval_episodes=1024),
         evaluate=replace(c.evaluate, other_skills=(5,)),
         sweep=replace(c.sweep, temperatures=(0.1, 0.5, 1.0, 1.05, 1.15, 1.3),
                       learner=replace(c.learner, generations=60, episodes=16, eval_every=5, eval_episodes=512)))
@@ -145,12 +150,14 @@ def smoke(base: Config, steps: int) -> Config:
         memory=replace(base.memory, hidden_size=16, steps=20, batch=2, sequence=10),
         dream=replace(base.dream, max_steps=30, warmup=5),
         learner=tiny(base.learner),
-        evaluate=replace(base.evaluate, episodes=2, random_episodes=2, dream_episodes=8, gap_episodes=2, video_steps=20),
+        evaluate=replace(base.evaluate, episodes=2, random_episodes=2, dream_episodes=8, gap_episodes=2,
+                         video_steps=20),
         sweep=replace(base.sweep, learner=tiny(base.sweep.learner)))
 
 
 def own(task: Task) -> Config:
-    """`quick` for a task of a user's own, or the toy: TakeCover's recipe, evolved from zero in dreams as long as the game."""
+    """`quick` for a task of a user's own, or the toy: TakeCover's recipe, evolved from zero in dreams as long as the
+    game."""
     c, repeat = quick_take_cover(), 4 if "repeat" in task.settings else 1
     return replace(
         c, task=task.name,
@@ -163,13 +170,13 @@ def own(task: Task) -> Config:
 
 
 PRESETS: dict[str, dict[str, Callable[[], Config]]] = {
-    "car_racing": {"smoke": lambda: smoke(quick_car_racing(), 40), "quick": quick_car_racing, "laptop": laptop_car_racing,
-                   "paper": paper_car_racing},
-    "take_cover": {"smoke": lambda: smoke(quick_take_cover(), 120), "quick": quick_take_cover, "laptop": laptop_take_cover,
-                   "paper": paper_take_cover},
+    "car_racing": {"quick": quick_car_racing, "laptop": laptop_car_racing, "paper": paper_car_racing,
+                   "smoke": lambda: smoke(quick_car_racing(), 40)},
+    "take_cover": {"quick": quick_take_cover, "laptop": laptop_take_cover, "paper": paper_take_cover,
+                   "smoke": lambda: smoke(quick_take_cover(), 120)},
 }
 
 
 def presets(task: Task) -> dict[str, Callable[[], Config]]:
     """The presets of a task by name."""
-    return PRESETS.get(task.name, {"smoke": lambda: smoke(own(task), 40), "quick": lambda: own(task)})
+    return PRESETS.get(task.name, {"quick": lambda: own(task), "smoke": lambda: smoke(own(task), 40)})

@@ -16,13 +16,13 @@ STARTS = 64         # encoded episodes that go along: a dream begins where one o
 
 CARD = """# {task}: V, M and C of the run `{run}`
 
-`--task {task} --preset {preset} --seed {seed}`, scored at commit {commit}; every setting is in `config.json`. V is of the kind {vision}
-({v:,} parameters), M of the kind {memory} with reward and done heads ({m:,}), C of the kind {controller} ({c:,}),
-trained by {learner} in the {world}{start}.
+`--task {task} --preset {preset} --seed {seed}`, scored at commit {commit}; every setting is in `config.json`. V is of
+the kind {vision} ({v:,} parameters), M of the kind {memory} with reward and done heads ({m:,}), C of the kind
+{controller} ({c:,}), trained by {learner} in the {world}{start}.
 Rounds of collecting and training: {rounds}; they took {minutes:.0f} minutes.
 
-A copy of it can be scored again without training, here on other seeds, and gets a report of its own (its dreams begin at the {starts}
-encoded episodes that lie here, not at all of them):
+A copy of it can be scored again without training, here on other seeds, and gets a report of its own (its dreams begin
+at the {starts} encoded episodes that lie here, not at all of them):
 
     cp -r data/published data/again
     python -m pipeline.evaluate --task {task} --data data/again --run {run} --evaluate.first-seed 2000000000
@@ -31,7 +31,8 @@ These are the scores, on seeds that nothing was trained on or chosen by (tau: th
 
 {table}
 
-Loading the files runs no code: they are safetensors and JSON. They know this game, drawn as it is here, and nothing else.
+Loading the files runs no code: they are safetensors and JSON. They know this game, drawn as it is here, and nothing
+else.
 License: MIT.
 """
 START = {"previous_or_zero": "", "least_squares_dream": " from least squares on dreams on",
@@ -50,9 +51,9 @@ def publish(config: Config, run: Run):
     target = Run(run.root.parent.parent / "published" / config.task / config.run, run.round)
     if target.root.exists():
         raise UserError(f"{target.root} is there: delete it first, or choose another --run")
-    before = [run.at(run.round - 1).path("controller")] if run.round > 1 else []        # it collected, and is checked for
+    before = [run.at(run.round - 1).path("controller")] if run.round > 1 else []  # it collected, and is checked for
     files = [*run.report.glob("*.png"), *run.report.glob("temperature.json"), run.report / "made_with.json", *before,
-             *(run.path(name) for name in ("vision", "memory", "controller")), *sorted(run.at(1).latents.glob("*"))[:STARTS]]
+             *map(run.path, ("vision", "memory", "controller")), *sorted(run.at(1).latents.glob("*"))[:STARTS]]
     for round in run.until_now:
         files += [path for path in (round.folder / "metrics.jsonl", round.wall, round.report / "scores.json")
                   if path.exists()]
@@ -61,14 +62,15 @@ def publish(config: Config, run: Run):
         copy = target.root / path.relative_to(run.root)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
-    card = CARD.format(
-        task=config.task, run=config.run, starts=STARTS, preset=config.preset, seed=config.seed, world=config.world, rounds=run.round,
-        vision=config.vision.kind, memory=config.memory.kind, controller=config.controller.kind, learner=config.learner.kind,
-        start=START[getattr(config.learner, "start", "previous_or_zero")],
-        commit=read_scores(scores)[0]["git_commit"], minutes=list(history(run))[-1][0],
-        v=sum(p.numel() for p in agent.vision.parameters()), m=sum(p.numel() for p in agent.memory.parameters()),
-        c=run.load("controller", "train_controller")[0]["parameters"].numel(),
-        table="\n".join("    " + line for line in table(read_scores(scores)).splitlines()))
+    card = CARD.format(task=config.task, run=config.run, starts=STARTS, preset=config.preset, seed=config.seed,
+                       world=config.world, rounds=run.round, vision=config.vision.kind, memory=config.memory.kind,
+                       controller=config.controller.kind, learner=config.learner.kind,
+                       start=START[getattr(config.learner, "start", "previous_or_zero")],
+                       commit=read_scores(scores)[0]["git_commit"],
+                       minutes=list(history(run))[-1][0], v=sum(p.numel() for p in agent.vision.parameters()),
+                       m=sum(p.numel() for p in agent.memory.parameters()),
+                       c=run.load("controller", "train_controller")[0]["parameters"].numel(),
+                       table="\n".join("    " + line for line in table(read_scores(scores)).splitlines()))
     write_atomic(target.root / "README.md", card.encode())
     size = sum(path.stat().st_size for path in target.root.rglob("*") if path.is_file()) / 1e6
     print(f"published: {target.root}, {size:.1f} MB")

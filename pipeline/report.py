@@ -25,20 +25,24 @@ from worldmodels.worlds.record import Recording, record
 AHEAD = 90              # steps of the film strip
 
 
-def draw(config: Config, run: Run, agent: Agent, dream: DreamWorld, controller: PolicySpec, name: str, scores: list[dict],
-         watched: list[Episode]):
+def draw(config: Config, run: Run, agent: Agent, dream: DreamWorld, controller: PolicySpec, name: str,
+         scores: list[dict], watched: list[Episode]):
     """All pictures of the report, of a controller of this `name` in the scores, whose episodes `watched` are."""
     say("drawing")
     folder, tau, repeat = run.report, config.dream.temperature, config.collect.repeat
     on_cpu = load_agent(run, task=agent.task)
     found = sim_to_real_gap(on_cpu, controller, watched, tau, config.seed)
-    metrics = [*read_metrics(run.root, "vision"), *read_metrics(run.folder, "memory"), *read_metrics(run.folder, "controller")]
+    metrics = [*read_metrics(run.root, "vision"), *read_metrics(run.folder, "memory"),
+               *read_metrics(run.folder, "controller")]
     task = agent.task.env_id
     sheets = {
         "returns": (plots.returns(scores), f"{task}: returns in the real game", 1, (8, 2.4)),
-        "dream_vs_real": (plots.dream_vs_real(scores), "Does the dream predict the game? The closer the two curves, the better", 3),
-        "sim_to_real_gap": (plots.sim_to_real_gap(found, [s for s in scores if s["controller"] == name], repeat), f"Where dream and game part: {name}"),
-        "curves": (plots.curves(metrics),)}
+        "dream_vs_real": (plots.dream_vs_real(scores),
+                          "Does the dream predict the game? The closer the two curves, the better", 3),
+        "sim_to_real_gap": (plots.sim_to_real_gap(found, [s for s in scores if s["controller"] == name],
+                                                  repeat), f"Where dream and game part: {name}"),
+        "curves": (plots.curves(metrics),)
+    }
     if run.round > 1:
         sheets["rounds"] = plots.rounds(list(history(run))), "", 1, (7, 4.2)
     for picture, (panels, *layout) in sheets.items():
@@ -59,16 +63,20 @@ def draw(config: Config, run: Run, agent: Agent, dream: DreamWorld, controller: 
     charts = {picture: page.charts(panels) for picture, (panels, *_) in sheets.items()}
     times = np.linspace(start, last, 6).astype(int)
     sections = [
-        ("Scores", page.charts([plots.intervals(scores)]) + score_table(scores) + "".join(map(page.paragraph, glossary(config)))),
-        ("The same controller in both worlds", page.films({"the real game": folder / "real.webp",
-                                                           f"the dream, tau {tau:g}": folder / "dream.webp"})),
-        ("What is kept, and what is dreamt", page.paragraph(f"{caption}: steps {', '.join(map(str, times))}.") + page.strip(rows, times)),
-        ("Does the dream predict the game?", charts["dream_vs_real"]), ("Where dream and game part", charts["sim_to_real_gap"]),
+        ("Scores",
+         page.charts([plots.intervals(scores)]) + score_table(scores) + "".join(map(page.paragraph, glossary(config)))),
+        ("The same controller in both worlds",
+         page.films({"the real game": folder / "real.webp", f"the dream, tau {tau:g}": folder / "dream.webp"})),
+        ("What is kept, and what is dreamt",
+         page.paragraph(f"{caption}: steps {', '.join(map(str, times))}.") + page.strip(rows, times)),
+        ("Does the dream predict the game?", charts["dream_vs_real"]),
+        ("Where dream and game part", charts["sim_to_real_gap"]),
         *([("What each round added", charts["rounds"])] if run.round > 1 else []),
         ("Returns in the real game", charts["returns"]), ("Training", charts["curves"]),
-        ("Settings", "".join(page.fold(section, page.table((), rows)) for section, rows in settings(config)))]
-    page.write(folder / "report.html", f"{agent.task.env_id}: run {config.run}, round {run.round}", headline(config, scores, name),
-               sections)
+        ("Settings", "".join(page.fold(section, page.table((), rows)) for section, rows in settings(config)))
+    ]
+    page.write(folder / "report.html", f"{agent.task.env_id}: run {config.run}, round {run.round}",
+               headline(config, scores, name), sections)
 
 
 def recorded(config: Config, agent: Agent, dream: DreamWorld, controller: PolicySpec) -> tuple[Recording, Recording]:
@@ -89,21 +97,24 @@ def headline(config: Config, scores: list[dict], name: str) -> Iterator[str]:
     """What the page says first."""
     for s in (s for s in scores if s["controller"] == name):
         yield f"{name}, {plots.WORLDS[s['world']]}: {spread(s)}, {s['episodes']:,} episodes."
-    yield (f"--task {config.task} --preset {config.preset} --seed {config.seed}, commit {scores[0]['git_commit'] or 'unknown'}. Episodes are of seeds "
-           "that nothing was trained on or chosen by. World Models after Ha & Schmidhuber (2018).")
+    commit = scores[0]["git_commit"] or "unknown"
+    yield (f"--task {config.task} --preset {config.preset} --seed {config.seed}, commit {commit}. Episodes are of "
+           "seeds that nothing was trained on or chosen by. World Models after Ha & Schmidhuber (2018).")
 
 
 def score_table(scores: list[dict]) -> str:
     """The scores in words."""
-    rows = [(s["controller"], {"real": "game", "dream": "dream"}[s["world"]] + (f", tau {s['temperature']:g}" if s["temperature"] else ""),
-             spread(s).replace(" ", "\u00a0"), interval(s), f"{s['episodes']:,}") for s in scores]
+    world = lambda s: f"dream, tau {s['temperature']:g}" if s["temperature"] else "game"
+    rows = [(s["controller"], world(s), spread(s).replace(" ", "\u00a0"), interval(s), f"{s['episodes']:,}")
+            for s in scores]
     return page.table(("policy", "world", "mean ± std", "95% interval of the mean", "episodes"), rows)
 
 
 def glossary(config: Config) -> Iterator[str]:
     """What the names of the scores mean."""
     task, repeat = task_of(config), config.collect.repeat
-    yield f"A return is {'the frames survived' if task.survival else 'the sum of rewards'}; the game has {task.fps:g} frames a second."
+    what = "the frames survived" if task.survival else "the sum of rewards"
+    yield f"A return is {what}; the game has {task.fps:g} frames a second."
     yield "tau: the temperature of the dream. The higher it is, the less certain the dream."
     for name in dict.fromkeys([*task.baselines, config.collect.policy]):
         first, *_ = " ".join((inspect.getdoc(task.policies[name]) or "uniform actions").split()).split(". ")
@@ -114,13 +125,14 @@ def glossary(config: Config) -> Iterator[str]:
 
 def settings(config: Config) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """Every setting, in sections, as (name, value)."""
-    sections = {f.name: getattr(config, f.name) for f in fields(config) if f.name != "data"}        # no path of a machine
+    sections = {f.name: getattr(config, f.name) for f in fields(config) if f.name != "data"}  # no path of a machine
     yield "run", [(name, value) for name, value in sections.items() if not is_dataclass(value)]
     yield from ((name, list(leaves(value))) for name, value in sections.items() if is_dataclass(value))
 
 
 def history(run: Run) -> Iterator[tuple[float, list[dict]]]:
-    """Of each round that was scored: the minutes that it and those before it took to collect and train, and its scores."""
+    """Of each round that was scored: the minutes that it and those before it took to collect and train, and its
+    scores."""
     minutes = 0.0
     for round in run.until_now:
         minutes += sum(seconds for stage, seconds in round.seconds.items() if stage != "evaluate") / 60

@@ -16,7 +16,8 @@ from worldmodels.runs import RUNS, Run
 
 @stage("sweep", of_finished=True)
 def sweep_temperature(config: Config, run: Run):
-    """Beside the stages: the temperature of the dream and what it does to a controller -> report/temperature.json, .png."""
+    """Beside the stages: the temperature of the dream and what it does to a controller -> report/temperature.json,
+    .png."""
     agent = checked_agent(config, run)
     latents = encoded(config, run, agent)
     scores = []

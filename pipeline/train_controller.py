@@ -22,19 +22,23 @@ def train_controller(config: Config, run: Run):
 
 
 def train(config: Config, run: Run, agent: Agent, place: Run):
-    """Trains C for the run's V and M, as the config says, and stores it in `place`; goes on where it was interrupted."""
+    """Trains C for the run's V and M, as the config says, and stores it in `place`; goes on where it was
+    interrupted."""
     info = controller_info(config, agent.digest)
     if place.finished("controller", info):
         return say(f"train_controller: {place.path('controller')} is there")
     with ExitStack() as stack:
         fitness = FITNESS[config.world](config, run, agent, stack)
-        practice = Practice(fitness, partial(encoded, config, run, agent), config.dream.temperature, config.seed, previous(place))
+        practice = Practice(fitness, partial(encoded, config, run, agent), config.dream.temperature, config.seed,
+                            previous(place))
         LEARNERS[config.learner.kind](config.learner).learn(agent, practice, config.controller, place, info)
 
 
 def previous(place: Run) -> PolicySpec | None:
     """The controller of the round before."""
-    return controller_spec(*place.at(place.round - 1).load("controller", "train_controller")) if place.round > 1 else None
+    if place.round == 1:
+        return None
+    return controller_spec(*place.at(place.round - 1).load("controller", "train_controller"))
 
 
 def dream_fitness(config: Config, run: Run, agent: Agent, stack: ExitStack) -> DreamFitness:

@@ -27,7 +27,8 @@ def train_memory(config: Config, run: Run):
         try:
             memory.load_state_dict(before.load("memory", "train_memory")[0])
         except RuntimeError:
-            raise UserError(f"M of {before.folder} has other sizes: go on with its --memory settings, or choose another --run") from None
+            raise UserError(f"M of {before.folder} has other sizes: go on with its --memory settings, or choose "
+                            "another --run") from None
     train(memory.to(device(config)), latents, run, info, config.seed)
 
 

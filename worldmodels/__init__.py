@@ -1,4 +1,5 @@
-"""World Models (Ha & Schmidhuber, 2018). Importing it makes the dreams and the games known to gymnasium.make (worlds/gym.py).
+"""World Models (Ha & Schmidhuber, 2018). Importing it makes the dreams and the games known to gymnasium.make
+(worlds/gym.py).
 
     worldmodels.Agent.load("take_cover/laptop")         V, M and C of a run, to act with (agent.py)
     worldmodels.register_task(name, make_env, ...)      your own environment as a task (envs/__init__.py)
@@ -11,7 +12,8 @@ def register_worlds(task: str, name: str):
     """Makes worldmodels/<name>Dream-v0 and worldmodels/<name>Real-v0 known to gymnasium."""
     for world in ("Dream", "Real"):
         gymnasium.register(f"worldmodels/{name}{world}-v0", "worldmodels.worlds.gym:LatentEnv",
-                           vector_entry_point="worldmodels.worlds.gym:LatentVectorEnv", kwargs={"task": task, "world": world.lower()})
+                           vector_entry_point="worldmodels.worlds.gym:LatentVectorEnv",
+                           kwargs={"task": task, "world": world.lower()})
 
 
 register_worlds("car_racing", "CarRacing")

@@ -23,8 +23,8 @@ from worldmodels.vision import VISIONS
 
 
 class Observer:
-    """V and M in front of a batch of episodes: frames [B, 64, 64, 3] uint8 -> State. The chance in it is that of each episode's own
-    seed."""
+    """V and M in front of a batch of episodes: frames [B, 64, 64, 3] uint8 -> State. The chance in it is that of each
+    episode's own seed."""
 
     def __init__(self, vision: Vision, memory: Memory):
         self.encode, self.memory, self.device = vision.fast_encoder(), memory, next(vision.parameters()).device
@@ -38,7 +38,8 @@ class Observer:
         self.noise.select(index.tolist())
         self.state = self.state and self.state.select(index)
         if len(seeds):
-            rngs, noise = [np.random.default_rng([seed, 2]) for seed in seeds], NoiseStream(seeds, self.noise.size, self.noise.like, OBSERVE)
+            rngs = [np.random.default_rng([seed, 2]) for seed in seeds]
+            noise = NoiseStream(seeds, self.noise.size, self.noise.like, OBSERVE)
             begun = self.memory.initial(self._sample(frames, rngs), noise.step())
             self.rngs += rngs
             self.noise.join(noise)
@@ -60,7 +61,8 @@ class Observer:
 class Agent:
     """V and M, frozen, with the controller if there is one. Loading runs no code from the run's folder."""
 
-    def __init__(self, task: Task, vision: Vision, memory: Memory, digest: str = "", controller: PolicySpec | None = None, repeat: int = 1):
+    def __init__(self, task: Task, vision: Vision, memory: Memory, digest: str = "",
+                 controller: PolicySpec | None = None, repeat: int = 1):
         self.task, self.vision, self.memory = task, vision, memory
         self.digest = digest                # of V and M: "<V's>-<M's>"
         self.controller = controller
@@ -68,7 +70,8 @@ class Agent:
 
     @classmethod
     def load(cls, name: str | Path, device: str = "cpu") -> "Agent":
-        """The agent of a run: "<task>/<run>", published or in data/, or the run's folder. The last round that has a controller."""
+        """The agent of a run: "<task>/<run>", published or in data/, or the run's folder. The last round that has a
+        controller."""
         run = Run(Path(name))
         if not run.config.exists():
             task, _, rest = str(name).partition("/")
@@ -82,7 +85,8 @@ class Agent:
         """An episode begins; `seed` is all the chance in what the agent makes of it."""
         if self.controller is None:
             raise UserError("this agent has no controller: Agent.load opens a finished run")
-        self.policy, self.observer, self.seed, self.action = build(self.controller, self), Observer(self.vision, self.memory), seed, None
+        self.policy, self.observer = build(self.controller, self), Observer(self.vision, self.memory)
+        self.seed, self.action = seed, None
         self.policy.reset([seed])
 
     @torch.no_grad()
@@ -145,7 +149,8 @@ def load_agent(run: Run, device: str = "cpu", task: Task | None = None) -> Agent
     return Agent(task, vision, memory, f"{vision_info['digest']}-{memory_info['digest']}", repeat=repeat)
 
 
-def open_agent(task: str, run: str | Path | None = None, device: str = "cpu", with_checkpoint: str = "memory") -> tuple[Run, Agent]:
+def open_agent(task: str, run: str | Path | None = None, device: str = "cpu",
+               with_checkpoint: str = "memory") -> tuple[Run, Agent]:
     """A run by its folder or name (runs.find), at the last round that has this checkpoint, and its agent."""
     found = find(task, run).last(with_checkpoint)
     agent = load_agent(found, device)

@@ -9,7 +9,8 @@ import re
 import sys
 from dataclasses import dataclass, field, fields, is_dataclass
 from numbers import Integral, Real
-from typing import Annotated, Any, Iterable, Iterator, Literal, NamedTuple, Sequence, TypeVar, get_args, get_origin, get_type_hints
+from typing import (Annotated, Any, Iterable, Iterator, Literal, NamedTuple, Sequence, TypeVar, get_args, get_origin,
+                    get_type_hints)
 
 import tyro
 
@@ -66,8 +67,8 @@ def check_ranges(config, prefix: str = ""):
 
 
 def check_values(cls, values: dict[str, Any], names: dict[str, str]):
-    """Raises UserError for a value that a field of the dataclass `cls` cannot have: of another type, outside its Range, or none of its
-    choices. `names` says how the user calls a field, where not by its name."""
+    """Raises UserError for a value that a field of the dataclass `cls` cannot have: of another type, outside its Range,
+    or none of its choices. `names` says how the user calls a field, where not by its name."""
     hints = get_type_hints(cls, include_extras=True)
     for field_name, value in values.items():
         name, hint = names.get(field_name, field_name), hints[field_name]
@@ -83,7 +84,8 @@ def check_values(cls, values: dict[str, Any], names: dict[str, str]):
 
 
 def described(default, choices: dict[str, Iterable[str]], hidden: Iterable[str], path: str = ""):
-    """The dataclass `default` as the parser shall see it: with `choices` by dotted name, and without the `hidden` sections."""
+    """The dataclass `default` as the parser shall see it: with `choices` by dotted name, and without the `hidden`
+    sections."""
     types, values = {}, {}
     for f in fields(default):
         value, name = getattr(default, f.name), path + f.name
@@ -94,7 +96,8 @@ def described(default, choices: dict[str, Iterable[str]], hidden: Iterable[str],
             values[f.name] = value
             types |= {f.name: Literal[tuple(choices[name])]} if name in choices else {}
     cls = type(default)
-    about = {"__annotations__": types, "__doc__": cls.__doc__ if "(" not in (cls.__doc__ or "(") else "", "__module__": cls.__module__}
+    written = "" if (cls.__doc__ or "").startswith(f"{cls.__name__}(") else cls.__doc__     # else the dataclass's own
+    about = {"__annotations__": types, "__doc__": written, "__module__": cls.__module__}
     defaults = {name: field(default=None) for name in types}
     return dataclass(frozen=True)(type(cls.__name__, (cls,), defaults | about))(**values)
 
@@ -103,7 +106,8 @@ def parsed(default: T, arguments: Sequence[str], description: str | None, choice
            hidden: Iterable[str] = ()) -> T:
     """The dataclass `default` with what the arguments change; tyro's boxed error is folded into one line, a UserError.
 
-    `choices` are what settings may be, by dotted name. Of the sections `hidden` --help shows nothing, and --help-all everything.
+    `choices` are what settings may be, by dotted name. Of the sections `hidden` --help shows nothing, and --help-all
+    everything.
     """
     if "--help-all" in arguments:
         arguments, hidden = ["--help"], ()
@@ -116,12 +120,13 @@ def parsed(default: T, arguments: Sequence[str], description: str | None, choice
     try:
         with contextlib.redirect_stderr(box):
             shown = described(default, choices, hidden if "--help" in arguments or "-h" in arguments else ())
-            found = tyro.cli(type(shown), args=arguments, default=shown, description=description, config=(tyro.conf.FlagConversionOff,))
+            found = tyro.cli(type(shown), args=arguments, default=shown, description=description,
+                             config=(tyro.conf.FlagConversionOff,))
     except SystemExit as stop:
         if not stop.code:
             raise
         lines = (line.strip(" |│") for line in re.sub(r"\x1b\[[0-9;]*m", "", box.getvalue()).splitlines())
-        text = " ".join(line for line in lines if not re.match(r"[+╭╰]|[-─]+$", line))         # without the box's borders
+        text = " ".join(line for line in lines if not re.match(r"[+╭╰]|[-─]+$", line))  # without the box's borders
         text = re.split(r"Argument helptext:|For full helptext", text)[0]
         raise UserError(" ".join(text.split()) + " (--help lists the settings)") from None
     return plain(found, default)
@@ -145,8 +150,8 @@ def plain(found, default: T) -> T:
 
 @contextlib.contextmanager
 def errors_in_one_line(again: str):
-    """Exit code 2 and one line for a user's mistake, a full disk or memory that does not suffice, 130 after Ctrl-C; `again` says what
-    the same command then does."""
+    """Exit code 2 and one line for a user's mistake, a full disk or memory that does not suffice, 130 after Ctrl-C;
+    `again` says what the same command then does."""
     try:
         yield
     except UserError as error:

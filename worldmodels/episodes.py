@@ -111,20 +111,22 @@ class EpisodeFolder:
         self.lengths = np.array([steps for steps in lengths if steps > min_steps], int)
         if not self.paths:
             short = f" ({len(paths)} shorter ones: lower --collect.min-steps)" if paths else ""
-            raise UserError(f"no episodes of more than {min_steps} steps in {folder}{short}: run `python -m pipeline.collect`")
+            raise UserError(
+                f"no episodes of more than {min_steps} steps in {folder}{short}: run `python -m pipeline.collect`")
 
     def frame_batches(self, batch: int, seed: int, pool_frames: int = 50_000, skip: int = 0) -> Iterator[np.ndarray]:
         """Endless shuffled batches [batch, 64, 64, 3] uint8 from every frame of every episode.
 
-        Episodes are shuffled each epoch and read in pools of about `pool_frames` frames (12 KB each in memory), one ahead of the
-        one in use; batches are drawn without replacement within a pool. The order is a function of `seed` alone; `skip` starts
-        at a later batch of the same order, without reading what lies before it.
+        Episodes are shuffled each epoch and read in pools of about `pool_frames` frames (12 KB each in memory), one
+        ahead of the one in use; batches are drawn without replacement within a pool. The order is a function of `seed`
+        alone; `skip` starts at a later batch of the same order, without reading what lies before it.
         """
         for frames, batches in ahead(self._read_pools(batch, seed, pool_frames, skip)):
             for index in batches:
                 yield frames[index]
 
-    def _read_pools(self, batch: int, seed: int, pool_frames: int, skip: int) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+    def _read_pools(self, batch: int, seed: int, pool_frames: int,
+                    skip: int) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
         """Each pool's frames, and which of them make its batches."""
         epoch = 0
         while True:

@@ -58,7 +58,8 @@ def upgraded(values: dict, format: int) -> dict:
 
 def from_format_1(values: dict) -> dict:
     """Format 2 renamed settings, told kinds of V and C apart, and the search for C from C."""
-    new = {RENAMED.get(key, key): from_format_1(value) if isinstance(value, dict) else value for key, value in values.items()}
+    upgrade = lambda value: from_format_1(value) if isinstance(value, dict) else value
+    new = {RENAMED.get(key, key): upgrade(value) for key, value in values.items()}
     if isinstance(new.get("vision"), dict):
         new["vision"] |= {"kind": "vae"}
     search = new.get("controller")

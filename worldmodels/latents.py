@@ -1,8 +1,9 @@
 """Encoded episodes: what M is trained on, and where dreams start.
 
-One file an episode: mu and log-variance of each frame as V encoded them, at half precision, with the actions, rewards and ends
-beside them, so that no frame is read again. 10,000 rollouts of 1,000 frames with 32 dimensions take 1.45 GB on disk and CACHE in
-memory: episodes are read and verified when they are needed (0.35 ms each), and those that were used last are kept.
+One file an episode: mu and log-variance of each frame as V encoded them, at half precision, with the actions, rewards
+and ends beside them, so that no frame is read again. 10,000 rollouts of 1,000 frames with 32 dimensions take 1.45 GB on
+disk and CACHE in memory: episodes are read and verified when they are needed (0.35 ms each), and those that were used
+last are kept.
 """
 
 import json
@@ -29,7 +30,8 @@ def latent_path(folder: Path, episode: Path) -> Path:
 
 
 def write_latents(path: Path, posterior: Posterior, episode: Episode, vision_digest: str, checksum: str = ""):
-    """Stores V's posterior [T+1, Z] of an episode at half precision, with what M needs beside it. `checksum`: of the episode's file."""
+    """Stores V's posterior [T+1, Z] of an episode at half precision, with what M needs beside it. `checksum`: of the
+    episode's file."""
     encoded = {name: t.numpy().astype(np.float16) for name, t in zip(("mu", "log_var"), posterior) if t is not None}
     save_arrays(path, encoded | {"action": episode.action, "reward": episode.reward, "terminated": episode.terminated},
                 {"vision": vision_digest, "episode": checksum})
@@ -42,7 +44,8 @@ def open_latents(run: Run, min_steps: int, vision_digest: str) -> "Latents":
     """
     paths = {}
     for round in run.until_now:
-        encoded = {latent_path(round.latents, path): checksum(path) for path in sorted(round.episodes.glob(f"*{SUFFIX}"))}
+        episodes = sorted(round.episodes.glob(f"*{SUFFIX}"))
+        encoded = {latent_path(round.latents, path): checksum(path) for path in episodes}
         paths |= encoded or dict.fromkeys(sorted(round.latents.glob("*.safetensors")), "")
     return Latents(paths, vision_digest, min_steps)
 
@@ -68,8 +71,8 @@ def sample(mu: np.ndarray, log_var: np.ndarray | None, generator: torch.Generato
 
 
 def stored_length(path: Path, vision_digest: str, episode: str = "") -> int:
-    """The transitions in a file, from its header only; a UserError where it is missing, or damaged, or made by another V, or of another
-    episode than the one of this checksum."""
+    """The transitions in a file, from its header only; a UserError where it is missing, or damaged, or made by another
+    V, or of another episode than the one of this checksum."""
     try:
         with open(path, "rb") as file:
             found = header(file.read(4096))
@@ -87,16 +90,19 @@ def stored_length(path: Path, vision_digest: str, episode: str = "") -> int:
 
 
 class Latents:
-    """The episodes of some files; of these only how many transitions each has, `lengths` [E], is in memory from the start."""
+    """The episodes of some files; of these only how many transitions each has, `lengths` [E], is in memory from the
+    start."""
 
     def __init__(self, paths: dict[Path, str], vision_digest: str, min_steps: int = 0):
         """Of files with the checksums of their episodes, "" where these are gone."""
         lengths = np.array([stored_length(path, vision_digest, checksum) for path, checksum in paths.items()], int)
-        paths, self.lengths = [path for path, steps in zip(paths, lengths) if steps > min_steps], lengths[lengths > min_steps]
+        paths = [path for path, steps in zip(paths, lengths) if steps > min_steps]
+        self.lengths = lengths[lengths > min_steps]
         if not paths:
-            raise UserError(f"no encoded episodes of more than {min_steps} steps: run `python -m pipeline.collect`, then "
-                            "`python -m pipeline.encode`, or lower --collect.min-steps")
-        kept = CACHE * len(paths) // sum(path.stat().st_size for path in paths)     # of mean size: what is used is shuffled
+            raise UserError(f"no encoded episodes of more than {min_steps} steps: run `python -m pipeline.collect`, "
+                            "then `python -m pipeline.encode`, or lower --collect.min-steps")
+        # of mean size: what is used is shuffled
+        kept = CACHE * len(paths) // sum(path.stat().st_size for path in paths)
         self._episode = lru_cache(max(1, kept))(lambda number: Encoded(**load_arrays(paths[number])[0]))
 
     def episode(self, number: int) -> Encoded:
@@ -106,8 +112,9 @@ class Latents:
     def windows(self, batch: int, sequence: int, seed: int, skip: int = 0) -> Iterator[Transitions]:
         """Endless windows of `sequence` steps from `batch` parallel streams, one following the other in time.
 
-        Each epoch shuffles the episodes, joins them end to end and cuts the whole into `batch` equal streams. z and next_z
-        are sampled anew in every window. The order is a function of `seed` alone, and `skip` starts at a later window.
+        Each epoch shuffles the episodes, joins them end to end and cuts the whole into `batch` equal streams. z and
+        next_z are sampled anew in every window. The order is a function of `seed` alone, and `skip` starts at a later
+        window.
         """
         per_epoch = int(self.lengths.sum()) // (batch * sequence)
         if not per_epoch:
@@ -125,19 +132,29 @@ class Latents:
                 yield window
             epoch, number = epoch + 1, 0
 
-    def transitions(self, order: np.ndarray, begins: np.ndarray, sequence: int, generator: torch.Generator) -> Transitions:
-        """T = `sequence` transitions from each of the places `begins` [B] on, in the episodes `order` joined end to end."""
+    def transitions(self, order: np.ndarray, begins: np.ndarray, sequence: int,
+                    generator: torch.Generator) -> Transitions:
+        """T = `sequence` transitions from each of the places `begins` [B] on, in the episodes `order` joined end to
+        end."""
         ends, pieces = np.cumsum(self.lengths[order]), []                               # [E] where each episode ends
         first, last = (np.searchsorted(ends, place, side="right") for place in (begins, begins + sequence - 1))
         for row, begin in enumerate(begins):
             for i in range(first[row], last[row] + 1):
                 episode, start = self.episode(order[i]), ends[i] - self.lengths[order[i]]
-                t, end = max(0, begin - start), min(begin + sequence, ends[i]) - start      # the row's part of the episode
-                variance = (None,) * 2 if episode.log_var is None else (episode.log_var[t:end], episode.log_var[t + 1:end + 1])
-                pieces.append((episode.mu[t:end], episode.mu[t + 1:end + 1], *variance,
-                               episode.action[t:end], episode.reward[t:end], episode.terminated[t:end], np.arange(t, end) == 0))
-        mu, next_mu, log_var, next_log_var, action, *rest = (
-            None if parts[0] is None else (joined := np.concatenate(parts)).reshape(len(begins), sequence, *joined.shape[1:])
-            for parts in zip(*pieces))
+                t, end = max(0, begin - start), min(begin + sequence, ends[i]) - start  # the row's part of the episode
+                now, then = slice(t, end), slice(t + 1, end + 1)
+                both = (episode.mu, episode.log_var)
+                posteriors = [a if a is None else a[part] for part in (now, then) for a in both]
+                pieces.append((*posteriors, episode.action[now], episode.reward[now], episode.terminated[now],
+                               np.arange(t, end) == 0))
+
+        def window(parts: tuple) -> np.ndarray | None:
+            """The pieces of all rows, [B, T, ...]."""
+            if parts[0] is None:
+                return None
+            joined = np.concatenate(parts)
+            return joined.reshape(len(begins), sequence, *joined.shape[1:])
+
+        mu, log_var, next_mu, next_log_var, action, *rest = map(window, zip(*pieces))
         z, next_z = sample(mu, log_var, generator), sample(next_mu, next_log_var, generator)
         return Transitions(z, torch.from_numpy(action), next_z, *(torch.from_numpy(a).float() for a in rest))

@@ -1,4 +1,5 @@
-"""Play inside the dream: python -m worldmodels.play --task car_racing. The real game runs beside it, on the same keys."""
+"""Play inside the dream: python -m worldmodels.play --task car_racing. The real game runs beside it, on the same
+keys."""
 
 import os
 import signal
@@ -27,10 +28,11 @@ import pygame  # noqa: E402
 SIDE = 320              # pixels of each of the three pictures
 TEXT = 20               # pixels of a line of text
 TAU = 0.05              # what a key adds to the temperature
-KEYS = {"left": pygame.K_LEFT, "right": pygame.K_RIGHT, "up": pygame.K_UP, "down": pygame.K_DOWN}    # as tasks name them
+KEYS = {"left": pygame.K_LEFT, "right": pygame.K_RIGHT, "up": pygame.K_UP, "down": pygame.K_DOWN}  # as tasks name them
 WITHOUT = "--headless 200 --actor dream --film FILE plays without one"
 HELP = "arrows: act   space: dream on from the game's present   + -: tau   C: who acts   R: next episode   Esc: end"
-ACTORS = {"you": "you act", "dream": "the controller acts, and sees the dream", "game": "the controller acts, and sees the game"}
+ACTORS = {"you": "you act", "dream": "the controller acts, and sees the dream",
+          "game": "the controller acts, and sees the game"}
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,8 @@ class PlayConfig:
 
 
 class Pair:
-    """A dream and the real game from the same first frame on, given the same actions. What has ended stands still; a dream does so
-    at the latest after as many steps as the game has."""
+    """A dream and the real game from the same first frame on, given the same actions. What has ended stands still; a
+    dream does so at the latest after as many steps as the game has."""
 
     def __init__(self, agent: Agent, collect: CollectConfig, temperature: float):
         self.agent, self.task = agent, agent.task
@@ -90,11 +92,13 @@ class Pair:
             self.dream_steps += 1
         if not self.game_over:
             step = self.game.step(action)
-            self.game_return, self.game_over, self.steps = self.game_return + step.reward.item(), step.done.item(), self.steps + 1
+            self.game_return, self.game_over = self.game_return + step.reward.item(), step.done.item()
+            self.steps += 1
 
     def pictures(self) -> dict[str, np.ndarray]:
         """The dream, the game as V keeps it, and the game, each [64, 64, 3] uint8, with what is to be said of each."""
-        decoded, dreamt = (self.agent.decode(self.agent.memory.latent(world.state)[0]) for world in (self.game, self.dream))
+        decoded, dreamt = (self.agent.decode(self.agent.memory.latent(world.state)[0])
+                           for world in (self.game, self.dream))
         over = {True: ", over", False: ""}
         return {f"dream, {self.dream_steps} steps: {self.dream_return:.0f}{over[self.dream_over]}": dreamt,
                 "the game as V keeps it": decoded,
@@ -155,7 +159,8 @@ class Player:
         if self.actor != "you":
             with torch.inference_mode():
                 return self.policy({"dream": self.pair.dream, "game": self.pair.game}[self.actor].state)[0].numpy()
-        total = sum((np.array(self.keys[key], np.float32) for key in self.held & self.keys.keys()), np.zeros(self.space.shape, np.float32))
+        total = sum((np.array(self.keys[key], np.float32) for key in self.held & self.keys.keys()),
+                    np.zeros(self.space.shape, np.float32))
         return np.clip(total, self.space.low, self.space.high)
 
     def show(self) -> np.ndarray:

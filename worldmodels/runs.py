@@ -18,7 +18,8 @@ from worldmodels.types import UserError
 
 DATA = Path(__file__).parents[1] / "data"           # of a checkout
 
-# Seeds of episodes. Collecting and searching have their own in each round of each run; scores are made on those of EVALUATION.
+# Seeds of episodes. Collecting and searching have their own in each round of each run; scores are made on those of
+# EVALUATION.
 RUNS, ROUNDS = 100, 10                      # run seeds, and rounds of each, whose episodes are apart
 EPISODES_PER_STAGE = 500_000
 STAGES = ("collect", "search")
@@ -26,16 +27,18 @@ EVALUATION = range(RUNS * ROUNDS * len(STAGES) * EPISODES_PER_STAGE, 2**31)     
 
 
 def episode_seeds(seed: int, round: int, stage: str) -> range:
-    """The seeds of the episodes that a round of the run `seed` may collect, or its search may play; a UserError beyond RUNS or ROUNDS."""
+    """The seeds of the episodes that a round of the run `seed` may collect, or its search may play; a UserError beyond
+    RUNS or ROUNDS."""
     if not (0 <= seed < RUNS and 1 <= round <= ROUNDS):
-        raise UserError(f"--seed {seed}, round {round}: seeds are 0 to {RUNS - 1} and rounds 1 to {ROUNDS}; the episodes of others would be "
-                        "those of another run, or those that scores are made on")
+        raise UserError(f"--seed {seed}, round {round}: seeds are 0 to {RUNS - 1} and rounds 1 to {ROUNDS}; the "
+                        "episodes of others would be those of another run, or those that scores are made on")
     first = ((seed * ROUNDS + round - 1) * len(STAGES) + STAGES.index(stage)) * EPISODES_PER_STAGE
     return range(first, first + EPISODES_PER_STAGE)
 
 
 def seed_of(seed: int, round: int, stage: str, *index: int) -> int:
-    """The seed of a random stream, 63 bits: of the run `seed`, a round, a stage's name, and what tells its streams apart."""
+    """The seed of a random stream, 63 bits: of the run `seed`, a round, a stage's name, and what tells its streams
+    apart."""
     mixed = np.random.SeedSequence([seed, round, zlib.crc32(stage.encode()), *index])
     return int(mixed.generate_state(1, np.uint64)[0] >> 1)
 
@@ -64,7 +67,8 @@ class Run:
 
     def last(self, name: str) -> "Run":
         """The last round that has the checkpoint `name`; the first one where none has."""
-        found = (re.fullmatch(r"round-(\d+)", path.parents[1].name) for path in self.root.glob(f"*/checkpoints/{name}.safetensors"))
+        found = (re.fullmatch(r"round-(\d+)", path.parents[1].name)
+                 for path in self.root.glob(f"*/checkpoints/{name}.safetensors"))
         return self.at(max((int(match[1]) for match in found if match), default=1))
 
     @property
@@ -72,14 +76,14 @@ class Run:
         return self.root / "config.json"
 
     def settings(self, cls, section: str | None = None, kinds: dict[str, dict] = {}):
-        """The settings that the run was last worked on with, or a section of them, as the dataclass `cls`; a UserError names a
-        damaged file. `kinds` are the registries of sections that have kinds."""
+        """The settings that the run was last worked on with, or a section of them, as the dataclass `cls`; a UserError
+        names a damaged file. `kinds` are the registries of sections that have kinds."""
         try:
             values = read_json(self.config)["config"]
             return from_dict(cls, values if section is None else values[section], kinds)
         except (AttributeError, KeyError, TypeError) as error:
-            raise UserError(f"{self.config} is damaged, or of another version ({error}): delete it, and name the run's --preset "
-                            "again") from None
+            raise UserError(f"{self.config} is damaged, or of another version ({error}): delete it, and name the run's "
+                            "--preset again") from None
 
     @property
     def episodes(self) -> Path:
@@ -104,13 +108,15 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Takes the run for this process and sweeps what a kill left half-written; a UserError where another one works on it."""
+        """Takes the run for this process and sweeps what a kill left half-written; a UserError where another one works
+        on it."""
         self.root.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.root / ".lock", timeout=0)
         try:
             lock.acquire()
         except Timeout:
-            raise UserError(f"another process is working on {self.root}: wait for it, or choose another --run") from None
+            raise UserError(
+                f"another process is working on {self.root}: wait for it, or choose another --run") from None
         with lock:
             for leftover in self.root.rglob(".*"):
                 if HALF_WRITTEN.fullmatch(leftover.name):
@@ -169,7 +175,8 @@ class Run:
 
 
 class Metrics:
-    """Appends one JSON line a log to metrics.jsonl, and the same to TensorBoard; lines after `step` are forgotten first."""
+    """Appends one JSON line a log to metrics.jsonl, and the same to TensorBoard; lines after `step` are forgotten
+    first."""
 
     def __init__(self, folder: Path, stage: str, step: int):
         from torch.utils.tensorboard import SummaryWriter
@@ -186,12 +193,13 @@ class Metrics:
             self.tensorboard.add_scalar(f"{self.stage}/{name}", value, step)
 
     def gather(self, values: list[dict[str, float]], every: int):
-        """Takes the values of further steps and writes their means, those of `every` steps or more in one row; what is left at the
-        end is a row too."""
+        """Takes the values of further steps and writes their means, those of `every` steps or more in one row; what is
+        left at the end is a row too."""
         self.gathered += values
         if self.gathered and len(self.gathered) >= every:
             self.step += len(self.gathered)
-            self.write(self.step, {name: float(np.mean([row[name] for row in self.gathered])) for name in self.gathered[0]})
+            self.write(self.step,
+                       {name: float(np.mean([row[name] for row in self.gathered])) for name in self.gathered[0]})
             self.gathered = []
 
     def __enter__(self) -> "Metrics":
@@ -213,10 +221,12 @@ def read_metrics(folder: Path, stage: str | None = None) -> list[dict]:
 
 
 def find(task: str, run: str | Path | None = None) -> Run:
-    """A run by its folder, or by its name: in data/ here or of the checkout, or among the published ones. Without either, the
-    published run `laptop`. A UserError where there is none."""
+    """A run by its folder, or by its name: in data/ here or of the checkout, or among the published ones. Without
+    either, the published run `laptop`. A UserError where there is none."""
     published = DATA / "published" / task
-    places = [published / "laptop"] if run is None else [Path(run), *(data / task / run for data in (Path("data"), DATA)), published / run]
+    places = [published / "laptop"]
+    if run is not None:
+        places = [Path(run), *(data / task / run for data in (Path("data"), DATA)), published / run]
     for folder in places:
         if (folder / "config.json").exists():
             return Run(folder)
@@ -225,16 +235,16 @@ def find(task: str, run: str | Path | None = None) -> Run:
 
 def no_run(task: str, run: str | Path, data: Path) -> UserError:
     """What to say of a run that is not there."""
-    folders = [path.parent for place in dict.fromkeys((data, DATA)) for path in sorted((place / task).glob("*/config.json"))]
-    published = [path.parent for path in sorted((DATA / "published" / task).glob("*/config.json"))]
-    there = ", ".join(dict.fromkeys([*(path.name for path in folders), *(f"{path.name} (published)" for path in published)]))
-    return UserError(f"no run {run} of {task}; there are: {there or 'none'}. `python -m pipeline --task {task} --preset smoke` makes one in "
-                     "a minute; `python -m pipeline.collect` begins one stage by stage")
+    names = lambda place: [path.parent.name for path in sorted((place / task).glob("*/config.json"))]
+    mine = dict.fromkeys([*names(data), *names(DATA)])
+    there = ", ".join([*mine, *(f"{name} (published)" for name in names(DATA / "published"))])
+    return UserError(f"no run {run} of {task}; there are: {there or 'none'}. `python -m pipeline --task {task} "
+                     "--preset smoke` makes one in a minute; `python -m pipeline.collect` begins one stage by stage")
 
 
 def from_dict(cls, values: dict, kinds: dict[str, dict] = {}):
-    """A dataclass from nested dicts; settings that `values` does not have keep their defaults. A TypeError names one that is unknown
-    or of a wrong type."""
+    """A dataclass from nested dicts; settings that `values` does not have keep their defaults. A TypeError names one
+    that is unknown or of a wrong type."""
     made, given = cls(), {}
     if unknown := values.keys() - {f.name for f in fields(cls)}:
         raise TypeError(f"unknown setting {', '.join(sorted(unknown))}")
@@ -251,7 +261,8 @@ def from_dict(cls, values: dict, kinds: dict[str, dict] = {}):
 
 
 def differences(found: dict, wanted: dict, prefix: str = "") -> str:
-    """What differs between stored settings and those wanted now, as 'a.b=1 (now 2)', comma-separated; empty where nothing does.
+    """What differs between stored settings and those wanted now, as 'a.b=1 (now 2)', comma-separated; empty where
+    nothing does.
 
     Settings that the stored ones do not know have the defaults of the dataclasses in `wanted`.
     """
@@ -259,7 +270,9 @@ def differences(found: dict, wanted: dict, prefix: str = "") -> str:
     for key in sorted(found.keys() | wanted.keys()):
         a, b = found.get(key), wanted.get(key)
         if is_dataclass(b):
-            b, a = plain(b), plain(type(b)()) | a if isinstance(a, dict) and a.get("kind") == getattr(b, "kind", None) else a
+            if isinstance(a, dict) and a.get("kind") == getattr(b, "kind", None):
+                a = plain(type(b)()) | a
+            b = plain(b)
         if isinstance(a, dict) and isinstance(b, dict) and a.get("kind") == b.get("kind"):
             parts.append(differences(a, b, f"{prefix}{key}."))
         elif isinstance(a, dict) and isinstance(b, dict):

@@ -36,19 +36,22 @@ class TrainConfig:
 def train(name: str, model: nn.Module, config: TrainConfig, batches: Callable[[int], Iterator[Any]],
           loss: Callable[[Any, Any, torch.Generator], tuple[Tensor, dict[str, Tensor], Any]],
           run: Run, info: dict, seed: int):
-    """Trains `model` in place and stores it as the checkpoint `name`. `seed` is the run's; its round and `name` make the streams.
+    """Trains `model` in place and stores it as the checkpoint `name`. `seed` is the run's; its round and `name` make
+    the streams.
 
-    `batches(skip)` iterates over the same batches whatever it skips; `loss(batch, carry, generator)` returns the loss, metrics
-    and what to carry on to the next batch (a tuple of tensors or None). Raises UserError when the loss is not finite; the
-    last good state stays on disk.
+    `batches(skip)` iterates over the same batches whatever it skips; `loss(batch, carry, generator)` returns the loss,
+    metrics and what to carry on to the next batch (a tuple of tensors or None). Raises UserError when the loss is not
+    finite; the last good state stays on disk.
     """
     device = next(model.parameters()).device
     optimizer = torch.optim.Adam(model.parameters(), config.learning_rate, fused=True)
     carry, start = load_progress(name, model, optimizer, run, info)
     generator = torch.Generator(device)
     totals, saved = {}, time.monotonic()
-    with run.metrics(name, start) as log, tqdm(total=config.steps, initial=start, desc=f"training {name}", unit="step") as bar:
-        for step, batch in zip(range(start, config.steps), ahead(batches(start)) if device.type == "cuda" else batches(start)):
+    ordered = ahead(batches(start)) if device.type == "cuda" else batches(start)
+    with run.metrics(name, start) as log, \
+            tqdm(total=config.steps, initial=start, desc=f"training {name}", unit="step") as bar:
+        for step, batch in zip(range(start, config.steps), ordered):
             generator.manual_seed(seed_of(seed, run.round, name, step))
             for group in optimizer.param_groups:
                 group["lr"] = config.rate(step)
@@ -85,7 +88,8 @@ def save_progress(name, model, optimizer, run, info, carry, step):
 
 
 def load_progress(name, model, optimizer, run, info) -> tuple[tuple | None, int]:
-    """Puts an interrupted training's state into model and optimizer; returns its carry and step (None, 0 if there is none)."""
+    """Puts an interrupted training's state into model and optimizer; returns its carry and step (None, 0 if there is
+    none)."""
     progress = run.load_progress(name, info)
     if progress is None:
         return None, 0
@@ -98,7 +102,7 @@ def load_progress(name, model, optimizer, run, info) -> tuple[tuple | None, int]
     model.load_state_dict(part("model."))
     for i, (name, parameter) in enumerate(model.named_parameters()):
         state = part(f"optimizer.{name}.") or part(f"optimizer.{i}.")       # format 1 counted them
-        for key in ("exp_avg", "exp_avg_sq"):           # laid out as the parameter is, which the fused Adam takes for granted
+        for key in ("exp_avg", "exp_avg_sq"):  # laid out as the parameter is, which the fused Adam takes for granted
             state[key] = torch.empty_like(parameter).copy_(state[key])
         optimizer.state[parameter] = state
     carry = part("carry.")                              # a safetensors file keeps its tensors in no order

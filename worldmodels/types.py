@@ -1,15 +1,17 @@
 """The seams between vision, memory, policies, learners and worlds, and the words they share.
 
-Shapes      B batch (rollouts)   T time   P population   E episodes   Z latent   K mixtures   A action   H hidden   F features
+Shapes      B batch (rollouts)   T time   P population   E episodes   Z latent   K mixtures   A action   H hidden   F
+features
 
 Time        frames   x_0   x_1   x_2  ...  x_T         T+1 of them
             latents  z_0   z_1   z_2  ...  z_T
             actions     a_0   a_1   ...  a_{T-1}       T of them:   z_t --a_t--> r_t, terminated_t, z_{t+1}
 
-`terminated` (the game ended: death, lap finished) and `truncated` (the clock ran out) are kept apart everywhere. The done head
-learns `terminated` only.
+`terminated` (the game ended: death, lap finished) and `truncated` (the clock ran out) are kept apart everywhere. The
+done head learns `terminated` only.
 
-A kind is a file, a `Config` dataclass in it, and one line in its registry (VISIONS, MEMORIES, CONTROLLERS, LEARNERS, EXECUTORS, TASKS).
+A kind is a file, a `Config` dataclass in it, and one line in its registry (VISIONS, MEMORIES, CONTROLLERS, LEARNERS,
+EXECUTORS, TASKS).
 """
 
 from concurrent.futures import Future
@@ -45,7 +47,8 @@ Noise = dict[str, Tensor]               # the chance in one step: standard rando
 
 
 class NoiseSize(NamedTuple):
-    """How many random numbers a step takes, by part. A memory that ends episodes by chance has the uniform part "done"."""
+    """How many random numbers a step takes, by part. A memory that ends episodes by chance has the uniform part
+    "done"."""
 
     uniform: dict[str, int] = {}        # numbers in [0, 1)
     normal: dict[str, int] = {}         # numbers from N(0, 1)
@@ -121,14 +124,15 @@ class Vision(Protocol):
 class Memory(Protocol):
     """M, a model of how the world moves: a torch Module made from (config, z_size, action_size).
 
-    `observe`, `imagine` and `loss` share one transition. `imagine` is differentiable in state and action; the gradients of `loss` may
-    reach z.
+    `observe`, `imagine` and `loss` share one transition. `imagine` is differentiable in state and action; the gradients
+    of `loss` may reach z.
     """
 
     config: Any                         # its settings, with those of its training (training.TrainConfig)
     z_size: int
     action_size: int
-    feature_sizes: dict[str, int]       # the parts of `State.features` in their order: z first, as a policy sees it, then others
+    # the parts of `State.features` in their order: z first, as a policy sees it, then others
+    feature_sizes: dict[str, int]
     observe_noise: NoiseSize            # of `initial` and `observe`
     imagine_noise: NoiseSize            # of `imagine`
 
@@ -152,8 +156,8 @@ class Memory(Protocol):
 
 
 class Dreamer(Protocol):
-    """A batch of dreams, advanced in place: what a method returns is overwritten by its next call. The batch is the last dimension
-    here, so that every part of the state is one piece of memory."""
+    """A batch of dreams, advanced in place: what a method returns is overwritten by its next call. The batch is the
+    last dimension here, so that every part of the state is one piece of memory."""
 
     def load(self, state: State):
         """Begins at `state`, whose B is always the same."""
@@ -169,7 +173,8 @@ class Dreamer(Protocol):
 
 
 class Policy(Protocol):
-    """Acts in a batch of rollouts, whose life cycle is the World's. It reads State and cannot tell a dream from the real game."""
+    """Acts in a batch of rollouts, whose life cycle is the World's. It reads State and cannot tell a dream from the
+    real game."""
 
     def reset(self, seeds: Sequence[int]):
         """One rollout begins for each seed."""
@@ -198,14 +203,15 @@ class World(Protocol):
 
 
 class Executor(Protocol):
-    """Runs jobs elsewhere. A job is a callable without arguments whose result depends on nothing but itself; its attribute `deadline`,
-    if it has one, is the seconds that it may take. Every future ends, whatever dies."""
+    """Runs jobs elsewhere. A job is a callable without arguments whose result depends on nothing but itself; its
+    attribute `deadline`, if it has one, is the seconds that it may take. Every future ends, whatever dies."""
 
     size: int                           # jobs that run at the same time
 
     def submit(self, job: Callable[[], Any]) -> Future: ...
 
-    def run(self, jobs: Iterable[Callable[[], Any]], progress: Any = None, weight: Callable[[Any], float] = lambda r: 1) -> list:
+    def run(self, jobs: Iterable[Callable[[], Any]], progress: Any = None,
+            weight: Callable[[Any], float] = lambda r: 1) -> list:
         """The results of `jobs`, in their order; the bar `progress` advances by `weight(result)` as each ends."""
 
     def close(self): ...

@@ -24,5 +24,5 @@ def build(spec: PolicySpec, agent) -> Policy:
     return CONTROLLERS[spec.config.kind](spec.config, agent, spec.arrays)
 
 
-__all__ = ["CMAES", "CONTROLLERS", "ControllerConfig", "EvolutionConfig", "LEARNERS", "LearnerConfig", "LinearConfig", "PolicySpec",
-           "Practice", "build"]
+__all__ = ["CMAES", "CONTROLLERS", "ControllerConfig", "EvolutionConfig", "LEARNERS", "LearnerConfig", "LinearConfig",
+           "PolicySpec", "Practice", "build"]

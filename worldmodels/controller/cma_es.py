@@ -1,13 +1,14 @@
 """CMA-ES finds C (Hansen 2016; Ha & Schmidhuber 2018, app. A.4).
 
-Deliberate difference: all members of a generation live through the same episodes (in the released code 32 pairs of members
-each have their own), so that they are compared on equal terms. The released code's weight decay, negligible and of the
-wrong sign, is left out.
+Deliberate difference: all members of a generation live through the same episodes (in the released code 32 pairs of
+members each have their own), so that they are compared on equal terms. The released code's weight decay, negligible and
+of the wrong sign, is left out.
 """
 
 import os
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Callable, Literal
 
 import numpy as np
@@ -32,7 +33,8 @@ class EvolutionConfig(LearnerConfig):
     generations: Count = 1800           # of the search
     population: Annotated[int, Range(4, 100_000)] = 64  # members of a generation
     episodes: Count = 16                # of each member in each generation
-    # where the search begins: at the controller of the round before or zero, at least squares fitted on dreams, or on dreams and episodes
+    # where the search begins: at the controller of the round before or zero, at least squares fitted on dreams, or on
+    # dreams and episodes
     start: Literal["previous_or_zero", "least_squares_dream", "least_squares"] = "previous_or_zero"
     sigma: Positive = 0.1               # initial step size
     eval_every: Count = 25              # generations between scores of the CMA mean
@@ -48,12 +50,13 @@ LAZINESS = 10           # times as many generations between eigendecompositions 
 class CMAES:
     """ask / tell around pycma, maximising, resumable to the bit.
 
-    pycma decomposes the covariance every 1 / (10 n (c1 + cmu)) generations (Hansen 2016, sec. B.2), which at 867 parameters takes
-    two thirds of all its time; the covariance hardly changes meanwhile, and LAZINESS times as seldom finds the same.
+    pycma decomposes the covariance every 1 / (10 n (c1 + cmu)) generations (Hansen 2016, sec. B.2), which at 867
+    parameters takes two thirds of all its time; the covariance hardly changes meanwhile, and LAZINESS times as seldom
+    finds the same.
 
-    Its state is what it was told: `history`, the fitness of each generation so far. Given that, `ask` and `tell` are repeated
-    from the start (20 ms a generation at 867 parameters), which restores mean, covariance, paths and random state exactly
-    and depends on none of the library's internals.
+    Its state is what it was told: `history`, the fitness of each generation so far. Given that, `ask` and `tell` are
+    repeated from the start (20 ms a generation at 867 parameters), which restores mean, covariance, paths and random
+    state exactly and depends on none of the library's internals.
     """
 
     def __init__(self, start: np.ndarray, population: int, sigma: float, seed: int, history: np.ndarray | None = None):
@@ -80,8 +83,8 @@ class CMAES:
         if not finite.any():
             raise UserError(f"generation {len(self.history) + 1}: no member has a finite fitness; is M trained well?")
         if not finite.all():
-            tqdm.write(f"generation {len(self.history) + 1}: fitness of members {np.flatnonzero(~finite).tolist()} is not "
-                       "finite and counts as the worst")
+            tqdm.write(f"generation {len(self.history) + 1}: fitness of members {np.flatnonzero(~finite).tolist()} "
+                       "is not finite and counts as the worst")
             fitness = np.where(finite, fitness, fitness[finite].min())
         self._es.tell(self._asked, -fitness)
         self.history.append(fitness)
@@ -104,8 +107,8 @@ def generation_seeds(seed: int, round: int, generation: int, episodes: int, eval
 
 
 def scored_means(tensors: dict[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
-    """The means [N, n] that were scored on the way to a checkpoint, and their generations [N]; of one that does not have them, the
-    start."""
+    """The means [N, n] that were scored on the way to a checkpoint, and their generations [N]; of one that does not
+    have them, the start."""
     known = {"means": tensors["start"][None], "generations": torch.zeros(1, dtype=torch.int64)} | tensors
     return known["means"].numpy(), known["generations"].numpy()
 
@@ -121,7 +124,8 @@ class Evolution:
     def learn(self, agent, practice: Practice, config: ControllerConfig, run: Run, info: dict) -> PolicySpec:
         spec = lambda parameters: PolicySpec(config, {"parameters": parameters})
         start = lambda: STARTS[self.config.start](agent, practice, config, run, info)
-        best = evolve(self.config, start, lambda parameters, seeds: practice.fitness(spec(parameters), seeds), run, info, practice.seed)
+        fitness = lambda parameters, seeds: practice.fitness(spec(parameters), seeds)
+        best = evolve(self.config, start, fitness, run, info, practice.seed)
         run.progress_path("start").unlink(missing_ok=True)
         return spec(best[None])
 
@@ -131,7 +135,8 @@ def previous_or_zero(agent, practice: Practice, config: ControllerConfig, run: R
     if practice.previous is None:
         return np.zeros(agent.parameter_count(config))
     if practice.previous.config != config:
-        raise UserError(f"the controller of round {run.round - 1} is {practice.previous.config}: go on with its --controller settings")
+        raise UserError(f"the controller of round {run.round - 1} is {practice.previous.config}: go on with its "
+                        "--controller settings")
     return practice.previous.arrays["parameters"][0]
 
 
@@ -141,12 +146,14 @@ STARTS = {"previous_or_zero": previous_or_zero, "least_squares": LeastSquares(Le
 
 def evolve(config: EvolutionConfig, start: Callable[[], np.ndarray], fitness: Fitness, run: Run, info: dict,
            seed: int) -> np.ndarray:
-    """Evolves a controller from the parameters start() [n] on; stores the best CMA mean as the checkpoint "controller" and returns it.
+    """Evolves a controller from the parameters start() [n] on; stores the best CMA mean as the checkpoint "controller"
+    and returns it.
 
-    At the start, every `eval_every` generations and at the end, the mean is scored on fresh episodes and kept where it is the best
-    so far. The checkpoint also has SEARCH: the start, and all means that were scored, [N, n], with their generations [N].
+    At the start, every `eval_every` generations and at the end, the mean is scored on fresh episodes and kept where it
+    is the best so far. The checkpoint also has SEARCH: the start, and all means that were scored, [N, n], with their
+    generations [N].
     """
-    seeds = lambda generation, episodes, evaluation=False: generation_seeds(seed, run.round, generation, episodes, evaluation)
+    seeds = partial(generation_seeds, seed, run.round)
 
     def score(mean: np.ndarray, generation: int) -> float:
         found = float(fitness(mean[None], seeds(generation, config.eval_episodes, evaluation=True)).mean())
@@ -156,7 +163,8 @@ def evolve(config: EvolutionConfig, start: Callable[[], np.ndarray], fitness: Fi
         history = np.array(search.history).reshape(-1, config.population)
         state = {"start": start, "best": best, "history": history, "best_score": np.float64(best_score),
                  "means": means, "generations": generations, "mean": search.mean}
-        run.save_progress("controller", {name: torch.tensor(value) for name, value in state.items()}, info | {"step": generation})
+        run.save_progress("controller", {name: torch.tensor(value) for name, value in state.items()},
+                          info | {"step": generation})
 
     progress = run.load_progress("controller", info)
     if progress:
@@ -168,10 +176,13 @@ def evolve(config: EvolutionConfig, start: Callable[[], np.ndarray], fitness: Fi
         best, best_score = start, score(start, 0)
         means, generations = start[None], np.array([0])
     search = CMAES(start, config.population, config.sigma, seed_of(seed, run.round, "cma"), history)
-    if progress and not np.array_equal(search.mean, state.get("mean", torch.from_numpy(search.mean)).numpy()):
-        raise UserError(f"CMA-ES does not come to the mean that {run.progress_path('controller')} has, as happens with another number of "
-                        f"threads (now OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}, {torch.get_num_threads()} threads): "
-                        "set it as before, or delete the file to begin anew")
+    if progress and "mean" not in state:                # format 1, whose search drew other random numbers
+        raise UserError(f"{run.progress_path('controller')} was written by an older version: delete it to begin anew")
+    if progress and not np.array_equal(search.mean, state["mean"].numpy()):
+        threads = os.environ.get("OMP_NUM_THREADS", "not set")
+        raise UserError(f"CMA-ES does not come to the mean that {run.progress_path('controller')} has, as happens with "
+                        f"another number of threads (OMP_NUM_THREADS is {threads}): set it as before, or delete the file "
+                        "to begin anew")
     keep(begun)
     with run.metrics("controller", begun) as log, \
             tqdm(total=config.generations, initial=begun, desc="evolving controller", unit="gen") as bar:

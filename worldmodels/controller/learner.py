@@ -27,5 +27,5 @@ class Practice(NamedTuple):
 
 class Learner(Protocol):
     def learn(self, agent: Any, practice: Practice, config: ControllerConfig, run: Run, info: dict) -> PolicySpec:
-        """A policy of this config for the agent. It is stored as the checkpoint "controller", with `info`; interrupted, the same call goes
-        on from what is in the run."""
+        """A policy of this config for the agent. It is stored as the checkpoint "controller", with `info`; interrupted,
+        the same call goes on from what is in the run."""

@@ -1,15 +1,15 @@
 """A linear controller without a search: policy improvement by least squares (Lagoudakis & Parr 2003).
 
-Advantage regression: fit A(f, a) = sum_j a_j (w_j . f + b_j), where f are the features and a the action. Then act along its slope,
-a_j ~ w_j . f + b_j. It is fitted twice:
+Advantage regression: fit A(f, a) = sum_j a_j (w_j . f + b_j), where f are the features and a the action. Then act along
+its slope, a_j ~ w_j . f + b_j. It is fitted twice:
 
-- on the recorded episodes (`from_episodes`), by the discounted return that followed each action. These returns are the game's own,
-  but they are noisy, they are those of whoever played, and actions must have been chosen partly at random.
-- on dreams (`from_dreams`) that begin at moments of these episodes, by the return of the controller itself. Two dreams of a moment
-  differ in their first few actions only. M may be wrong, the more so the longer a dream lasts.
+- on the recorded episodes (`from_episodes`), by the discounted return that followed each action. These returns are the
+  game's own, but they are noisy, they are those of whoever played, and actions must have been chosen partly at random.
+- on dreams (`from_dreams`) that begin at moments of these episodes, by the return of the controller itself. Two dreams
+  of a moment differ in their first few actions only. M may be wrong, the more so the longer a dream lasts.
 
-The sum of both controllers is better than either (docs/experiments.md). The second fit is repeated with what came out, ITERATIONS
-times.
+The sum of both controllers is better than either (docs/experiments.md). The second fit is repeated with what came out,
+ITERATIONS times.
 """
 
 from dataclasses import dataclass
@@ -66,9 +66,11 @@ class Regression:
         """w_j and b_j, [J, F + 1]; b_j = 0 where `bias`, one for all j or one for each, is False."""
         used = torch.ones(len(self.response) // self.width, self.width, dtype=torch.bool)
         used[:, -1] = torch.tensor(bias)
-        covariance, response = self.covariance.cpu()[used.flatten()][:, used.flatten()], self.response.cpu()[used.flatten()]
+        which = used.flatten()
+        covariance, response = self.covariance.cpu()[which][:, which], self.response.cpu()[which]
         ridge = RIDGE * covariance.diag().clamp(1e-9).diag()
-        return torch.zeros(used.shape, dtype=response.dtype).masked_scatter(used, torch.linalg.solve(covariance + ridge, response))
+        solution = torch.linalg.solve(covariance + ridge, response)
+        return torch.zeros(used.shape, dtype=response.dtype).masked_scatter(used, solution)
 
     def second_moments(self) -> Tensor:
         """E[(f, 1) (f, 1)^T], [F + 1, F + 1], where the first a is 1."""
@@ -91,8 +93,8 @@ class LeastSquares:
 
     @torch.no_grad()
     def fit(self, agent, practice: Practice, config: LinearConfig, run: Run, info: dict) -> np.ndarray:
-        """The parameters [n] of a linear controller. Goes on where it was interrupted: "start" among the run's checkpoints, which stays
-        until someone has used what it returns."""
+        """The parameters [n] of a linear controller. Goes on where it was interrupted: "start" among the run's
+        checkpoints, which stays until someone has used what it returns."""
         if not isinstance(config, LinearConfig):
             raise UserError(f"least squares fit a linear controller, not --controller.kind {config.kind}")
         seeds = lambda *index: seed_of(practice.seed, run.round, "least squares", *index)
@@ -115,7 +117,8 @@ class LeastSquares:
 
 
 def normalised(slope: Tensor, second: Tensor) -> Tensor:
-    """Controllers [A, F + 1] whose outputs have a root mean square of 1 where features have the second moments [F + 1, F + 1]."""
+    """Controllers [A, F + 1] whose outputs have a root mean square of 1 where features have the second moments [F + 1,
+    F + 1]."""
     return slope / (slope @ second * slope).sum(1, keepdim=True).sqrt().clamp(1e-12)
 
 
@@ -124,24 +127,27 @@ def from_episodes(agent, latents: Latents, config: LinearConfig, seed: int) -> t
 
         return = v . f + u + sum_j a_j (w_j . f + b_j),
 
-    where b_j = 0 without a bias; the second moments of the features; and some states of the episodes, chosen at random."""
+    where b_j = 0 without a bias; the second moments of the features; and some states of the episodes, chosen at
+    random."""
     fit, moments, share = Regression(), [], MOMENTS * ITERATIONS / int(latents.lengths.sum())
     seen, generator = visible(config.sees, agent.memory.feature_sizes), torch.Generator().manual_seed(seed)
     by_length = np.argsort(latents.lengths, kind="stable")
-    for chosen in tqdm(np.array_split(by_length, -(-len(by_length) // EPISODES)), desc="least squares on the episodes", unit="batch"):
-        states, action, returns = features_of(agent.memory, [latents.episode(i) for i in chosen], generator)
+    batches = np.array_split(by_length, -(-len(by_length) // EPISODES))
+    for batch in tqdm(batches, desc="least squares on the episodes", unit="batch"):
+        states, action, returns = features_of(agent.memory, [latents.episode(i) for i in batch], generator)
         fit.add(torch.cat([torch.ones_like(returns)[:, None], action], 1), states.features[:, seen], returns)
-        moments.append(states.select((torch.rand(len(returns), generator=generator) < share).nonzero()[:, 0].to(returns.device)))
+        chosen = (torch.rand(len(returns), generator=generator) < share).nonzero()[:, 0]
+        moments.append(states.select(chosen.to(returns.device)))
     return fit.solve([True] + [config.bias] * action.shape[1])[1:], fit.second_moments(), State.cat(moments)
 
 
 def features_of(memory, episodes: list[Encoded], generator: torch.Generator) -> tuple[State, Tensor, Tensor]:
-    """Of all N steps of the episodes: the state before the step, the action taken [N, A], and the discounted return [N] until the
-    episode ends or is cut."""
+    """Of all N steps of the episodes: the state before the step, the action taken [N, A], and the discounted return [N]
+    until the episode ends or is cut."""
     like = next(memory.parameters())
     padded = lambda rows: torch.nn.utils.rnn.pad_sequence(list(rows)).to(like.device)
     z = padded(e.sample(generator) for e in episodes)                                           # [T+1, B, Z]
-    action, returns = (padded(torch.from_numpy(a) for a in rows) for rows in zip(*((e.action, e.reward) for e in episodes)))
+    action, returns = (padded(torch.from_numpy(getattr(e, name)) for e in episodes) for name in ("action", "reward"))
     played = padded(torch.ones(len(e.action)) for e in episodes) > 0                            # [T, B]
     noise = draw(memory.observe_noise, len(episodes), generator, like)
     states = State.cat(list(islice(observed(memory, z.transpose(0, 1), action.transpose(0, 1), noise), len(action))))
@@ -151,8 +157,8 @@ def features_of(memory, episodes: list[Encoded], generator: torch.Generator) -> 
 
 
 def from_dreams(agent, spec: PolicySpec, temperature: float, moments: State, seed: int) -> Tensor:
-    """Fits pairs of dreams that begin at `moments`: for HOLD steps one does all it can of each action, or as little (±GAIN, at
-    random), and the other the opposite; then the controller acts. Half the difference of their returns is
+    """Fits pairs of dreams that begin at `moments`: for HOLD steps one does all it can of each action, or as little
+    (±GAIN, at random), and the other the opposite; then the controller acts. Half the difference of their returns is
 
         sum_j ±_j (w_j . f + b_j)."""
     fit, generator = Regression(), torch.Generator().manual_seed(seed)
@@ -166,9 +172,10 @@ def from_dreams(agent, spec: PolicySpec, temperature: float, moments: State, see
     return fit.solve(spec.config.bias)
 
 
-def imagined_returns(agent, policy: LinearPolicy, state: State, sign: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """The discounted returns of dreams [2N] from there on, [2, N]; the second half has the noise of the first. Dreams do not end: each
-    reward is weighed with the probability of having survived so far."""
+def imagined_returns(agent, policy: LinearPolicy, state: State, sign: Tensor, temperature: float,
+                     generator: torch.Generator) -> Tensor:
+    """The discounted returns of dreams [2N] from there on, [2, N]; the second half has the noise of the first. Dreams
+    do not end: each reward is weighed with the probability of having survived so far."""
     memory, count, alive, total = agent.memory, len(sign) // 2, 1.0, 0.0
     policy.reset(range(2 * count))
     dreamer = memory.dreamer(2 * count, temperature)

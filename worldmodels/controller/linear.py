@@ -1,4 +1,5 @@
-"""C: one linear layer from features to actions (Ha & Schmidhuber 2018, sec. 2.3; 867 and 1,088 parameters as in the paper)."""
+"""C: one linear layer from features to actions (Ha & Schmidhuber 2018, sec. 2.3; 867 and 1,088 parameters as in the
+paper)."""
 
 from dataclasses import dataclass
 
@@ -39,6 +40,6 @@ class LinearPolicy(ParameterPolicy):
         if self.columns is None:
             unseen = self.visible.start, len(features) - 1 - self.visible.stop
             weight = F.pad(self.weight, (0, 0, *unseen))                                # zeros there
-            self.columns = torch.cat([weight, self.bias[:, None]], 1).permute(2, 1, 0).contiguous()         # [A, F + 1, B]
+            self.columns = torch.cat([weight, self.bias[:, None]], 1).permute(2, 1, 0).contiguous()  # [A, F + 1, B]
             self.products = torch.empty_like(self.columns)
         return self.agent.task.squash(torch.mul(self.columns, features, out=self.products).sum(1).t()).t()

@@ -1,4 +1,5 @@
-"""C with a hidden layer of tanh units, the paper's ablation "z and a hidden layer" (Ha & Schmidhuber 2018, sec. 3.3: 40 units)."""
+"""C with a hidden layer of tanh units, the paper's ablation "z and a hidden layer" (Ha & Schmidhuber 2018, sec. 3.3: 40
+units)."""
 
 from dataclasses import dataclass
 

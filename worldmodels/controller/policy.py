@@ -34,7 +34,8 @@ def visible(sees: str, feature_sizes: dict[str, int]) -> slice:
 
 
 class ParameterPolicy:
-    """A policy of arrays {"parameters": [N, n]}: rollout i, in the order in which rollouts begin, has row i, or the only row.
+    """A policy of arrays {"parameters": [N, n]}: rollout i, in the order in which rollouts begin, has row i, or the
+    only row.
 
     A subclass splits a row into its arrays (`prepare`) and acts with them (`output`).
     """
@@ -42,7 +43,8 @@ class ParameterPolicy:
     def __init__(self, config: ControllerConfig, agent, arrays: dict[str, np.ndarray]):
         self.config, self.agent = config, agent
         self.visible = visible(config.sees, agent.memory.feature_sizes)
-        self.parameters = torch.as_tensor(arrays["parameters"], dtype=torch.float32, device=next(agent.memory.parameters()).device)
+        self.parameters = torch.as_tensor(arrays["parameters"], dtype=torch.float32,
+                                          device=next(agent.memory.parameters()).device)
 
     @staticmethod
     def size(config: ControllerConfig, agent) -> int:

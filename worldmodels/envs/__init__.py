@@ -1,5 +1,5 @@
-"""The tasks as Gymnasium environments: 64×64×3 uint8 observations, one continuous action space each. TASKS has them all; a user's own
-environment joins them by `register_task`."""
+"""The tasks as Gymnasium environments: 64×64×3 uint8 observations, one continuous action space each. TASKS has them
+all; a user's own environment joins them by `register_task`."""
 
 import importlib
 from dataclasses import dataclass, field
@@ -38,14 +38,17 @@ class Task:
     squash: Callable[[Tensor], Tensor]              # a controller's outputs [B, A] -> actions [B, A]
     max_steps: int                                  # the game's official length in frames ...
     fps: int                                        # ... of which a second has so many
-    policies: dict[str, Callable]                   # random policies by name, the first of which collects if none is named
+    policies: dict[str, Callable]  # random policies by name, the first of which collects if none is named
     baselines: tuple[str, ...]                      # those of them that a controller is compared with
     survival: bool = True                           # an end before max_steps is a death, and the return is time
     settings: tuple[str, ...] = ()                  # settings of CollectConfig that env() takes beside max_steps
-    max_batch: int = 32                             # episodes that a worker plays together: many for V and M, few for its caches
-    shrink: Callable[[np.ndarray], np.ndarray] | None = None    # of env(raw=True): observations [B, ...] -> [B, 64, 64, 3]
-    to_frame: Callable[[np.ndarray], np.ndarray] = to_frame     # the game's own picture [h, w, 3] -> what V sees, [64, 64, 3]
-    keys: dict[str, tuple[float, ...]] = field(default_factory=dict)    # "left", "right", "up", "down": what each adds to an action
+    max_batch: int = 32  # episodes that a worker plays together: many for V and M, few for its caches
+    # of env(raw=True): observations [B, ...] -> [B, 64, 64, 3]
+    shrink: Callable[[np.ndarray], np.ndarray] | None = None
+    # the game's own picture [h, w, 3] -> what V sees, [64, 64, 3]
+    to_frame: Callable[[np.ndarray], np.ndarray] = to_frame
+    # "left", "right", "up", "down": what each adds to an action
+    keys: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
     def __eq__(self, other) -> bool:
         return isinstance(other, Task) and self.name == other.name
@@ -63,24 +66,27 @@ class Task:
 
 
 TASKS = {task.name: task for task in (
-    Task("car_racing", "CarRacing-v3", CarRacing, Box(np.array([-1, 0, 0], np.float32), 1, dtype=np.float32), squash_car, 1000, 50,
-         {"smooth": policies.smooth_driver, "paper": policies.random_controller}, ("paper",),
+    Task("car_racing", "CarRacing-v3", CarRacing, Box(np.array([-1, 0, 0], np.float32), 1, dtype=np.float32),
+         squash_car, max_steps=1000, fps=50,
+         policies={"smooth": policies.smooth_driver, "paper": policies.random_controller}, baselines=("paper",),
          survival=False, settings=("repeat", "drawing"), max_batch=16, to_frame=visible_part,
          keys={"left": (-1, 0, 0), "right": (1, 0, 0), "up": (0, 1, 0), "down": (0, 0, 1)}),
-    Task("take_cover", "VizdoomTakeCover (stock take_cover.cfg)", TakeCover, TakeCover.action_space, torch.tanh, 2100, 35,
-         {"held": policies.held_uniform, "fresh": policies.fresh_uniform, "varied": policies.varied_strokes,
-          "mixed": policies.mixed_strokes},
-         ("held", "fresh"), settings=("skill", "repeat"), shrink=shrink, to_frame=shrink_screen,
-         keys={"left": (-1,), "right": (1,)}),
-    Task("toy", "Toy", Toy, Toy.action_space, torch.tanh, 40, 10, {"fresh": policies.fresh_uniform}, ("fresh",)),
+    Task("take_cover", "VizdoomTakeCover (stock take_cover.cfg)", TakeCover, TakeCover.action_space, torch.tanh,
+         max_steps=2100, fps=35,
+         policies={"held": policies.held_uniform, "fresh": policies.fresh_uniform, "varied": policies.varied_strokes,
+                   "mixed": policies.mixed_strokes}, baselines=("held", "fresh"),
+         settings=("skill", "repeat"), shrink=shrink, to_frame=shrink_screen, keys={"left": (-1,), "right": (1,)}),
+    Task("toy", "Toy", Toy, Toy.action_space, torch.tanh, max_steps=40, fps=10,
+         policies={"fresh": policies.fresh_uniform}, baselines=("fresh",)),
 )}
 
 
 def find_task(name: str) -> Task:
-    """A task by its name; a UserError where none is registered under it. No module is imported: a downloaded run names its task too."""
+    """A task by its name; a UserError where none is registered under it. No module is imported: a downloaded run names
+    its task too."""
     if name not in TASKS:
-        raise UserError(f"no task {name} here; there are: {', '.join(TASKS)}. A task of your own is named as --task my_module:TASK, or "
-                        "registered by worldmodels.register_task")
+        raise UserError(f"no task {name} here; there are: {', '.join(TASKS)}. A task of your own is named as "
+                        "--task my_module:TASK, or registered by worldmodels.register_task")
     return TASKS[name]
 
 
@@ -98,13 +104,15 @@ def import_task(name: str) -> Task:
     return TASKS.setdefault(task.name, task)
 
 
-def register_task(name: str, make_env: Callable[[], gymnasium.Env], max_steps: int, fps: int = 30, survival: bool = False) -> Task:
-    """Makes a task of a user's own environment: pictures of any size as observations, actions a Discrete or a Box with bounds.
+def register_task(name: str, make_env: Callable[[], gymnasium.Env], max_steps: int, fps: int = 30,
+                  survival: bool = False) -> Task:
+    """Makes a task of a user's own environment: pictures of any size as observations, actions a Discrete or a Box with
+    bounds.
 
-    `make_env` takes no arguments and can be imported where worker processes are (a function of a module). `max_steps` is the length of an
-    episode in frames, of which a second of the game has `fps`. With `survival` an end before that is a death. The task is known by its
-    name from then on, also as worldmodels/<name>Dream-v0 and worldmodels/<name>Real-v0 of gymnasium, and `--task my_module:TASK` finds
-    what this returns in my_module.
+    `make_env` takes no arguments and can be imported where worker processes are (a function of a module). `max_steps`
+    is the length of an episode in frames, of which a second of the game has `fps`. With `survival` an end before that
+    is a death. The task is known by its name from then on, also as worldmodels/<name>Dream-v0 and
+    worldmodels/<name>Real-v0 of gymnasium, and `--task my_module:TASK` finds what this returns in my_module.
     """
     if name in TASKS and TASKS[name].env_id != f"{name} (registered)":
         raise UserError(f"there is a task {name} already")
@@ -112,15 +120,16 @@ def register_task(name: str, make_env: Callable[[], gymnasium.Env], max_steps: i
     try:
         space, picture = env.action_space, env.observation_space
         if not (isinstance(picture, Box) and picture.dtype == np.uint8 and len(picture.shape) in (2, 3)):
-            raise UserError(f"observations {picture}: must be pictures, a Box [h, w, 3] of uint8 (gymnasium.wrappers.AddRenderObservation "
-                            "makes such ones)")
+            raise UserError(f"observations {picture}: must be pictures, a Box [h, w, 3] of uint8 "
+                            "(gymnasium.wrappers.AddRenderObservation makes such ones)")
         box = continuous(space)
     finally:
         env.close()
     ends = {"left": box.low, "right": box.high}
     TASKS[name] = Task(name, f"{name} (registered)", partial(ImageEnv, make_env), box, squash_to(space), max_steps, fps,
-                       {"held": random_actions(space, 8), "fresh": random_actions(space, 1)}, ("fresh",), survival=survival,
-                       settings=("repeat",), keys={key: tuple(np.where(np.arange(len(end)) == 0, end, 0.0)) for key, end in ends.items()})
+                       {"held": random_actions(space, 8), "fresh": random_actions(space, 1)}, ("fresh",),
+                       survival=survival, settings=("repeat",),
+                       keys={key: tuple(np.where(np.arange(len(end)) == 0, end, 0.0)) for key, end in ends.items()})
     if f"worldmodels/{name}Dream-v0" not in gymnasium.registry:
         worldmodels.register_worlds(name, name)
     return TASKS[name]

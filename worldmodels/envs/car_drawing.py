@@ -1,7 +1,8 @@
-"""CarRacing's observation from a painted ground: each track is painted once, and a frame is a small piece of it, turned and resized.
+"""CarRacing's observation from a painted ground: each track is painted once, and a frame is a small piece of it, turned
+and resized.
 
-gymnasium draws 1000×800 pixels polygon by polygon in Python, at every step, to keep 96×96 of them. Distances are the game's
-metres; angles are radians, the car's zero looks along y.
+gymnasium draws 1000×800 pixels polygon by polygon in Python, at every step, to keep 96×96 of them. Distances are the
+game's metres; angles are radians, the car's zero looks along y.
 """
 
 import math
@@ -16,7 +17,7 @@ from gymnasium.envs.box2d.car_racing import GRASS_DIM, PLAYFIELD, STATE_H, WINDO
 
 FRAME = 64                          # side of an observation, pixels
 VISIBLE = 84                        # of gymnasium's 96 rows, those above the dashboard
-PAINTED = 3                         # pixels a metre the ground is painted at; what is kept is half as fine: as a frame shows it
+PAINTED = 3  # pixels a metre the ground is painted at; what is kept is half as fine: as a frame shows it
 LEVELS = 5                          # kept, each half as fine as the one before, for the first second's zoom
 CAR = slice(49, 61), slice(27, 37)  # where the car is in a frame, always the same
 FINER = 8                           # it is drawn so many times finer than the frame, and kept for later frames ...
@@ -24,7 +25,7 @@ ANGLES, TURN = 25, 32               # ... of the same wheels, their angles to 1/
 ROTATIONS = TURN / (2 * math.pi)
 SUBPIXEL = 4                        # corners are placed to 1/2^4 of a pixel
 DARKER = 2                          # what pygame's smoothscale takes from every colour, by rounding down
-PER_WINDOW = FRAME / WINDOW_W, FRAME / (WINDOW_H * VISIBLE / STATE_H)               # frame's pixels per window's, x and y
+PER_WINDOW = FRAME / WINDOW_W, FRAME / (WINDOW_H * VISIBLE / STATE_H)  # frame's pixels per window's, x and y
 CENTRE = WINDOW_W / 2 * PER_WINDOW[0] - 0.5, WINDOW_H * 3 / 4 * PER_WINDOW[1] - 0.5     # where the car is in a frame
 
 HULL = [np.array(shape) * SIZE for shape in (car_dynamics.HULL_POLY1, car_dynamics.HULL_POLY2, car_dynamics.HULL_POLY3,
@@ -33,7 +34,8 @@ HULL_COLOR = (204, 0, 0)
 
 
 class Camera(NamedTuple):
-    """Where it is above the ground (x, y), the angle it is turned by, and its scale: frame pixels a metre, across and down."""
+    """Where it is above the ground (x, y), the angle it is turned by, and its scale: frame pixels a metre, across and
+    down."""
 
     x: float
     y: float
@@ -48,7 +50,8 @@ def camera(x: float, y: float, angle: float, zoom: float) -> Camera:
 
 
 def darker(color) -> tuple[int, ...]:
-    """A colour as it arrives in gymnasium's observation, and a fourth channel: OpenCV moves four together faster than three."""
+    """A colour as it arrives in gymnasium's observation, and a fourth channel: OpenCV moves four together faster than
+    three."""
     return *(max(int(c) - DARKER, 0) for c in color), 0
 
 
@@ -68,15 +71,17 @@ def halved(image: np.ndarray) -> np.ndarray:
     return cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
 
 
-ON_CANVAS = (np.array(CENTRE) + 0.5 - (CAR[1].start, CAR[0].start)) * FINER - 0.5     # the car's middle on what it is drawn on
+# the car's middle on what it is drawn on
+ON_CANVAS = (np.array(CENTRE) + 0.5 - (CAR[1].start, CAR[0].start)) * FINER - 0.5
 
 
 class Ground:
     """The playfield with a track on it, as seen from above."""
 
     def __init__(self, field: tuple, patches: tuple, road: tuple, shapes: list, colors: list):
-        """Colours of the playfield, of its patches and of a tile that was touched; shapes [N, 4, 2] of tiles and kerbs with
-        their colours, in the order in which they cover each other. A tile's colour is an array, a kerb's a tuple."""
+        """Colours of the playfield, of its patches and of a tile that was touched; shapes [N, 4, 2] of tiles and kerbs
+        with their colours, in the order in which they cover each other. A tile's colour is an array, a kerb's a
+        tuple."""
         corners = (np.array(shapes) + PLAYFIELD) * PAINTED - 0.5
         pixels, is_tile = to_pixels(corners), [isinstance(color, np.ndarray) for color in colors]
         image = bare_field(field, patches).copy()
@@ -111,11 +116,15 @@ class Ground:
 
 
 def draw_car(frame: np.ndarray, camera: Camera, wheels: list[tuple[float, float]]):
-    """Draws the car that the camera follows on a frame [64, 64, 4], given each wheel's angle to the hull and its rotation."""
+    """Draws the car that the camera follows on a frame [64, 64, 4], given each wheel's angle to the hull and its
+    rotation."""
     there = frame[CAR]
     car = hull_sprite(camera.across, camera.down)
     for place, (angle, rotation) in zip(WHEELPOS, wheels):
-        car = cv2.add(car, wheel_sprite(camera.across, camera.down, place, round(angle * ANGLES), round(rotation * ROTATIONS) % TURN))
+        car = cv2.add(
+            car,
+            wheel_sprite(camera.across, camera.down, place, round(angle * ANGLES),
+                         round(rotation * ROTATIONS) % TURN))
     light, cover = car[:len(there)], car[len(there):]
     there[:] = cv2.add(cv2.multiply(there, cv2.bitwise_not(cover), scale=1 / 255), light)
 
@@ -137,7 +146,8 @@ def wheel_sprite(across: float, down: float, place: tuple, angle: int, rotation:
     canvas = drawn([rectangle(-WHEEL_R, WHEEL_R)], WHEEL_COLOR, across, down)
     ends = [rotation / ROTATIONS, rotation / ROTATIONS + 1.2]
     if any(math.sin(end) <= 0 for end in ends):             # else the stripe is below
-        stripe = rectangle(*(WHEEL_R * (math.copysign(1, math.cos(end)) if math.sin(end) > 0 else math.cos(end)) for end in ends))
+        stripe = rectangle(*(WHEEL_R * (math.copysign(1, math.cos(end)) if math.sin(end) > 0 else math.cos(end))
+                             for end in ends))
         canvas = np.maximum(canvas, drawn([stripe], WHEEL_WHITE, across, down))
     canvas[drawn_hull(across, down)[:, :, 3] > 0] = 0
     return sprite(canvas)
@@ -158,7 +168,8 @@ def drawn(shapes: list[np.ndarray], color: tuple, across: float, down: float) ->
 
 
 def sprite(canvas: np.ndarray) -> np.ndarray:
-    """As fine as the frame: the light that comes from the shapes, and below it the share of each pixel that they cover."""
+    """As fine as the frame: the light that comes from the shapes, and below it the share of each pixel that they
+    cover."""
     light = cv2.resize(canvas, None, fx=1 / FINER, fy=1 / FINER, interpolation=cv2.INTER_AREA)
     return np.concatenate([light, np.repeat(light[:, :, 3:], 4, 2)])
 

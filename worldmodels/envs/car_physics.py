@@ -1,8 +1,8 @@
-"""gymnasium's car with less Python around Box2D: the same operations on the same numbers in the same order, so that every
-state is equal to the last bit (gymnasium/envs/box2d/car_dynamics.py, car_racing.py).
+"""gymnasium's car with less Python around Box2D: the same operations on the same numbers in the same order, so that
+every state is equal to the last bit (gymnasium/envs/box2d/car_dynamics.py, car_racing.py).
 
-numpy's functions of one number, Box2D's accessors called twice and the search for a tile's attributes are most of what a step
-of gymnasium's costs beside the physics engine.
+numpy's functions of one number, Box2D's accessors called twice and the search for a tile's attributes are most of what
+a step of gymnasium's costs beside the physics engine.
 """
 
 import math
@@ -79,7 +79,8 @@ def leave_skid_mark(car, wheel, skids: bool):
 
 
 class TrackListener(contactListener):
-    """Box2D's news of what touches a tile of the road: friction under wheels, the reward for a new tile, the lap's end."""
+    """Box2D's news of what touches a tile of the road: friction under wheels, the reward for a new tile, the lap's
+    end."""
 
     def __init__(self, env):
         super().__init__()

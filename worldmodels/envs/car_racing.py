@@ -14,17 +14,17 @@ from worldmodels.envs.fast_car_racing import FastCarRacing
 
 GAMES = {
     "fast": lambda max_steps, render_mode: TimeLimit(FastCarRacing(render_mode=render_mode), max_steps),
-    "official": lambda max_steps, render_mode: gymnasium.make("CarRacing-v3", render_mode=render_mode, max_episode_steps=max_steps,
-                                                              disable_env_checker=True),
+    "official": lambda max_steps, render_mode: gymnasium.make(
+        "CarRacing-v3", render_mode=render_mode, max_episode_steps=max_steps, disable_env_checker=True),
 }
 
 
 class CarRacing(gymnasium.Wrapper):
     """Observation [64, 64, 3] uint8 RGB; action [3]: steering in [-1, 1], gas and brake in [0, 1].
 
-    Each action is held for `repeat` frames (50 a second of game), whose rewards are summed and of which only the last is
-    drawn. Truncated after `max_steps` frames. `drawing` is how: "official" is gymnasium's environment untouched, which scores
-    come from; "fast" is the same game, its frames drawn by car_drawing.py.
+    Each action is held for `repeat` frames (50 a second of game), whose rewards are summed and of which only the last
+    is drawn. Truncated after `max_steps` frames. `drawing` is how: "official" is gymnasium's environment untouched,
+    which scores come from; "fast" is the same game, its frames drawn by car_drawing.py.
     """
 
     spec = None             # not gymnasium's: gymnasium.make would not make this environment

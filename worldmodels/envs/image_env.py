@@ -22,7 +22,8 @@ def to_frame(picture: np.ndarray) -> np.ndarray:
 
 
 def continuous(space: gymnasium.Space) -> Box:
-    """The actions [A] that M and C know: a Box as it is, flat; one number for each choice of a Discrete, the largest of which counts."""
+    """The actions [A] that M and C know: a Box as it is, flat; one number for each choice of a Discrete, the largest of
+    which counts."""
     if isinstance(space, Discrete):
         return Box(0.0, 1.0, (int(space.n),), np.float32)
     if isinstance(space, Box) and space.is_bounded():
@@ -31,7 +32,8 @@ def continuous(space: gymnasium.Space) -> Box:
 
 
 def squash_to(space: gymnasium.Space) -> Callable[[Tensor], Tensor]:
-    """A controller's outputs [B, A] -> actions: one-hot of the largest for a Discrete, tanh between the bounds of a Box."""
+    """A controller's outputs [B, A] -> actions: one-hot of the largest for a Discrete, tanh between the bounds of a
+    Box."""
     if isinstance(space, Discrete):
         return lambda x: torch.nn.functional.one_hot(x.argmax(-1), x.shape[-1]).to(x.dtype)
     box = continuous(space)
@@ -56,10 +58,11 @@ def random_actions(space: gymnasium.Space, longest: int) -> Callable[[np.random.
 
 
 class ImageEnv(gymnasium.Wrapper):
-    """Observation [64, 64, 3] uint8, action [A] (see `continuous`), held for `repeat` frames whose rewards are summed. Truncated after
-    `max_steps` frames. `make_env` makes the environment."""
+    """Observation [64, 64, 3] uint8, action [A] (see `continuous`), held for `repeat` frames whose rewards are summed.
+    Truncated after `max_steps` frames. `make_env` makes the environment."""
 
-    def __init__(self, make_env: Callable[[], gymnasium.Env], repeat: int = 1, max_steps: int = 1000, render_mode: str | None = None):
+    def __init__(self, make_env: Callable[[], gymnasium.Env], repeat: int = 1, max_steps: int = 1000,
+                 render_mode: str | None = None):
         super().__init__(make_env())
         self.repeat, self.max_steps, self.inner_space = repeat, max_steps, self.env.action_space
         self.observation_space = Box(0, 255, (FRAME, FRAME, 3), np.uint8)

@@ -24,12 +24,12 @@ def held_uniform(rng: np.random.Generator) -> Iterator[np.ndarray]:
 
 
 def varied_strokes(rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """TakeCover: left, still and right in strokes, each unlike the one before; how much each is liked, and the mean length of
-    a stroke (1 to 32 steps), are drawn for each episode.
+    """TakeCover: left, still and right in strokes, each unlike the one before; how much each is liked, and the mean
+    length of a stroke (1 to 32 steps), are drawn for each episode.
 
-    The released code's short holds never cross the room, lean against a wall or stand still for long. So M cannot know what
-    comes of that, and a controller evolved in its dream does just what kills (measured: 180 tics in the game, where it
-    dreamt of 650).
+    The released code's short holds never cross the room, lean against a wall or stand still for long. So M cannot know
+    what comes of that, and a controller evolved in its dream does just what kills (measured: 180 tics in the game,
+    where it dreamt of 650).
     """
     liking, mean, choice = rng.dirichlet([1, 1, 1]) + 0.01, 2 ** rng.uniform(0, 5), 1
     while True:
@@ -43,7 +43,8 @@ def varied_strokes(rng: np.random.Generator) -> Iterator[np.ndarray]:
 def crossing_strokes(rng: np.random.Generator) -> Iterator[np.ndarray]:
     """TakeCover: from side to side in strokes of nearly equal length, 10 to 30 steps, drawn for each episode.
 
-    At 4 tics a step it survives 574 tics where `varied_strokes` survives 322: so V and M also see the crowd that gathers later on.
+    At 4 tics a step it survives 574 tics where `varied_strokes` survives 322: so V and M also see the crowd that
+    gathers later on.
     """
     mean, side = rng.uniform(10, 30), rng.choice([-1, 1])
     while True:
@@ -69,9 +70,10 @@ def random_controller(rng: np.random.Generator) -> Iterator[np.ndarray]:
 
 
 def smooth_driver(rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """CarRacing: a random driver that gets somewhere, for an agent that acts every 4 frames. It holds steering, gas and brake for
-    1 to 8 steps on average; how far it steers (from hardly to full lock), how much gas it gives and the mean are drawn for each
-    episode, so that M sees all from standing still over slow driving along the road to spinning at full throttle."""
+    """CarRacing: a random driver that gets somewhere, for an agent that acts every 4 frames. It holds steering, gas and
+    brake for 1 to 8 steps on average; how far it steers (from hardly to full lock), how much gas it gives and the mean
+    are drawn for each episode, so that M sees all from standing still over slow driving along the road to spinning at
+    full throttle."""
     boldness, reach, mean = max(0.0, rng.uniform(-0.15, 1)), 20 ** rng.uniform(-1, 0), 2 ** rng.uniform(0, 3)
     while True:
         steer = np.clip(reach * rng.standard_normal(), -1, 1)

@@ -1,9 +1,9 @@
 """TakeCover as a Gymnasium environment (ViZDoom; Ha & Schmidhuber 2018, sec. 4).
 
-The agent stands at one end of a room, monsters at the other throw fireballs, and one continuous action moves it sideways.
-It is rewarded 1 a tic for being alive. Differences from the original: 160×120 is rendered instead of 640×480 (the same
-share of rows is cropped before the resize to 64×64), and ViZDoom's stock skill 4 is the default: measured with random
-policies it is the one comparable with the paper, although the released environment file says 5.
+The agent stands at one end of a room, monsters at the other throw fireballs, and one continuous action moves it
+sideways. It is rewarded 1 a tic for being alive. Differences from the original: 160×120 is rendered instead of 640×480
+(the same share of rows is cropped before the resize to 64×64), and ViZDoom's stock skill 4 is the default: measured
+with random policies it is the one comparable with the paper, although the released environment file says 5.
 """
 
 import os
@@ -22,10 +22,10 @@ STILL = 1 / 3             # |action| up to here does not move (released code)
 class TakeCover(gymnasium.Env):
     """Observation [64, 64, 3] uint8 RGB, action [1] in [-1, 1]: below -1/3 left, above 1/3 right.
 
-    `skill` is Doom's difficulty, 1 to 5. Each action is held for `repeat` tics, whose rewards are summed and of which only the
-    last is drawn. An episode is truncated after `max_steps` tics. No window is ever shown and no display is needed. The same
-    seed and actions give the same frames, whatever the engine played before. With `raw` an observation is the visible part of
-    the engine's picture, [100, 160, 3], for who has many and calls `shrink` once.
+    `skill` is Doom's difficulty, 1 to 5. Each action is held for `repeat` tics, whose rewards are summed and of which
+    only the last is drawn. An episode is truncated after `max_steps` tics. No window is ever shown and no display is
+    needed. The same seed and actions give the same frames, whatever the engine played before. With `raw` an observation
+    is the visible part of the engine's picture, [100, 160, 3], for who has many and calls `shrink` once.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 35}
@@ -41,7 +41,8 @@ class TakeCover(gymnasium.Env):
         self.render_mode = render_mode
         self.game = vizdoom.DoomGame()
         self.game.load_config(os.path.join(vizdoom.scenarios_path, "take_cover.cfg"))
-        self.game.set_doom_config_path(os.path.join(tempfile.gettempdir(), f"worldmodels-vizdoom-{os.getuid()}.ini"))  # else in "."
+        # else in "."
+        self.game.set_doom_config_path(os.path.join(tempfile.gettempdir(), f"worldmodels-vizdoom-{os.getuid()}.ini"))
         self.game.set_window_visible(False)
         self.game.set_screen_format(vizdoom.ScreenFormat.RGB24)
         self.game.set_screen_resolution(vizdoom.ScreenResolution.RES_160X120)
@@ -85,7 +86,8 @@ class TakeCover(gymnasium.Env):
 
 
 def shrink(pictures: np.ndarray) -> np.ndarray:
-    """[B, 100, 160, 3] uint8 -> [B, 64, 64, 3]: bilinear, over as many pixels as become one (as the released code's imresize).
+    """[B, 100, 160, 3] uint8 -> [B, 64, 64, 3]: bilinear, over as many pixels as become one (as the released code's
+    imresize).
 
     Five times faster a picture for 16 of them than for one.
     """

@@ -1,8 +1,8 @@
 """A toy world with exactly known dynamics, for tests: a white column that the action moves left or right.
 
-The column stands at position p of 16, four pixels wide. An action ≥ 0 moves it one to the right, else one to the left; the
-reward is the position arrived at, and arriving at 15 terminates. So each frame names its p, and alignment, reward and done
-can be checked exactly.
+The column stands at position p of 16, four pixels wide. An action ≥ 0 moves it one to the right, else one to the left;
+the reward is the position arrived at, and arriving at 15 terminates. So each frame names its p, and alignment, reward
+and done can be checked exactly.
 """
 
 import gymnasium

@@ -7,7 +7,8 @@
 
     loss  = mean_t [ |z_t+1 - z|^2 / Z + w_reward (r_t - r)^2 + w_done cross-entropy ]
 
-Where several futures are possible it expects their mean. The temperature changes nothing: only the end of a dream is drawn.
+Where several futures are possible it expects their mean. The temperature changes nothing: only the end of a dream is
+drawn.
 """
 
 from dataclasses import dataclass
@@ -71,7 +72,8 @@ class GRU(nn.Module):
         reward_error = (reward - batch.reward).square().mean()
         done = cross_entropy(logit, batch.terminated, self.config.done_positive_weight).mean()
         loss = squared_error + self.config.reward_weight * reward_error + self.config.done_weight * done
-        return loss, {"loss": loss, "squared_error": squared_error, "reward_error": reward_error, "done": done}, (h.detach(),)
+        metrics = {"loss": loss, "squared_error": squared_error, "reward_error": reward_error, "done": done}
+        return loss, metrics, (h.detach(),)
 
     def _transition(self, state: State, action: Tensor) -> Tensor:
         z, h = state.inner

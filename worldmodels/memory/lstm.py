@@ -1,7 +1,7 @@
 """An LSTM whose state can be zeroed in mid-sequence, where a new episode begins (Hochreiter & Schmidhuber 1997).
 
-torch.nn.LSTM cannot do that, and the streams of M hold many short episodes one after the other. One bias for each gate and
-a forget-gate bias of +1, as in TensorFlow. Gates lie in the order i, f, o, g.
+torch.nn.LSTM cannot do that, and the streams of M hold many short episodes one after the other. One bias for each gate
+and a forget-gate bias of +1, as in TensorFlow. Gates lie in the order i, f, o, g.
 """
 
 import torch
@@ -38,11 +38,12 @@ class LSTM(nn.Module):
 
 
 class Sequence(torch.autograd.Function):
-    """`LSTM.step` along time, with its gradient written out. Overwrites `gates`, the part of them that comes from the input.
+    """`LSTM.step` along time, with its gradient written out. Overwrites `gates`, the part of them that comes from the
+    input.
 
-    On a CPU both are bound by the memory they touch beside the matrix products. So a step does as few passes as there can be:
-    tanh(x) = 1 - 2 sigmoid(-2x) makes all gates one sigmoid (a third of the time of a tanh), nothing is masked where nothing
-    begins, and the gradient of the weights is one matrix product for all steps.
+    On a CPU both are bound by the memory they touch beside the matrix products. So a step does as few passes as there
+    can be: tanh(x) = 1 - 2 sigmoid(-2x) makes all gates one sigmoid (a third of the time of a tanh), nothing is masked
+    where nothing begins, and the gradient of the weights is one matrix product for all steps.
     """
 
     @staticmethod
@@ -82,7 +83,7 @@ class Sequence(torch.autograd.Function):
             if ctx.begins[t]:
                 c = c * keep[t]
             d_h += d_out[t]
-            d_c.addcmul_(torch.addcmul(s, s, s, value=-1).mul_(o), d_h, value=4)    # h = o (1 - 2s), tanh' = 4 s (1 - s)
+            d_c.addcmul_(torch.addcmul(s, s, s, value=-1).mul_(o), d_h, value=4)  # h = o (1 - 2s), tanh' = 4 s (1 - s)
             torch.addcmul(d_c, d_c, q, value=-2, out=d_i)
             torch.mul(d_c, c, out=d_f)
             torch.addcmul(d_h, d_h, s, value=-2, out=d_o)

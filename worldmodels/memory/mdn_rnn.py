@@ -1,10 +1,11 @@
-"""M: the MDN-RNN with reward and done heads (Ha & Schmidhuber 2018, sec. 2.2 and 4; parameter counts equal the paper's).
+"""M: the MDN-RNN with reward and done heads (Ha & Schmidhuber 2018, sec. 2.2 and 4; parameter counts equal the
+paper's).
 
 Deliberate differences: every task has a reward head and a done head (the paper's TakeCover has done only, its CarRacing
 neither). Death in the dream is drawn from the done head's probability where `death` is "sampled"; "threshold" is the
-paper's rule, a probability above 50%, after training with positives weighted 10 times (released code), which tilts how often the
-dream kills. The h that the paper's controller sees has not read the current frame. Where a step is one frame, little is lost; where
-it is four, `sees_current_frame` makes up for it.
+paper's rule, a probability above 50%, after training with positives weighted 10 times (released code), which tilts how
+often the dream kills. The h that the paper's controller sees has not read the current frame. Where a step is one frame,
+little is lost; where it is four, `sees_current_frame` makes up for it.
 """
 
 from dataclasses import dataclass
@@ -30,7 +31,8 @@ class MDNRNNConfig(HeadConfig):
     mixtures: Size = 5                  # Gaussians for each latent dimension
     restart_input: bool = False         # an input that is 1 on an episode's first step (released code: TakeCover)
     cell_feature: bool = False          # the controller also sees the LSTM's cell state (released code: TakeCover)
-    sees_current_frame: bool = False    # the controller sees the h that has read the current frame, with an action of zeros
+    # the controller sees the h that has read the current frame, with an action of zeros
+    sees_current_frame: bool = False
     head_size: Whole = 0                # ReLU units between the LSTM, with its input, and the heads; 0: none (paper)
     scheduled_sampling: Share = 0.0     # up to this share of a stream's latents are M's own samples in training
 
@@ -53,9 +55,12 @@ class MDNRNN(nn.Module):
         super().__init__()
         self.config, self.z_size, self.action_size = config, z_size, action_size
         self.lstm = LSTM(z_size + action_size + config.restart_input, config.hidden_size)
-        self.between = nn.Linear(config.hidden_size + self.lstm.input.in_features, config.head_size) if config.head_size else None
-        self.head = nn.Linear(config.head_size or config.hidden_size, 3 * config.mixtures * z_size + 2)     # mixture, reward, done logit
-        self.feature_sizes = {"z": z_size} | ({"c": config.hidden_size} if config.cell_feature else {}) | {"h": config.hidden_size}
+        units, inputs = config.head_size, config.hidden_size + self.lstm.input.in_features
+        self.between = nn.Linear(inputs, units) if units else None
+        # mixture, reward, done logit
+        self.head = nn.Linear(config.head_size or config.hidden_size, 3 * config.mixtures * z_size + 2)
+        cells = {"c": config.hidden_size} if config.cell_feature else {}
+        self.feature_sizes = {"z": z_size} | cells | {"h": config.hidden_size}
         self.imagine_noise = NoiseSize({"component": z_size, "done": 1}, {"z": z_size})
 
     def initial(self, z: Tensor, noise: Noise | None = None) -> State:
@@ -90,7 +95,8 @@ class MDNRNN(nn.Module):
         return DEATH[self.config.death](logit)
 
     def loss(self, batch: Transitions, carry: tuple[Tensor, Tensor] | None, generator: torch.Generator):
-        """Negative log-likelihood a dimension + squared error of the reward + cross-entropy of done, each a mean over steps."""
+        """Negative log-likelihood a dimension + squared error of the reward + cross-entropy of done, each a mean over
+        steps."""
         restart = batch.restart[..., None]                                          # [B, T, 1]
         x = self._input(batch.z, batch.action, restart).transpose(0, 1)             # [T, B, I]
         zeros, keep = x.new_zeros(x.shape[1], self.config.hidden_size), 1 - restart.transpose(0, 1)
@@ -103,8 +109,10 @@ class MDNRNN(nn.Module):
         loss, nll, error, done = HeadLoss.apply(head_input, self.head.weight, self.head.bias, *targets, self.config)
         return loss, {"loss": loss, "nll": nll, "reward_error": error, "done": done}, tuple(carry)
 
-    def _scheduled_sampling(self, x: Tensor, begin: tuple[Tensor, Tensor], keep: Tensor, generator: torch.Generator) -> Tensor:
-        """The inputs [T, B, I], with some latents as M itself expected them one step before, in every stream another share."""
+    def _scheduled_sampling(self, x: Tensor, begin: tuple[Tensor, Tensor], keep: Tensor,
+                            generator: torch.Generator) -> Tensor:
+        """The inputs [T, B, I], with some latents as M itself expected them one step before, in every stream another
+        share."""
         random = lambda *shape: torch.rand(shape, generator=generator, device=x.device)
         with torch.no_grad():
             head_input = self._head_input(self.lstm(x, *begin, keep=keep)[0], x)[:-1]              # [T-1, B, H...]
@@ -144,20 +152,22 @@ ROWS = 512
 
 
 class HeadLoss(torch.autograd.Function):
-    """The head and its loss, with the gradient: h [N, H], weight [O, H], bias [O], and of each row the next z [N, Z], reward [N]
-    and terminated [N] -> the loss, and the means of its three parts. Gradients reach h, the weights and z.
+    """The head and its loss, with the gradient: h [N, H], weight [O, H], bias [O], and of each row the next z [N, Z],
+    reward [N] and terminated [N] -> the loss, and the means of its three parts. Gradients reach h, the weights and z.
 
-    A window of 100 × 999 steps has 200 MB of mixture parameters. On a CPU it is gone through in chunks of ROWS; so they, and
-    all that is made of them, stay in a cache.
+    A window of 100 × 999 steps has 200 MB of mixture parameters. On a CPU it is gone through in chunks of ROWS; so
+    they, and all that is made of them, stay in a cache.
     """
 
     @staticmethod
     def forward(ctx, h, weight, bias, z, reward, terminated, config):
-        d_h, d_weight, d_bias, sums = torch.empty_like(h), torch.zeros_like(weight), torch.zeros_like(bias), h.new_zeros(3)
+        d_h, d_weight, d_bias = torch.empty_like(h), torch.zeros_like(weight), torch.zeros_like(bias)
+        sums = h.new_zeros(3)
         d_z = torch.empty_like(z if ctx.needs_input_grad[3] else z[:, :0])
         positive = config.done_positive_weight
         rows = ROWS if h.device.type == "cpu" else len(h)
-        for h, d_h_rows, z, d_z_rows, reward, end in zip(*(t.split(rows) for t in (h, d_h, z, d_z, reward, terminated))):
+        chunks = zip(*(t.split(rows) for t in (h, d_h, z, d_z, reward, terminated)))
+        for h, d_h_rows, z, d_z_rows, reward, end in chunks:
             out = torch.addmm(bias, h, weight.t())
             nll, d_raw = mixture.nll(out[:, :-2], z)
             miss, logit = out[:, -2] - reward, out[:, -1]
@@ -179,4 +189,5 @@ class HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, d_loss, *_):
-        return *(d_loss * gradient if gradient.shape[1:] != (0,) else None for gradient in ctx.saved_tensors), None, None, None
+        wanted = (None if g.shape[1:] == (0,) else d_loss * g for g in ctx.saved_tensors)
+        return *wanted, None, None, None

@@ -2,14 +2,15 @@
 
 The numbers are those of `imagine` to rounding. What makes it fast on a CPU, where every value that is touched costs:
 
-- tanh(x) = 1 - 2 sigmoid(-2x), and a sigmoid takes a third of the time of a tanh. So all gates are one sigmoid, the weights of g
-  are multiplied by -2, and the cell is kept as -2c; powers of two change no digit.
-- The batch is the last dimension. Then z, h, c, each gate and each mixture component are one piece of memory, a row of ones
-  adds the biases within the products, and nothing large is allocated in a step.
-- With `sees_current_frame` the LSTM is asked twice: for the features, without the action, and for the step. The product is the same
-  but for the action's columns, so `step` adds those to what `features` left.
-- The head puts out mu_1 and the differences mu_k+1 - mu_k. Where m_k is 1 if the uniform number lies beyond the first k weights,
-  and else 0, the mean of the component drawn is mu_1 + sum_k m_k (mu_k+1 - mu_k): five multiplications and no branches.
+- tanh(x) = 1 - 2 sigmoid(-2x), and a sigmoid takes a third of the time of a tanh. So all gates are one sigmoid, the
+  weights of g are multiplied by -2, and the cell is kept as -2c; powers of two change no digit.
+- The batch is the last dimension. Then z, h, c, each gate and each mixture component are one piece of memory, a row of
+  ones adds the biases within the products, and nothing large is allocated in a step.
+- With `sees_current_frame` the LSTM is asked twice: for the features, without the action, and for the step. The product
+  is the same but for the action's columns, so `step` adds those to what `features` left.
+- The head puts out mu_1 and the differences mu_k+1 - mu_k. Where m_k is 1 if the uniform number lies beyond the first k
+  weights, and else 0, the mean of the component drawn is mu_1 + sum_k m_k (mu_k+1 - mu_k): five multiplications and no
+  branches.
 """
 
 import math
@@ -66,7 +67,7 @@ class MDNRNNDreamer:
 
     def step(self, action: Tensor, noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
         self.action.copy_(action)
-        if self.memory.config.sees_current_frame:                               # the rest of the sums is as `features` left it
+        if self.memory.config.sees_current_frame:  # the rest of the sums is as `features` left it
             torch.addmm(self.without_action, self.gate_weight[:, :len(action)], action, out=self.gates)
         else:
             torch.mm(self.gate_weight, self.x, out=self.gates)
@@ -94,7 +95,7 @@ class MDNRNNDreamer:
         self.weights.sub_(torch.amax(self.weights, 0)).exp_()
         for before, weight in zip(self.each_weight, self.each_weight[1:]):
             weight.add_(before)                                                 # cumulated
-        self.weights[:-1].lt_(self.each_weight[-1] * uniform)                   # 1 where the uniform number lies beyond, or 0
+        self.weights[:-1].lt_(self.each_weight[-1] * uniform)  # 1 where the uniform number lies beyond, or 0
         drawn, *differences = self.each_component                               # of mu and log sigma
         for difference, beyond in zip(differences, self.each_weight):
             drawn.addcmul_(difference, beyond)
@@ -106,7 +107,7 @@ class MDNRNNDreamer:
         self.x, self.c, config = x, c, self.memory.config
         self.action, self.restart, self.z, self.h, self.one = x.split(self.sizes)
         self.visible = x[sum(self.sizes[:2]):]                                          # z, h, 1
-        if config.cell_feature or config.sees_current_frame:                            # or z, c, h, 1 in a place of their own
+        if config.cell_feature or config.sees_current_frame:  # or z, c, h, 1 in a place of their own
             self.visible = x.new_ones(sum(self.memory.feature_sizes.values()) + 1, x.shape[1])
             cells = self.H * config.cell_feature
             self.visible_z, self.visible_c, self.visible_h, _ = self.visible.split([self.Z, cells, self.H, 1])

@@ -1,7 +1,8 @@
-"""The mixture density head: for each latent dimension on its own, K Gaussians (Bishop 1994; Ha & Schmidhuber 2018, sec. 2.2).
+"""The mixture density head: for each latent dimension on its own, K Gaussians (Bishop 1994; Ha & Schmidhuber 2018, sec.
+2.2).
 
-Deliberate difference: log sigma is bounded to [-7, 7], so that a dimension that hardly moves cannot drive the likelihood to
-infinity.
+Deliberate difference: log sigma is bounded to [-7, 7], so that a dimension that hardly moves cannot drive the
+likelihood to infinity.
 """
 
 import math
@@ -33,7 +34,7 @@ def nll(raw: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     deviation = (z[:, None] - mu).mul_(inverse)
     squared = deviation.square()
     log_pi, pi = log_sum_exp(logits)
-    log_joint, responsibility = log_sum_exp((logits - log_sigma).sub_(squared, alpha=0.5))      # of each component for z
+    log_joint, responsibility = log_sum_exp((logits - log_sigma).sub_(squared, alpha=0.5))  # of each component for z
     torch.sub(pi, responsibility, out=d_logits)
     torch.mul(responsibility, squared.neg_().add_(1), out=d_log_sigma)
     torch.mul(responsibility.neg_(), deviation.mul_(inverse), out=d_mu)
@@ -50,8 +51,8 @@ def log_sum_exp(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sample(raw: Tensor, temperature: float, uniform: Tensor, normal: Tensor) -> Tensor:
-    """z [..., Z]: mixture logits divided by tau, noise times sqrt(tau); of uniform and normal numbers, [..., Z] each, the first
-    picks the component."""
+    """z [..., Z]: mixture logits divided by tau, noise times sqrt(tau); of uniform and normal numbers, [..., Z] each,
+    the first picks the component."""
     logits, mu, log_sigma = split(raw, uniform.shape[-1])
     weights = torch.softmax(logits / temperature, -2)                           # pi_k^(1/tau), normalised
     # the component k where the cumulated weights pass the uniform number

@@ -10,14 +10,16 @@ from torch import Tensor
 from worldmodels.types import Noise, NoiseSize
 
 BLOCK = 16                      # steps whose noise is drawn together
-IMAGINE, OBSERVE = 3, 5         # streams of a rollout's seed; 0 to 2 and 4 are those of starts, random policies, V in the game, exploration
+# streams of a rollout's seed; 0 to 2 and 4 are those of starts, random policies, V in the game, exploration
+IMAGINE, OBSERVE = 3, 5
 
 
 def noise_blocks(seed: int, size: NoiseSize, stream: int = IMAGINE) -> Iterator[np.ndarray]:
-    """The chance in a rollout, a function of its seed and nothing else: the next BLOCK steps' numbers [BLOCK, U + N], uniform ones first.
+    """The chance in a rollout, a function of its seed and nothing else: the next BLOCK steps' numbers [BLOCK, U + N],
+    uniform ones first.
 
-    Dreams of a seed share it, whoever dreams them, so that members of a generation are compared on equal terms; and no dream
-    depends on those beside it.
+    Dreams of a seed share it, whoever dreams them, so that members of a generation are compared on equal terms; and no
+    dream depends on those beside it.
     """
     rng, (U, N) = np.random.default_rng([seed, stream]), size.total()
     while True:
@@ -25,7 +27,8 @@ def noise_blocks(seed: int, size: NoiseSize, stream: int = IMAGINE) -> Iterator[
 
 
 class NoiseStream:
-    """The chance in rollouts of some seeds: BLOCK steps at a time, for rollouts that begin together, or step by step."""
+    """The chance in rollouts of some seeds: BLOCK steps at a time, for rollouts that begin together, or step by
+    step."""
 
     def __init__(self, seeds: Sequence[int], size: NoiseSize, like: Tensor, stream: int = IMAGINE):
         self.size, self.like = size, like

@@ -1,4 +1,5 @@
-"""The loops over a memory: `unroll` imagines, `observed` follows recorded episodes, `advance` steps a batch in place."""
+"""The loops over a memory: `unroll` imagines, `observed` follows recorded episodes, `advance` steps a batch in
+place."""
 
 from typing import Callable, Iterable, Iterator, NamedTuple
 
@@ -9,7 +10,8 @@ from worldmodels.types import Dreamer, Memory, Noise, State
 
 
 class Trajectory(NamedTuple):
-    """T imagined steps of B rollouts. Rollouts go on after they are done: who needs it weighs steps with 1 - p_done, or masks them."""
+    """T imagined steps of B rollouts. Rollouts go on after they are done: who needs it weighs steps with 1 - p_done, or
+    masks them."""
 
     features: Tensor        # [B, T+1, F], the first where it began
     latent: Tensor          # [B, T+1, Z]
@@ -28,7 +30,8 @@ class Trajectory(NamedTuple):
 
 def unroll(memory: Memory, act: Callable[[State], Tensor] | Tensor, state: State, noise: Iterable[Noise], steps: int,
            temperature: float = 1.0) -> Trajectory:
-    """Imagines `steps` steps from `state` on, with a policy or actions [B, T, A]; differentiable in the state and in actions."""
+    """Imagines `steps` steps from `state` on, with a policy or actions [B, T, A]; differentiable in the state and in
+    actions."""
     features, latent, moments = [state.features], [memory.latent(state)], []
     for t, chance in zip(range(steps), noise):
         action = act[:, t] if isinstance(act, Tensor) else act(state)
@@ -41,8 +44,8 @@ def unroll(memory: Memory, act: Callable[[State], Tensor] | Tensor, state: State
 
 
 def observed(memory: Memory, z: Tensor, action: Tensor, noise: Iterator[Noise] | None = None) -> Iterator[State]:
-    """What M makes of episodes z [B, T+1, Z], action [B, T, A]: the state before each of the T actions, and the last one. `noise` is
-    needed by memories whose `observe` draws."""
+    """What M makes of episodes z [B, T+1, Z], action [B, T, A]: the state before each of the T actions, and the last
+    one. `noise` is needed by memories whose `observe` draws."""
     chance = lambda: None if noise is None else next(noise)
     state = memory.initial(z[:, 0], chance())
     yield state
@@ -51,8 +54,10 @@ def observed(memory: Memory, z: Tensor, action: Tensor, noise: Iterator[Noise] |
         yield state
 
 
-def states_at(memory: Memory, z: Tensor, action: Tensor, row: Tensor, step: Tensor, noise: Iterator[Noise] | None = None) -> State:
-    """What M has made of episodes z [E, T+1, Z], action [E, T, A] at the steps `step` [N] of the episodes `row` [N], as one State."""
+def states_at(memory: Memory, z: Tensor, action: Tensor, row: Tensor, step: Tensor,
+              noise: Iterator[Noise] | None = None) -> State:
+    """What M has made of episodes z [E, T+1, Z], action [E, T, A] at the steps `step` [N] of the episodes `row` [N], as
+    one State."""
     found, order = [], []
     for t, state in enumerate(observed(memory, z, action[:, :int(step.max())], noise)):
         here = (step == t).nonzero()[:, 0]
@@ -61,8 +66,9 @@ def states_at(memory: Memory, z: Tensor, action: Tensor, row: Tensor, step: Tens
     return State.cat(found).select(torch.cat(order).argsort())
 
 
-def advance(dreamer: Dreamer, act: Callable[[Tensor], Tensor], noise: Iterable[Noise]) -> Iterator[tuple[Noise, Tensor, Tensor, Tensor]]:
-    """Steps a batch in place, once for each noise: features [F + 1, B] -> act -> action [A, B]. Yields the noise, reward [B], p_done [B]
-    and uncertainty [B] of each step, which the next one overwrites."""
+def advance(dreamer: Dreamer, act: Callable[[Tensor], Tensor],
+            noise: Iterable[Noise]) -> Iterator[tuple[Noise, Tensor, Tensor, Tensor]]:
+    """Steps a batch in place, once for each noise: features [F + 1, B] -> act -> action [A, B]. Yields the noise,
+    reward [B], p_done [B] and uncertainty [B] of each step, which the next one overwrites."""
     for chance in noise:
         yield chance, *dreamer.step(act(dreamer.features()), chance)

@@ -10,8 +10,8 @@ from worldmodels.types import State
 
 
 def explained(frames: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """The share of each pixel's variance over frames [N, h, w, 3] that what V kept of them explains, [h, w]; at most 1, nan where
-    nothing ever changes."""
+    """The share of each pixel's variance over frames [N, h, w, 3] that what V kept of them explains, [h, w]; at most 1,
+    nan where nothing ever changes."""
     frames, kept = frames.astype(np.float32), kept.astype(np.float32)
     variance = ((frames - frames.mean(0))**2).sum((0, 3))
     with np.errstate(divide="ignore", invalid="ignore"):

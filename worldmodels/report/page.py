@@ -18,7 +18,8 @@ SIZE = (4.6, 3.4)           # inches of a chart: its letters can still be read w
 STYLE = """
 :root { color-scheme: light; }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1100px; padding: 0 16px 48px; font: 16px/1.5 system-ui, sans-serif; color: #202124; background: #fff; }
+body { margin: 0 auto; max-width: 1100px; padding: 0 16px 48px; font: 16px/1.5 system-ui, sans-serif;
+       color: #202124; background: #fff; }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 24px 0 4px; }
 h2 { font-size: 1.2rem; margin: 36px 0 8px; border-bottom: 1px solid #dadce0; padding-bottom: 4px; }
 p { margin: 6px 0; overflow-wrap: anywhere; }
@@ -76,7 +77,8 @@ def chart(panel: Panel) -> str:
 
 def films(paths: dict[str, Path]) -> str:
     """Animated WebPs beside each other."""
-    return '<div class="pair">' + "".join(figure(image(path.read_bytes(), "webp", name), name) for name, path in paths.items()) + "</div>"
+    figures = (figure(image(path.read_bytes(), "webp", name), name) for name, path in paths.items())
+    return f'<div class="pair">{"".join(figures)}</div>'
 
 
 def strip(rows: dict[str, np.ndarray], times: Sequence[int]) -> str:
@@ -84,7 +86,8 @@ def strip(rows: dict[str, np.ndarray], times: Sequence[int]) -> str:
     lines = []
     for name, frames in rows.items():
         picture = io.BytesIO()
-        Image.fromarray(np.concatenate([np.pad(frames[t], ((0, 0), (0, 2), (0, 0)), constant_values=255) for t in times], 1)).save(picture, "PNG")
+        padded = [np.pad(frames[t], ((0, 0), (0, 2), (0, 0)), constant_values=255) for t in times]
+        Image.fromarray(np.concatenate(padded, 1)).save(picture, "PNG")
         lines.append(figure(image(picture.getvalue(), "png", name), name))
     return f'<div class="pixels">{"".join(lines)}</div>'
 
@@ -99,4 +102,5 @@ def figure(inner: str, caption: str) -> str:
 
 
 def image(data: bytes, kind: str, alternative: str) -> str:
-    return f'<img src="data:image/{kind};base64,{base64.b64encode(data).decode()}" alt="{html.escape(alternative, quote=True)}">'
+    encoded, alt = base64.b64encode(data).decode(), html.escape(alternative, quote=True)
+    return f'<img src="data:image/{kind};base64,{encoded}" alt="{alt}">'

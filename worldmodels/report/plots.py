@@ -1,7 +1,7 @@
 """Pictures of a run: returns, dream against real, film strip, training curves, videos. Each is readable on its own.
 
-A chart is a Panel, a function that draws it into matplotlib's axes: several make a sheet (the PNGs of a report, a notebook's
-pictures), and each alone is a picture of the report's page, where a phone's screen has room for one.
+A chart is a Panel, a function that draws it into matplotlib's axes: several make a sheet (the PNGs of a report, a
+notebook's pictures), and each alone is a picture of the report's page, where a phone's screen has room for one.
 """
 
 import io
@@ -87,7 +87,8 @@ def intervals(scores: Sequence[dict]) -> Panel:
     def panel(axis: Axes):
         for y, s in enumerate(reversed(scores)):
             axis.errorbar(s["mean"], y, xerr=error_bar([s]), fmt="o", ms=5, capsize=3, color=colour(s))
-            axis.annotate(f"{s['controller']}, {WORLDS[s['world']]}", (0.02, y + 0.28), xycoords=("axes fraction", "data"), fontsize=8)
+            axis.annotate(f"{s['controller']}, {WORLDS[s['world']]}", (0.02, y + 0.28),
+                          xycoords=("axes fraction", "data"), fontsize=8)
         axis.set_ylim(-0.6, len(scores) - 0.2)
         axis.set_yticks([])
         finish(axis, "Mean returns", "mean return, with its 95% interval")
@@ -125,7 +126,8 @@ def dream_vs_real(scores: Sequence[dict]) -> list[Panel]:
     return [partial(survival, name) for name in names]
 
 
-PAPER_TAU = {0.1: (2086, 193), 0.5: (2060, 196), 1.0: (1145, 868), 1.15: (918, 1092), 1.3: (732, 753)}    # its table 2: dream, real
+# its table 2: dream, real
+PAPER_TAU = {0.1: (2086, 193), 0.5: (2060, 196), 1.0: (1145, 868), 1.15: (918, 1092), 1.3: (732, 753)}
 PAPER_SCORE = {"car_racing": 906, "take_cover": 1092}           # its tables 1 and 2
 
 
@@ -145,8 +147,8 @@ def temperature(scores: Sequence[dict]) -> list[Panel]:
 
     def paper(axis: Axes):
         for column, world in enumerate(("dream", "real")):
-            axis.plot(range(len(PAPER_TAU)), [row[column] for row in PAPER_TAU.values()], "o-", ms=5, color=COLOURS[world],
-                      label=WORLDS[world])
+            axis.plot(range(len(PAPER_TAU)), [row[column] for row in PAPER_TAU.values()], "o-", ms=5,
+                      color=COLOURS[world], label=WORLDS[world])
         ticked(axis, PAPER_TAU, "the paper")
 
     def ticked(axis: Axes, ticks, title: str):
@@ -168,7 +170,8 @@ def curves(metrics: Sequence[dict]) -> list[Panel]:
         for name in names:
             points = [(row["step"], row[name]) for row in metrics if row["stage"] == stage and name in row]
             if points:
-                axis.plot(*zip(*points), label=name.replace("_", " "), lw=1.4, marker="o" if len(points) < 40 else None, ms=3)
+                axis.plot(*zip(*points), label=name.replace("_", " "), lw=1.4, marker="o" if len(points) < 40 else None,
+                          ms=3)
         if stage == "memory" and "done" in names or stage == "vision":
             axis.set_yscale("log")
         finish(axis, title, unit)
@@ -195,8 +198,8 @@ def sim_to_real_gap(found, scores: Sequence[dict], repeat: int) -> list[Panel]:
 
     if not deaths:
         return [reward, drift]
-    soon = calibration((found.lived <= SOON).mean(1), found.left <= SOON, f"Is M right about death within {SOON} steps?",
-                       "share of dreams that died")
+    soon = calibration((found.lived <= SOON).mean(1), found.left <= SOON,
+                       f"Is M right about death within {SOON} steps?", "share of dreams that died")
     return [partial(_death_rates, scores), partial(_foresight, found), soon, drift]
 
 
@@ -211,13 +214,15 @@ def _death_rates(scores: Sequence[dict], axis: Axes):
         axis.plot(edges[shown], share, "o-", ms=3, color=COLOURS[s["world"]], label=WORLDS[s["world"]])
         axis.fill_between(edges[shown], *of_share(share, at_risk[shown]), color=COLOURS[s["world"]], alpha=0.15, lw=0)
     axis.set_ylim(bottom=0)
-    finish(axis, f"Share of those alive that die within the next {edges[1]:.0f} frames (bands: 95%)", "frames survived so far")
+    finish(axis, f"Share of those alive that die within the next {edges[1]:.0f} frames (bands: 95%)",
+           "frames survived so far")
 
 
 def _foresight(found, axis: Axes):
     steps = np.array(sorted(found.before))
     within = lambda lived: [(lived <= k + 2).mean() for k in steps]
-    axis.plot(steps, [found.before[k] for k in steps], "o-", ms=3, color="black", label="dreams begun so long before a death")
+    axis.plot(steps, [found.before[k] for k in steps], "o-", ms=3, color="black",
+              label="dreams begun so long before a death")
     axis.plot(steps, within(found.lived), "o-", ms=3, color=COLOURS["dream"], label="dreams begun at any moment")
     axis.plot(steps, within(found.left), "o-", ms=3, color=COLOURS["real"], label="the game, from any moment")
     axis.set_ylim(bottom=0)
@@ -225,7 +230,8 @@ def _foresight(found, axis: Axes):
 
 
 def calibration(foretold: np.ndarray, happened: np.ndarray, title: str, x: str) -> Panel:
-    """Probabilities [N] against what happened [N], in parts that EDGES cut, those of fewer than 10 added to the part before."""
+    """Probabilities [N] against what happened [N], in parts that EDGES cut, those of fewer than 10 added to the part
+    before."""
     def panel(axis: Axes):
         order, parts = foretold.argsort(), []
         for part in np.split(order, np.searchsorted(foretold[order], EDGES)):
@@ -237,10 +243,11 @@ def calibration(foretold: np.ndarray, happened: np.ndarray, title: str, x: str) 
             at, share = foretold[part].mean(), happened[part].mean()
             low, high = of_share(share, len(part))
             axis.errorbar(at, share, [[share - low], [high - share]], fmt="o", ms=4, capsize=3, color="black")
-            axis.annotate(f"{len(part):,}", (at, high), (0, 3), textcoords="offset points", ha="center", va="bottom", rotation=90,
-                          fontsize=7)
+            axis.annotate(f"{len(part):,}", (at, high), (0, 3), textcoords="offset points", ha="center", va="bottom",
+                          rotation=90, fontsize=7)
         top = max(0.2, *axis.get_xlim(), *axis.get_ylim())
-        axis.plot([0, top], [0, top], ls="--", color=COLOURS["random"], label="where it would be right (numbers: moments)")
+        axis.plot([0, top], [0, top], ls="--", color=COLOURS["random"],
+                  label="where it would be right (numbers: moments)")
         axis.set_ylim(top=1.2 * top)
         finish(axis, title, x, "share that came, with its 95% interval", "upper left")
 
@@ -252,7 +259,8 @@ def calibrated_reward(foretold: np.ndarray, got: np.ndarray) -> Panel:
     def panel(axis: Axes):
         parts = np.array_split(foretold.argsort(), min(20, len(foretold)))
         x, y = (np.array([values[part].mean() for part in parts]) for values in (foretold, got))
-        axis.errorbar(x, y, [half_width(got[part]) if np.ptp(got[part]) else np.nan for part in parts], fmt="o", ms=4, capsize=3, color="black")
+        axis.errorbar(x, y, [half_width(got[part]) if np.ptp(got[part]) else np.nan for part in parts], fmt="o", ms=4,
+                      capsize=3, color="black")
         ends = [min(x.min(), y.min()), max(x.max(), y.max())]
         axis.plot(ends, ends, ls="--", color=COLOURS["random"], label="where it would be right")
         finish(axis, "Reward of a step", "expected by M", "mean that came, with its 95% interval", "upper left")
@@ -261,28 +269,31 @@ def calibrated_reward(foretold: np.ndarray, got: np.ndarray) -> Panel:
 
 
 def controllers(returns: dict[str, np.ndarray], groups: dict[str, tuple[slice, str]]) -> Panel:
-    """Whether the dream tells good controllers from bad: returns [P, E] of P controllers in the "dream" and in the "real" game;
-    groups of these by name, with a colour."""
+    """Whether the dream tells good controllers from bad: returns [P, E] of P controllers in the "dream" and in the
+    "real" game; groups of these by name, with a colour."""
     def panel(axis: Axes):
         x, y = (returns[world].mean(1) for world in ("dream", "real"))
         for name, (group, colour) in groups.items():
-            axis.errorbar(x[group], y[group], half_width(returns["real"][group]), half_width(returns["dream"][group]), fmt="o", ms=4,
-                          lw=0.8, color=colour, label=name)
+            axis.errorbar(x[group], y[group], half_width(returns["real"][group]), half_width(returns["dream"][group]),
+                          fmt="o", ms=4, lw=0.8, color=colour, label=name)
         ends = [min(x.min(), y.min()), max(x.max(), y.max())]
         axis.plot(ends, ends, ls="--", color="black", lw=0.8, label="where the dream would be right")
-        finish(axis, f"{len(x)} controllers, {returns['real'].shape[1]} episodes each: correlation {np.corrcoef(x, y)[0, 1]:.2f}",
+        correlation, episodes = np.corrcoef(x, y)[0, 1], returns["real"].shape[1]
+        finish(axis, f"{len(x)} controllers, {episodes} episodes each: correlation {correlation:.2f}",
                "mean return in the dream", "mean return in the game (bars: 95%)", "lower right")
 
     return panel
 
 
 def evolution(generations: np.ndarray, returns: dict[str, np.ndarray], world: str) -> Panel:
-    """Returns [P, E] in the "dream" and in the "real" game of the means that an evolution in `world` had at these generations [P]."""
+    """Returns [P, E] in the "dream" and in the "real" game of the means that an evolution in `world` had at these
+    generations [P]."""
     def panel(axis: Axes):
         for where, name in WORLDS.items():
             axis.errorbar(generations, returns[where].mean(1), half_width(returns[where]), fmt="o-", ms=4, capsize=3,
                           color=COLOURS[where], label=name)
-        finish(axis, f"The mean of the evolution, which went on {WORLDS[world]}", "generation", "mean return, with its 95% interval")
+        finish(axis, f"The mean of the evolution, which went on {WORLDS[world]}", "generation",
+               "mean return, with its 95% interval")
 
     return panel
 
@@ -292,21 +303,26 @@ def generations(fitness: Sequence[np.ndarray]) -> Panel:
     def panel(axis: Axes):
         x = range(1, len(fitness) + 1)
         axis.plot(x, [members.mean() for members in fitness], color=COLOURS["dream"], label="mean of a generation")
-        axis.fill_between(x, [members.min() for members in fitness], [members.max() for members in fitness], color=COLOURS["dream"],
-                          alpha=0.2, label="worst to best")
-        finish(axis, f"{len(fitness)} generations of {len(fitness[0])} controllers", "generation", "return in the dream", "upper left")
+        axis.fill_between(x, [members.min() for members in fitness], [members.max() for members in fitness],
+                          color=COLOURS["dream"], alpha=0.2, label="worst to best")
+        finish(axis, f"{len(fitness)} generations of {len(fitness[0])} controllers", "generation",
+               "return in the dream", "upper left")
 
     return panel
 
 
 def warmer(dreams: dict[float, np.ndarray], game: dict, own: float) -> Panel:
-    """One controller's returns [E] in dreams of each temperature, beside its score in the game; `own`: that which it evolved in."""
+    """One controller's returns [E] in dreams of each temperature, beside its score in the game; `own`: that which it
+    evolved in."""
     def panel(axis: Axes):
-        axis.errorbar(dreams.keys(), [returns.mean() for returns in dreams.values()], [half_width(returns) for returns in dreams.values()],
-                      fmt="o-", ms=4, capsize=3, color=COLOURS["dream"], label=WORLDS["dream"])
-        axis.axhspan(*game["ci95"] or (game["mean"],) * 2, color=COLOURS["real"], alpha=0.3, label="in the game, 95% interval")
+        axis.errorbar(dreams.keys(), [returns.mean() for returns in dreams.values()],
+                      [half_width(returns) for returns in dreams.values()], fmt="o-", ms=4, capsize=3,
+                      color=COLOURS["dream"], label=WORLDS["dream"])
+        axis.axhspan(*game["ci95"] or (game["mean"],) * 2, color=COLOURS["real"], alpha=0.3,
+                     label="in the game, 95% interval")
         axis.axvline(own, color="black", ls=":", label="the run's own tau")
-        finish(axis, "The same controller in colder and warmer dreams", "temperature (tau) of the dream", "mean return, with its 95% interval")
+        finish(axis, "The same controller in colder and warmer dreams", "temperature (tau) of the dream",
+               "mean return, with its 95% interval")
 
     return panel
 
@@ -316,13 +332,16 @@ def rounds(history: Sequence[tuple[float, Sequence[dict]]]) -> list[Panel]:
     def panel(axis: Axes):
         minutes = [at for at, _ in history]
         for world in ("real", "dream"):
-            mine = [next(s for s in scores if s["world"] == world and s["controller"].startswith("controller")) for _, scores in history]
+            trained = lambda s: s["world"] == world and s["controller"].startswith("controller")
+            mine = [next(filter(trained, scores)) for _, scores in history]
             axis.errorbar(minutes, [s["mean"] for s in mine], error_bar(mine), fmt="o-", ms=5, capsize=3,
                           color=COLOURS[world], label=f"controller, {WORLDS[world]}")
-        best = max((s for s in history[0][1] if s["world"] == "real" and s["controller"].startswith("random")), key=lambda s: s["mean"])
+        best = max((s for s in history[0][1] if s["world"] == "real" and s["controller"].startswith("random")),
+                   key=lambda s: s["mean"])
         axis.axhline(best["mean"], color=COLOURS["random"], ls="--", label=f"{best['controller']}, in the game")
         if best["task"] in PAPER_SCORE:
-            axis.axhline(PAPER_SCORE[best["task"]], color="black", lw=1, ls=":", label="the paper's controller, in the game")
+            axis.axhline(PAPER_SCORE[best["task"]], color="black", lw=1, ls=":",
+                         label="the paper's controller, in the game")
         axis.set_xlim(left=0)
         axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
         finish(axis, "After each round", "minutes of collecting and training", "mean return, with its 95% interval")
@@ -331,7 +350,8 @@ def rounds(history: Sequence[tuple[float, Sequence[dict]]]) -> list[Panel]:
 
 
 def film_strip(rows: dict[str, np.ndarray], times: Sequence[int], title: str, labels: Sequence[str] = ()) -> Figure:
-    """Frames [T, 64, 64, 3] below each other, one row for each kind, one column for each time, named by `labels` or as a step."""
+    """Frames [T, 64, 64, 3] below each other, one row for each kind, one column for each time, named by `labels` or as
+    a step."""
     figure = Figure((1.15 * len(times) + 1, 1.2 * len(rows) + 0.6), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     axes = figure.subplots(len(rows), len(times), squeeze=False)
@@ -348,13 +368,15 @@ def film_strip(rows: dict[str, np.ndarray], times: Sequence[int], title: str, la
 
 
 def video(frames: np.ndarray, path: Path, fps: float, caption: str, stride: int = 1):
-    """A looping WebP of frames [T, h, w, 3] uint8, every `stride`-th of an episode, enlarged to at least 240 rows and captioned."""
+    """A looping WebP of frames [T, h, w, 3] uint8, every `stride`-th of an episode, enlarged to at least 240 rows and
+    captioned."""
     factor = max(1, -(-240 // frames.shape[1]))
     pictures = []
     for t, frame in enumerate(frames):
         large = cv2.resize(frame, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)
         large = cv2.copyMakeBorder(large, 28, 0, 0, 0, cv2.BORDER_CONSTANT)
-        cv2.putText(large, f"{caption}  frame {t * stride}", (6, 19), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
+        cv2.putText(large, f"{caption}  frame {t * stride}", (6, 19), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255),
+                    1, cv2.LINE_AA)
         pictures.append(large)
     film(pictures, path, fps)
 
@@ -363,5 +385,6 @@ def film(pictures: Sequence[np.ndarray], path: Path, fps: float):
     """A looping WebP of pictures [h, w, 3] uint8."""
     first, *others = map(Image.fromarray, pictures)
     data = io.BytesIO()
-    first.save(data, format="WEBP", save_all=True, append_images=others, duration=round(1000 / fps), loop=0, quality=60, method=2)
+    first.save(data, format="WEBP", save_all=True, append_images=others, duration=round(1000 / fps), loop=0, quality=60,
+               method=2)
     write_atomic(path, data.getvalue())

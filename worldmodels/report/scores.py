@@ -1,7 +1,9 @@
-"""Stage 6: scores of controllers in the real game and in the dream, with intervals, on seeds that nothing was trained on."""
+"""Stage 6: scores of controllers in the real game and in the dream, with intervals, on seeds that nothing was trained
+on."""
 
 import subprocess
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Sequence
 
@@ -20,19 +22,23 @@ class EvaluateConfig:
     episodes: Count = 100           # of the controller, in the real game
     random_episodes: Count = 100    # of each random policy, in the real game
     dream_episodes: Count = 1024    # of the controllers and of the collecting policy, in the dream
-    other_skills: Annotated[tuple[int, ...], Range(1, 5)] = ()  # TakeCover: Doom's skills, at which the last controller plays as often too
-    first_seed: Annotated[int, Range(EVALUATION.start, EVALUATION.stop - 1)] = EVALUATION.start     # of the episodes scored
+    # TakeCover: Doom's skills, at which the last controller plays as often too
+    other_skills: Annotated[tuple[int, ...], Range(1, 5)] = ()
+    # of the episodes scored
+    first_seed: Annotated[int, Range(EVALUATION.start, EVALUATION.stop - 1)] = EVALUATION.start
     gap_episodes: Count = 100       # of the controller, from which sim_to_real_gap.png is drawn
     video_steps: Count = 300        # length of each video
 
 
 def score(task: Task, world: str, controller: str, returns: np.ndarray, **more) -> dict:
-    """One entry of scores.json, with what `more` says (the dream's temperature, or None in the game; wall_s, first_seed and so on)."""
+    """One entry of scores.json, with what `more` says (the dream's temperature, or None in the game; wall_s, first_seed
+    and so on)."""
     returns = np.asarray(returns, np.float64)
-    mean, std, half = float(returns.mean()), float(returns.std(ddof=1)) if len(returns) > 1 else None, half_width(returns)
-    return {"task": task.name, "env_id": task.env_id, "world": world, "controller": controller, "episodes": len(returns), "mean": mean,
-            "std": std, "ci95": None if np.isnan(half) else [mean - half, mean + half], "returns": returns.round(4).tolist(),
-            "git_commit": git_commit(), **more}
+    mean, half = float(returns.mean()), float(half_width(returns))
+    std = float(returns.std(ddof=1)) if len(returns) > 1 else None
+    return {"task": task.name, "env_id": task.env_id, "world": world, "controller": controller,
+            "episodes": len(returns), "mean": mean, "std": std, "ci95": None if np.isnan(half) else [mean - half, mean + half],
+            "returns": returns.round(4).tolist(), "git_commit": git_commit(), **more}
 
 
 def half_width(returns: np.ndarray) -> np.ndarray:
@@ -65,7 +71,8 @@ def table(scores: Sequence[dict]) -> str:
     names = [s["controller"] + ("" if s["temperature"] is None else f" (tau {s['temperature']:g})") for s in scores]
     width = max(map(len, names))
     lines = [f"{'world':6} {'controller':{width}} {'mean ± std':>14}   {'95% interval of the mean':>24}   episodes"]
-    lines += [f"{s['world']:6} {name:{width}} {spread(s):>14}   {interval(s):>24}   {s['episodes']:8d}" for name, s in zip(names, scores)]
+    for name, s in zip(names, scores):
+        lines.append(f"{s['world']:6} {name:{width}} {spread(s):>14}   {interval(s):>24}   {s['episodes']:8d}")
     return "\n".join(lines)
 
 
@@ -73,7 +80,8 @@ def git_commit() -> str | None:
     """The commit of this code, with '+' where the tree differs from it; None outside a git checkout."""
     here = Path(__file__).parent
     try:
-        run = lambda *args: subprocess.run(["git", *args], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-        return run("rev-parse", "--short=12", "HEAD") + ("+" if run("status", "--porcelain", "--untracked-files=no") else "")
+        git = partial(subprocess.run, cwd=here, capture_output=True, text=True, check=True)
+        changed = git(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
+        return git(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip() + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -45,7 +45,8 @@ class WatchJob:
     def __call__(self) -> list[Episode]:
         agent, world = worker_world(self.task, self.run, self.digest, self.max_steps, self.settings)
         played = []
-        recorder = Recorder(world, lambda: list(agent.memory.latent(world.state).numpy().copy()), lambda track: played.append(track.episode()))
+        recorder = Recorder(world, lambda: list(agent.memory.latent(world.state).numpy().copy()),
+                            lambda track: played.append(track.episode()))
         rollout(recorder, agent.policy_of(self.spec), self.seeds)
         return played
 
@@ -54,15 +55,18 @@ class SimToRealGap(NamedTuple):
     """N moments of the game, D dreams from each, H steps ahead."""
 
     left: np.ndarray            # [N] steps of the game until death; inf where there was none
-    lived: np.ndarray           # [N, D] steps lived in dreams from there, the controller acting; HORIZON + 1 where it outlived these
-    before: dict[int, float]    # of the dreams from so many steps before a death, the share that died no more than 2 steps after it
-    error: np.ndarray           # [H] distance in z between the game and a dream that gets the game's actions, root mean square
+    # [N, D] steps lived in dreams from there, the controller acting; HORIZON + 1 where it outlived these
+    lived: np.ndarray
+    # of the dreams from so many steps before a death, the share that died no more than 2 steps after it
+    before: dict[int, float]
+    error: np.ndarray  # [H] distance in z between the game and a dream that gets the game's actions, root mean square
     spread: np.ndarray          # [H] the same between two such dreams: what the error would be if M were right
     reward: np.ndarray          # [2, H] mean reward of the game, and of these dreams
 
 
 @torch.inference_mode()
-def sim_to_real_gap(agent: Agent, spec: PolicySpec, played: Sequence[Episode], temperature: float, seed: int) -> SimToRealGap:
+def sim_to_real_gap(agent: Agent, spec: PolicySpec, played: Sequence[Episode], temperature: float,
+                    seed: int) -> SimToRealGap:
     """Compares the dream with episodes of the game that a controller played."""
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     lengths = np.array([len(episode.action) for episode in played])
@@ -84,16 +88,18 @@ def sim_to_real_gap(agent: Agent, spec: PolicySpec, played: Sequence[Episode], t
     begins = np.maximum(0, lengths - horizon + 1)
     episode, step = locate(rng.integers(begins.sum(), size=MOMENTS * len(played)), begins)
     ahead = [(played[e], slice(t, t + horizon), slice(t + 1, t + horizon + 1)) for e, t in zip(episode, step)]
-    z, action, reward = (torch.from_numpy(np.stack(rows)) for rows in zip(*((e.frames[then], e.action[now], e.reward[now])
-                                                                            for e, now, then in ahead)))
+    z, action, reward = (torch.from_numpy(np.stack(rows))
+                         for rows in zip(*((e.frames[then], e.action[now], e.reward[now]) for e, now, then in ahead)))
     moments = states(agent, played, episode, step, generator)
     one, other = (follow(agent, moments, action, temperature, generator) for _ in range(2))
     apart = lambda a, b: (a - b).square().sum(-1).mean(0).sqrt().numpy()
     rewards = torch.stack([reward.mean(0), one.reward.mean(0)]).numpy()
-    return SimToRealGap(left, lived, before, apart(one.latent[:, 1:], z), apart(one.latent[:, 1:], other.latent[:, 1:]), rewards)
+    return SimToRealGap(left, lived, before, apart(one.latent[:, 1:], z), apart(one.latent[:, 1:], other.latent[:, 1:]),
+                        rewards)
 
 
-def states(agent: Agent, played: Sequence[Episode], episode: np.ndarray, step: np.ndarray, generator: torch.Generator) -> State:
+def states(agent: Agent, played: Sequence[Episode], episode: np.ndarray, step: np.ndarray,
+           generator: torch.Generator) -> State:
     """What M has made of the episodes up to these steps [N] of theirs, as one State."""
     last = max(step) + 1
     padded = lambda arrays: torch.from_numpy(np.stack([a[np.minimum(np.arange(last + 1), len(a) - 1)] for a in arrays]))
@@ -102,8 +108,10 @@ def states(agent: Agent, played: Sequence[Episode], episode: np.ndarray, step: n
     return states_at(agent.memory, z, action, torch.from_numpy(episode), torch.from_numpy(step), noise)
 
 
-def steps_lived(agent: Agent, state: State, spec: PolicySpec, temperature: float, steps: int, generator: torch.Generator) -> np.ndarray:
-    """Dreams DREAMS times from each of N states -> the steps lived [N, DREAMS], steps + 1 where the dream did not end."""
+def steps_lived(agent: Agent, state: State, spec: PolicySpec, temperature: float, steps: int,
+                generator: torch.Generator) -> np.ndarray:
+    """Dreams DREAMS times from each of N states -> the steps lived [N, DREAMS], steps + 1 where the dream did not
+    end."""
     found, policy = [], agent.policy_of(spec)
     for rows in torch.arange(len(state.features)).repeat_interleave(DREAMS).split(TOGETHER):
         policy.reset(range(len(rows)))
@@ -120,8 +128,10 @@ def follow(agent: Agent, state: State, action: Tensor, temperature: float, gener
 
 
 @torch.inference_mode()
-def dream_from(agent: Agent, z: np.ndarray, action: np.ndarray, start: int, temperature: float, seed: int) -> np.ndarray:
-    """An episode's latents [T+1, Z], seen by M up to step `start` and from there on dreamt, given the same actions [T, A]."""
+def dream_from(agent: Agent, z: np.ndarray, action: np.ndarray, start: int, temperature: float,
+               seed: int) -> np.ndarray:
+    """An episode's latents [T+1, Z], seen by M up to step `start` and from there on dreamt, given the same actions [T,
+    A]."""
     generator = torch.Generator().manual_seed(seed)
     moment = states(agent, [Episode(z, action, None, None, None)], np.array([0]), np.array([start]), generator)
     dreamt = follow(agent, moment, torch.from_numpy(action[None, start:]), temperature, generator)

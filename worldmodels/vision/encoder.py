@@ -1,7 +1,7 @@
 """V's encoder as it runs beside a game: the same function as VAE.encode, rounding apart, for small batches on a CPU.
 
-oneDNN rearranges a convolution's weights at every call. In the last two layers, which hold most of them, that takes longer than
-the arithmetic on a small batch; as a matrix product over the patches they need no rearranging.
+oneDNN rearranges a convolution's weights at every call. In the last two layers, which hold most of them, that takes
+longer than the arithmetic on a small batch; as a matrix product over the patches they need no rearranging.
 """
 
 from typing import Callable

@@ -1,8 +1,9 @@
 """torch's convolutions of stride 2, with the same parameters and results, in forms that are faster to train on a CPU.
 
-Where channels are many and pixels few, oneDNN's convolutions are far from the rate of a matrix product: `PatchConv2d` and
-`PixelConvTranspose2d` are one. Where only three channels come out, `PhaseConvTranspose2d` gives oneDNN more of them. In training
-with batches of 100 on two cores they take 0.6, 0.2 and 0.7 of the time. Tensors are [B, C, n, n], channels last in memory.
+Where channels are many and pixels few, oneDNN's convolutions are far from the rate of a matrix product: `PatchConv2d`
+and `PixelConvTranspose2d` are one. Where only three channels come out, `PhaseConvTranspose2d` gives oneDNN more of
+them. In training with batches of 100 on two cores they take 0.6, 0.2 and 0.7 of the time. Tensors are [B, C, n, n],
+channels last in memory.
 """
 
 import torch
@@ -15,22 +16,23 @@ class PatchConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         col = Patches.apply(x.permute(0, 2, 3, 1), self.kernel_size[0])                          # [B, n, n, k, k, C]
-        weight = self.weight.permute(0, 2, 3, 1).flatten(1)                                     # [O, k*k*C], as it lies in memory
-        return torch.addmm(self.bias, col.flatten(0, 2).flatten(1), weight.t()).unflatten(0, col.shape[:3]).permute(0, 3, 1, 2)
+        weight = self.weight.permute(0, 2, 3, 1).flatten(1)  # [O, k*k*C], as it lies in memory
+        y = torch.addmm(self.bias, col.flatten(0, 2).flatten(1), weight.t())                    # [B*n*n, O]
+        return y.unflatten(0, col.shape[:3]).permute(0, 3, 1, 2)
 
 
 class PixelConvTranspose2d(nn.ConvTranspose2d):
     """[B, C, 1, 1] -> [B, O, k, k]: a matrix product."""
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight.permute(0, 2, 3, 1)                                            # [C, k, k, O], as it lies in memory
+        weight = self.weight.permute(0, 2, 3, 1)  # [C, k, k, O], as it lies in memory
         bias = self.bias.expand(weight.shape[1:]).flatten()
         return torch.addmm(bias, x.flatten(1), weight.flatten(1)).unflatten(1, weight.shape[1:]).permute(0, 3, 1, 2)
 
 
 class PhaseConvTranspose2d(nn.ConvTranspose2d):
-    """[B, C, n, n] -> [B, O, m, m] where m = 2n + k - 2 and k is even, as a plain convolution that puts out 4 O channels: the
-    four pixels that each of its places becomes (Shi et al. 2016)."""
+    """[B, C, n, n] -> [B, O, m, m] where m = 2n + k - 2 and k is even, as a plain convolution that puts out 4 O
+    channels: the four pixels that each of its places becomes (Shi et al. 2016)."""
 
     def forward(self, x: Tensor) -> Tensor:
         half, O = self.kernel_size[0] // 2, self.out_channels

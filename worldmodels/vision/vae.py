@@ -21,7 +21,7 @@ from worldmodels.vision.layers import PatchConv2d, PhaseConvTranspose2d, PixelCo
 class VAEConfig(VisionConfig):
     kind: str = "vae"                   # which of VISIONS
     kl_floor: Weight = 0.5              # nats for each latent dimension that cost nothing (released code)
-    channels: Size = 32                 # of the first layer, the others are multiples of it; fewer train faster (paper: 32)
+    channels: Size = 32  # of the first layer, the others are multiples of it; fewer train faster (paper: 32)
 
 
 class VAE(nn.Module):

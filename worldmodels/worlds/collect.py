@@ -19,15 +19,17 @@ from worldmodels.types import State
 
 @dataclass(frozen=True)
 class CollectConfig:
-    episodes: Annotated[int, Range(1, EPISODES_PER_STAGE)] = 10_000     # played in the first round, with the random policy
-    episodes_per_round: Annotated[int, Range(1, EPISODES_PER_STAGE)] = 10_000   # in each later one, by the controller of the round before
+    episodes: Annotated[int, Range(1, EPISODES_PER_STAGE)] = 10_000  # played in the first round, with the random policy
+    # in each later one, by the controller of the round before
+    episodes_per_round: Annotated[int, Range(1, EPISODES_PER_STAGE)] = 10_000
     explore_share: Share = 0.5      # of such an episode the random policy plays a share that is drawn from 0 to this
     max_steps: Count = 999          # an episode is cut here, counted in the game's own frames
     repeat: Count = 1               # the agent acts every so many frames of the game, here and ever after (paper: 1)
     min_steps: Whole = 0            # episodes of no more steps are not trained on (released code: 100 in TakeCover)
     policy: str = "paper"           # a random policy of the task
     skill: Skill = 4                # TakeCover: Doom's difficulty
-    drawing: Literal["fast", "official"] = "fast"   # CarRacing: ours, or gymnasium's own frames, from which scores always come
+    # CarRacing: ours, or gymnasium's own frames, from which scores always come
+    drawing: Literal["fast", "official"] = "fast"
 
 
 def env_settings(task: Task, config: CollectConfig) -> tuple:

@@ -19,7 +19,8 @@ from worldmodels.types import Memory, State, Step
 @dataclass(frozen=True)
 class DreamConfig:
     temperature: Temperature = 1.0  # tau: above 1 the dream is less certain and harder to exploit
-    start: Literal["first", "anywhere"] = "first"   # an episode's first frame, or any stored frame, M warmed on those before it
+    # an episode's first frame, or any stored frame, M warmed on those before it
+    start: Literal["first", "anywhere"] = "first"
     warmup: Whole = 50              # real frames that M sees before a start "anywhere"
     max_steps: Count = 2100         # a dream is cut here
 
@@ -72,14 +73,16 @@ class DreamWorld:
         return self.memory.initial(z[:, 0], self._observing(seeds).step())
 
     def _start_anywhere(self, seeds: np.ndarray) -> State:
-        """Each seed starts at some frame, after M has observed the `warmup` frames before it (all, if there are fewer)."""
+        """Each seed starts at some frame, after M has observed the `warmup` frames before it (all, if there are
+        fewer)."""
         total = int(self.latents.lengths.sum())
         transition = np.array([rng.integers(total) for rng in self._generators(seeds)])             # [S]
         episode, t = locate(transition, self.latents.lengths)          # t is never after the last action
         begin = np.maximum(0, t - self.config.warmup)
         steps = np.minimum(begin[:, None] + np.arange(self.config.warmup + 1), t[:, None])          # [S, W+1]
         z = self._sample(episode, steps, seeds)
-        action = np.stack([self.latents.episode(e).action[before] for e, before in zip(episode, steps[:, :-1])])    # [S, W, A]
+        # [S, W, A]
+        action = np.stack([self.latents.episode(e).action[before] for e, before in zip(episode, steps[:, :-1])])
         rows, noise = torch.arange(len(seeds)), self._observing(seeds)
         return states_at(self.memory, z, torch.from_numpy(action).to(self.device), rows.to(self.device),
                          torch.from_numpy(t - begin).to(self.device), iter(noise.step, None))

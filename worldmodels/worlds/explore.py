@@ -1,5 +1,6 @@
-"""Collecting again, with a controller (the iterative procedure of Ha & Schmidhuber 2018, sec. 5): it plays, and now and then leaves
-the game to a random policy for a while, so that M learns what comes of other actions where the controller leads."""
+"""Collecting again, with a controller (the iterative procedure of Ha & Schmidhuber 2018, sec. 5): it plays, and now and
+then leaves the game to a random policy for a while, so that M learns what comes of other actions where the controller
+leads."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,8 +46,8 @@ class Explorer:
 
 
 def stretches(policy: Callable, share: float, seed: int) -> Iterator[np.ndarray | None]:
-    """A random policy's actions in stretches, and None between them. How much of an episode they are, up to `share`, and how long
-    (1 to LONGEST steps on average) are drawn for each episode."""
+    """A random policy's actions in stretches, and None between them. How much of an episode they are, up to `share`,
+    and how long (1 to LONGEST steps on average) are drawn for each episode."""
     rng, actions = np.random.default_rng([seed, 4]), policy(np.random.default_rng([seed, 1]))
     mine, mean, exploring = rng.uniform(0, share), LONGEST ** rng.uniform(), False
     while True:
@@ -77,7 +78,8 @@ class ExploreJob:
         agent, world = worker_world(self.task, self.run, self.digest, self.config.max_steps, self.settings)
         random = self.task.policies[self.config.policy]
         policy = Explorer(agent.policy_of(self.spec), lambda seed: stretches(random, self.config.explore_share, seed))
-        info = {"task": self.task.name, "policy": f"controller of round {self.run.round}, {self.config.policy}", "env_id": self.task.env_id}
+        info = {"task": self.task.name, "policy": f"controller of round {self.run.round}, {self.config.policy}",
+                "env_id": self.task.env_id}
         end = lambda track: write(episode_path(self.folder, track.seed), track.episode(), info | {"seed": track.seed})
         played = rollout(Recorder(world, lambda: list(map(np.copy, world.frames)), end), policy, self.seeds)
         return played.lengths.numpy(), played.returns.numpy()

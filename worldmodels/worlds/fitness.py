@@ -88,12 +88,13 @@ class RealFitness:
 
 
 def split_jobs(count: int) -> list[slice]:
-    """Cuts `count` episodes into jobs for any number of workers: large ones first, for a worker is fastest with many at once,
-    then smaller and smaller, so that all workers end together (guided self-scheduling, Polychronopoulos & Kuck 1987)."""
+    """Cuts `count` episodes into jobs for any number of workers: large ones first, for a worker is fastest with many at
+    once, then smaller and smaller, so that all workers end together (guided self-scheduling, Polychronopoulos & Kuck
+    1987)."""
     cuts = [0]
     while cuts[-1] < count:
         left = count - cuts[-1]
-        size = min(LARGEST, left // SHARE // SMALLEST * SMALLEST)           # full batches in games that all last as long
+        size = min(LARGEST, left // SHARE // SMALLEST * SMALLEST)  # full batches in games that all last as long
         cuts.append(cuts[-1] + min(left, max(SMALLEST, size)))
     return [slice(*pair) for pair in zip(cuts, cuts[1:])]
 
@@ -125,8 +126,8 @@ class DreamJob:
 
 
 class DreamFitness:
-    """Policies in the dream, all members and episodes together: on the GPU, or spread over an executor's workers, or else in this
-    process."""
+    """Policies in the dream, all members and episodes together: on the GPU, or spread over an executor's workers, or
+    else in this process."""
 
     def __init__(self, agent: Agent, world: DreamWorld, executor: Executor | None = None, run: Run | None = None):
         on_gpu = world.device.type == "cuda"

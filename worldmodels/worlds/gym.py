@@ -1,21 +1,21 @@
-"""The dream, and the real game with V and M in front of it, as Gymnasium environments: two worlds that look the same, so that
-what is trained in one acts in the other unchanged.
+"""The dream, and the real game with V and M in front of it, as Gymnasium environments: two worlds that look the same,
+so that what is trained in one acts in the other unchanged.
 
     import gymnasium, worldmodels
     dream = gymnasium.make("worldmodels/TakeCoverDream-v0", run="laptop", temperature=1.05)
     game = gymnasium.make("worldmodels/TakeCoverReal-v0", run="laptop")
 
-and the same with CarRacing. `make_vec` advances all of its rollouts as one batch. Actions are the game's own; each is held for as
-many frames as the run's agent holds it. Options of both:
+and the same with CarRacing. `make_vec` advances all of its rollouts as one batch. Actions are the game's own; each is
+held for as many frames as the run's agent holds it. Options of both:
 
     run                 a run's folder or name (runs.find); without it the published one
     observe             "features": what the controller sees | "z": V's latent of the frame alone
-    max_episode_steps   truncates an episode after so many actions, where the game's official length does not do so before
+    max_episode_steps   truncates an episode after so many actions, unless the game's official length does so before
     render_mode         "rgb_array": the frame that V decodes from the dream, [64, 64, 3]; the game's own picture
     device              where V and M compute
 
-of the dream those of DreamConfig (`temperature`, without which it is the run's own, `start`, `warmup`), and of the game those that its
-environment takes (TakeCover: `skill`, `repeat`; CarRacing: `repeat`, `drawing`).
+of the dream those of DreamConfig (`temperature`, without which it is the run's own, `start`, `warmup`), and of the game
+those that its environment takes (TakeCover: `skill`, `repeat`; CarRacing: `repeat`, `drawing`).
 """
 
 import multiprocessing
@@ -53,18 +53,21 @@ class Opened(NamedTuple):
     fps: float                              # pictures in a second of the game
 
 
-def open_world(task: str, world: str, run: str | Path | None = None, observe: str = "features", max_episode_steps: int | None = None,
-               render_mode: str | None = None, device: str = "cpu", **settings) -> Opened:
+def open_world(task: str, world: str, run: str | Path | None = None, observe: str = "features",
+               max_episode_steps: int | None = None, render_mode: str | None = None, device: str = "cpu",
+               **settings) -> Opened:
     """The world of a run's last V and M."""
-    for name, value, allowed in (("observe", observe, ("features", "z")), ("render_mode", render_mode, ("rgb_array", None))):
+    choices = ("observe", observe, ("features", "z")), ("render_mode", render_mode, ("rgb_array", None))
+    for name, value, allowed in choices:
         if value not in allowed:
             raise UserError(f"{name} {value!r}: must be {' or '.join(map(str, allowed))}")
     if str(device).startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device {device!r}: must be cpu, or cuda where torch can use it")
-    if multiprocessing.parent_process() is not None:            # one of many that another library started: it has a core at most,
-        torch.set_num_threads(1)                                # and where it was forked, torch's threads did not come along
+    if multiprocessing.parent_process() is not None:  # one of many that another library started: it has a core at most,
+        torch.set_num_threads(1)  # and where it was forked, torch's threads did not come along
     run, agent = open_agent(task, run, device)
-    made, frames, repeat = WORLDS[world](agent, run, run.settings(CollectConfig, "collect"), max_episode_steps, render_mode, settings)
+    made, frames, repeat = WORLDS[world](agent, run, run.settings(CollectConfig, "collect"), max_episode_steps,
+                                         render_mode, settings)
     memory = agent.memory
     size = memory.z_size if observe == "z" else sum(memory.feature_sizes.values())
     show = memory.latent if observe == "z" else lambda state: state.features
@@ -86,9 +89,10 @@ def real(agent: Agent, run: Run, collect: CollectConfig, max_episode_steps: int 
          settings: dict) -> tuple[RealWorld, Callable[[], np.ndarray], int]:
     """The game, its pictures, and its frames in a step."""
     task = agent.task
-    collect = with_options(replace(collect, max_steps=task.steps(settings.get("repeat", collect.repeat))), settings, max_episode_steps,
-                           task.settings)
-    world = real_world(agent, min(task.max_steps, collect.max_steps * collect.repeat), env_settings(task, collect), render_mode)
+    collect = with_options(replace(collect, max_steps=task.steps(settings.get("repeat", collect.repeat))), settings,
+                           max_episode_steps, task.settings)
+    world = real_world(agent, min(task.max_steps, collect.max_steps * collect.repeat), env_settings(task, collect),
+                       render_mode)
     return world, lambda: np.stack([env.render() for env in world.envs]), collect.repeat
 
 
@@ -98,8 +102,8 @@ DREAM = ("temperature", "start", "warmup")
 
 
 def with_options(config, options: dict, max_episode_steps: int | None, known: Sequence[str]):
-    """A config with other values; a UserError where an option is not known, or its value is none that it can have. An episode is no
-    longer than the config has it."""
+    """A config with other values; a UserError where an option is not known, or its value is none that it can have. An
+    episode is no longer than the config has it."""
     if unknown := options.keys() - set(known):
         raise UserError(f"no option {', '.join(sorted(unknown))}: there are {', '.join((*COMMON, *known))}")
     check_values(type(config), options, {})
@@ -133,7 +137,8 @@ class LatentEnv(gymnasium.Env):
     @torch.inference_mode()
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
         step = self.world.step(to_world(shaped(action, self.action_space)[None], self.world, self.action_space))
-        return observation(step.state, self.observe)[0].copy(), step.reward.item(), step.terminated.item(), step.truncated.item(), {}
+        outcome = step.reward.item(), step.terminated.item(), step.truncated.item()
+        return observation(step.state, self.observe)[0].copy(), *outcome, {}
 
     @torch.inference_mode()
     def render(self) -> np.ndarray | None:
@@ -144,20 +149,22 @@ class LatentEnv(gymnasium.Env):
 
 
 class LatentVectorEnv(gymnasium.vector.VectorEnv):
-    """Many of them as one batch. Each goes on as a LatentEnv of its seed would: one that has ended begins again at the next step,
-    whose action is not for it (gymnasium's AutoresetMode.NEXT_STEP)."""
+    """Many of them as one batch. Each goes on as a LatentEnv of its seed would: one that has ended begins again at the
+    next step, whose action is not for it (gymnasium's AutoresetMode.NEXT_STEP)."""
 
     metadata = LatentEnv.metadata | {"autoreset_mode": AutoresetMode.NEXT_STEP}
 
     def __init__(self, task: str, world: str, num_envs: int = 1, render_mode: str | None = None, **options):
-        self.world, self.observe, self.frames, *spaces, fps = open_world(task, world, render_mode=render_mode, **options)
+        self.world, self.observe, self.frames, *spaces, fps = open_world(task, world, render_mode=render_mode,
+                                                                         **options)
         self.metadata, self.render_mode, self.num_envs = self.metadata | {"render_fps": fps}, render_mode, num_envs
         self.single_observation_space, self.single_action_space = spaces
         self.observation_space, self.action_space = (batch_space(space, num_envs) for space in spaces)
         self.rngs, self.ended = [np.random.default_rng() for _ in range(num_envs)], None
 
     @torch.inference_mode()
-    def reset(self, *, seed: int | Sequence[int | None] | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+    def reset(self, *, seed: int | Sequence[int | None] | None = None,
+              options: dict | None = None) -> tuple[np.ndarray, dict]:
         if seed is None or isinstance(seed, (int, np.integer)):
             seed = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
         if len(seed) != self.num_envs:
@@ -175,7 +182,7 @@ class LatentVectorEnv(gymnasium.vector.VectorEnv):
         if self.ended is None:
             raise ResetNeeded("step before the first reset")
         action = shaped(action, self.action_space)
-        reward, terminated, truncated = np.zeros(self.num_envs), np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
+        reward, (terminated, truncated) = np.zeros(self.num_envs), np.zeros((2, self.num_envs), bool)
         rows, new = np.flatnonzero(~self.ended[self.order]), np.flatnonzero(self.ended)
         kept, seeds = self.order[rows], [fresh_seed(self.rngs[i]) for i in new]
         if len(kept):
@@ -184,7 +191,8 @@ class LatentVectorEnv(gymnasium.vector.VectorEnv):
             state, *outcome = self.world.step(to_world(action[kept], self.world, self.single_action_space))
             reward[kept], terminated[kept], truncated[kept] = (t.cpu().numpy() for t in outcome)
         if len(new):
-            state = self.world.select_and_reset(torch.arange(len(kept)), seeds) if len(kept) else self.world.reset(seeds)
+            every = torch.arange(len(kept))
+            state = self.world.select_and_reset(every, seeds) if len(kept) else self.world.reset(seeds)
         self.order, self.ended = np.concatenate([kept, new]), terminated | truncated
         return self._observation(state), reward, terminated, truncated, {}
 
@@ -200,7 +208,8 @@ class LatentVectorEnv(gymnasium.vector.VectorEnv):
 
 
 def observation(state: State, observe: Callable[[State], torch.Tensor]) -> np.ndarray:
-    """What is shown of each rollout, [B, size] float32; on a CPU the world's own, to be copied before it is given away."""
+    """What is shown of each rollout, [B, size] float32; on a CPU the world's own, to be copied before it is given
+    away."""
     return observe(state).cpu().numpy()
 
 

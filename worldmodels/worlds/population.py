@@ -3,8 +3,8 @@
 On a CPU dreams that have ended are dropped (`dream`); on a GPU they are masked, and BLOCK steps are one CUDA graph
 (`GraphedDream`). Both advance with `Batch.advance`.
 
-A batch is always a multiple of WIDTH wide. Then no operation splits it differently than another batch, and on one CPU thread a
-dream is the same to the last bit whatever is dreamt beside it, and so whatever the number of workers.
+A batch is always a multiple of WIDTH wide. Then no operation splits it differently than another batch, and on one CPU
+thread a dream is the same to the last bit whatever is dreamt beside it, and so whatever the number of workers.
 """
 
 from typing import Callable
@@ -30,8 +30,8 @@ def whole_widths(count: int) -> int:
 
 
 class Batch:
-    """Dreams that begin at the states `start` [S], one for each policy of a spec; `seed` [B] says which of the S starts and seeds a
-    dream has."""
+    """Dreams that begin at the states `start` [S], one for each policy of a spec; `seed` [B] says which of the S starts
+    and seeds a dream has."""
 
     def __init__(self, agent: Agent, spec: PolicySpec, start: State, seed: Tensor, config: DreamConfig):
         self.agent, self.count, self.max_steps = agent, len(seed), config.max_steps
@@ -87,9 +87,11 @@ class Batch:
 
 
 @torch.inference_mode()
-def dream(agent: Agent, spec: PolicySpec, start: State, seeds: np.ndarray, seed: Tensor, config: DreamConfig) -> Rollouts:
+def dream(agent: Agent, spec: PolicySpec, start: State, seeds: np.ndarray, seed: Tensor,
+          config: DreamConfig) -> Rollouts:
     """Dreams of the policies of a spec [B]: dream b begins at start[seed[b]] and has the noise of seeds[seed[b]]."""
-    batch, noise = Batch(agent, spec, start, seed, config), NoiseStream(seeds, agent.memory.imagine_noise, start.features)
+    batch = Batch(agent, spec, start, seed, config)
+    noise = NoiseStream(seeds, agent.memory.imagine_noise, start.features)
     left = config.max_steps
     while left > 0:
         batch.advance(noise.block()[:left])
@@ -102,7 +104,8 @@ def dream(agent: Agent, spec: PolicySpec, start: State, seeds: np.ndarray, seed:
 
 
 class GraphedDream:
-    """`dream` with memory of fixed shapes: what a GPU has to do in BLOCK steps is recorded once for each size of batch."""
+    """`dream` with memory of fixed shapes: what a GPU has to do in BLOCK steps is recorded once for each size of
+    batch."""
 
     def __init__(self, agent: Agent, config: DreamConfig):
         self.agent, self.config = agent, config
@@ -134,7 +137,7 @@ def record(work: Callable[[], None], device: torch.device) -> Callable[[], None]
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
-        work()                                                      # libraries set themselves up, which cannot be recorded
+        work()  # libraries set themselves up, which cannot be recorded
     torch.cuda.current_stream(device).wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

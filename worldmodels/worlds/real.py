@@ -14,15 +14,16 @@ from worldmodels.types import Memory, State, Step, Vision
 class RealWorld:
     """Several episodes of a game in lockstep, so that V and M see a batch.
 
-    `make_env` makes one environment; they are kept and reused. `shrink` makes [B, 64, 64, 3] of their observations, where those
-    are not.
+    `make_env` makes one environment; they are kept and reused. `shrink` makes [B, 64, 64, 3] of their observations,
+    where those are not.
     """
 
     compact_above = 0.0             # a finished game cannot be stepped
 
     def __init__(self, make_env: Callable[[], gymnasium.Env], vision: Vision, memory: Memory,
                  shrink: Callable[[np.ndarray], np.ndarray] | None = None, max_batch: int = 32):
-        self.make_env, self.memory, self.max_batch, self.observer = make_env, memory, max_batch, Observer(vision, memory)
+        self.make_env, self.memory, self.max_batch = make_env, memory, max_batch
+        self.observer = Observer(vision, memory)
         self.shrink = shrink or (lambda observations: observations)
         self.pool: list[gymnasium.Env] = []
         self.device = self.observer.device
@@ -36,10 +37,12 @@ class RealWorld:
         return self.select_and_reset(torch.zeros(0, dtype=torch.int64), seeds)
 
     def step(self, action: Tensor) -> Step:
-        frames, rewards, terminated, truncated, _ = zip(*(env.step(a) for env, a in zip(self.envs, action.cpu().numpy())))
+        steps = (env.step(a) for env, a in zip(self.envs, action.cpu().numpy()))
+        frames, rewards, terminated, truncated, _ = zip(*steps)
         self.frames = self.shrink(np.stack(frames))
         state = self.observer.observe(action, self.frames)
-        reward, terminated, truncated = (torch.tensor(values, device=self.device) for values in (rewards, terminated, truncated))
+        reward, terminated, truncated = (torch.tensor(values, device=self.device)
+                                         for values in (rewards, terminated, truncated))
         return Step(state, reward.float(), terminated, truncated & ~terminated)
 
     def select_and_reset(self, index: Tensor, seeds: Sequence[int]) -> State:
@@ -51,7 +54,8 @@ class RealWorld:
             self.pool.append(free[-1])
         begun = [env.reset(seed=int(seed))[0] for env, seed in zip(free, seeds)]
         frames = self.shrink(np.stack(begun)) if begun else self.frames[:0]
-        self.envs, self.frames = self.envs + free[:len(seeds)], np.concatenate([self.frames[index.cpu().numpy()], frames])
+        self.envs += free[:len(seeds)]
+        self.frames = np.concatenate([self.frames[index.cpu().numpy()], frames])
         return self.observer.select_and_begin(index, frames, seeds)
 
     def close(self):

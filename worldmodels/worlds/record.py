@@ -12,7 +12,8 @@ from worldmodels.worlds.rollout import rollout
 
 
 class Recorder:
-    """A world whose episodes are handed to `end` as they end. `see()` gives what to keep of the rollouts as they are now, a list [B]."""
+    """A world whose episodes are handed to `end` as they end. `see()` gives what to keep of the rollouts as they are
+    now, a list [B]."""
 
     def __init__(self, world: World, see: Callable[[], list[Any]], end: Callable[[Track], None]):
         self.world, self.see, self.end = world, see, end
@@ -57,8 +58,8 @@ class Recording(NamedTuple):
         return Episode(self.latent, self.action, self.reward, self.terminated, last & ~self.terminated)
 
 
-def record(world: World, memory: Memory, policy: Policy, seed: int, picture: Callable[[], tuple[np.ndarray, np.ndarray]],
-           steps: int) -> Recording:
+def record(world: World, memory: Memory, policy: Policy, seed: int,
+           picture: Callable[[], tuple[np.ndarray, np.ndarray]], steps: int) -> Recording:
     """Plays one episode of at most `steps` steps; `picture()` -> (frame, what V saw) of the world as it is now."""
     def see() -> list[tuple]:
         return [(world.state.features[0].cpu().numpy(), memory.latent(world.state)[0].cpu().numpy(), *picture())]

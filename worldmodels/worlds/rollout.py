@@ -15,8 +15,9 @@ class Rollouts(NamedTuple):
 
 @torch.inference_mode()
 def rollout(world: World, policy: Policy, seeds: Sequence[int], max_steps: int | None = None) -> Rollouts:
-    """Plays one episode for each seed, `world.max_batch` of them advancing together, to its end or for `max_steps` steps. As soon as
-    more than the share `world.compact_above` of the batch is finished, the finished ones make way for those that have not begun.
+    """Plays one episode for each seed, `world.max_batch` of them advancing together, to its end or for `max_steps`
+    steps. As soon as more than the share `world.compact_above` of the batch is finished, the finished ones make way for
+    those that have not begun.
     """
     begun = min(world.max_batch, len(seeds))
     state = world.reset(seeds[:begun])
