@@ -103,13 +103,14 @@ def of_kind(config, kind: str | None, section: str, kinds: dict):
 
 
 def option(arguments: list[str], name: str) -> str | None:
-    """The value of --name in the arguments, wherever it stands."""
+    """The value of --name in the arguments; the last one, as the parser has it."""
+    found = None
     for i, argument in enumerate(arguments):
         if argument == f"--{name}" and i + 1 < len(arguments):
-            return arguments[i + 1]
+            found = arguments[i + 1]
         if argument.startswith(f"--{name}="):
-            return argument.split("=", 1)[1]
-    return None
+            found = argument.split("=", 1)[1]
+    return found
 
 
 def check(config: Config):

@@ -11,7 +11,7 @@ from worldmodels.agent import Agent, load_controller
 from worldmodels.latents import Latents
 from worldmodels.report import plots
 from worldmodels.report.scores import table, write_scores
-from worldmodels.runs import RUNS, Run
+from worldmodels.runs import Run
 
 
 @stage("sweep", of_finished=True)
@@ -38,8 +38,7 @@ def scores_at(config: Config, training: int, own: bool, run: Run, agent: Agent, 
     """Trains a controller, or takes the one that is there, and scores it in the real game and in its dream."""
     name = f"trained at tau {config.dream.temperature:g}"
     place = Run(run.folder / "temperature" / f"{config.dream.temperature:g}-{training}")
-    seeded = replace(config, seed=(config.seed + training) % RUNS)
-    train(seeded, run, agent, place)
+    train(config, run, agent, place, training)
     if not own:
         config = replace(config, evaluate=replace(config.evaluate, episodes=config.sweep.episodes))
     with open_executor(config) as executor:

@@ -21,7 +21,7 @@ def train_controller(config: Config, run: Run):
     train(config, run, checked_agent(config, run), run)
 
 
-def train(config: Config, run: Run, agent: Agent, place: Run):
+def train(config: Config, run: Run, agent: Agent, place: Run, training: int = 0):
     """Trains C for the run's V and M, as the config says, and stores it in `place`; goes on where it was
     interrupted."""
     info = controller_info(config, agent.digest)
@@ -30,7 +30,7 @@ def train(config: Config, run: Run, agent: Agent, place: Run):
     with ExitStack() as stack:
         fitness = FITNESS[config.world](config, run, agent, stack)
         practice = Practice(fitness, partial(encoded, config, run, agent), config.dream.temperature, config.seed,
-                            previous(place))
+                            training, previous(place))
         LEARNERS[config.learner.kind](config.learner).learn(agent, practice, config.controller, place, info)
 
 

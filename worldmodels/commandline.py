@@ -44,6 +44,8 @@ Temperature = Annotated[float, Range(1e-6)]
 Share = Annotated[float, Range(0, 1)]
 Skill = Annotated[int, Range(1, 5)]
 
+ALIASES = {"lr": "learning-rate", "epochs": "steps", "popsize": "population", "tau": "temperature"}     # other programs' names
+
 
 def leaves(config, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every setting of nested dataclasses by its dotted name."""
@@ -116,10 +118,13 @@ def parsed(default: T, arguments: Sequence[str], description: str | None, choice
         name = argument.split("=")[0].replace("_", "-")
         if re.match("--[a-z]", name) and name not in known and name != "--help":
             raise UserError(f"no option {name}{suggestions(name, known)} (--help-all lists every setting)")
+    hidden = hidden if {"--help", "-h"} & set(arguments) else ()
+    if hidden:
+        description = f"{description or ''}\n--help-all shows the settings of the other stages too."
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
-            shown = described(default, choices, hidden if "--help" in arguments or "-h" in arguments else ())
+            shown = described(default, choices, hidden)
             found = tyro.cli(type(shown), args=arguments, default=shown, description=description,
                              config=(tyro.conf.FlagConversionOff,))
     except SystemExit as stop:
@@ -133,13 +138,12 @@ def parsed(default: T, arguments: Sequence[str], description: str | None, choice
 
 
 def suggestions(name: str, known: Iterable[str]) -> str:
-    """", did you mean ...": options with the same last part, else those spelt alike."""
-    last = name.removeprefix("--").split(".")[-1]
-    same = [option for option in known if option.removeprefix("--").split(".")[-1] == last]
-    by_last = {option.removeprefix("--").split(".")[-1]: option for option in known}
-    alike = [by_last[part] for part in difflib.get_close_matches(last, by_last, 3)]
-    found = same or difflib.get_close_matches(name, known, 3) or alike
-    return f": did you mean {' or '.join(sorted(found))}?" if found else ""
+    """", did you mean ...": the options whose last part is the same, or spelt alike."""
+    last = lambda option: option.removeprefix("--").split(".")[-1]
+    wanted, parts = ALIASES.get(last(name), last(name)), sorted(set(map(last, known)))
+    meant = [wanted] if wanted in parts else difflib.get_close_matches(wanted, parts, 2)
+    found = sorted(option for option in known if last(option) in meant)
+    return f": did you mean {' or '.join(found)}?" if found else ""
 
 
 def plain(found, default: T) -> T:

@@ -99,10 +99,11 @@ class CMAES:
         return float(self._es.sigma)
 
 
-def generation_seeds(seed: int, round: int, generation: int, episodes: int, evaluation: bool = False) -> list[int]:
+def generation_seeds(seed: int, round: int, generation: int, episodes: int, evaluation: bool = False,
+                     training: int = 0) -> list[int]:
     """Fresh seeds of a generation's episodes, or of the scores of its mean, among those of the round's search."""
     block = episode_seeds(seed, round, "search")
-    rng = np.random.default_rng(seed_of(seed, round, "search", generation, evaluation))
+    rng = np.random.default_rng(seed_of(seed, round, "search", generation, evaluation, training))
     return rng.integers(block.start, block.stop, size=episodes).tolist()
 
 
@@ -125,7 +126,7 @@ class Evolution:
         spec = lambda parameters: PolicySpec(config, {"parameters": parameters})
         start = lambda: STARTS[self.config.start](agent, practice, config, run, info)
         fitness = lambda parameters, seeds: practice.fitness(spec(parameters), seeds)
-        best = evolve(self.config, start, fitness, run, info, practice.seed)
+        best = evolve(self.config, start, fitness, run, info, practice.seed, practice.training)
         run.progress_path("start").unlink(missing_ok=True)
         return spec(best[None])
 
@@ -145,7 +146,7 @@ STARTS = {"previous_or_zero": previous_or_zero, "least_squares": LeastSquares(Le
 
 
 def evolve(config: EvolutionConfig, start: Callable[[], np.ndarray], fitness: Fitness, run: Run, info: dict,
-           seed: int) -> np.ndarray:
+           seed: int, training: int = 0) -> np.ndarray:
     """Evolves a controller from the parameters start() [n] on; stores the best CMA mean as the checkpoint "controller"
     and returns it.
 
@@ -153,7 +154,7 @@ def evolve(config: EvolutionConfig, start: Callable[[], np.ndarray], fitness: Fi
     is the best so far. The checkpoint also has SEARCH: the start, and all means that were scored, [N, n], with their
     generations [N].
     """
-    seeds = partial(generation_seeds, seed, run.round)
+    seeds = partial(generation_seeds, seed, run.round, training=training)
 
     def score(mean: np.ndarray, generation: int) -> float:
         found = float(fitness(mean[None], seeds(generation, config.eval_episodes, evaluation=True)).mean())
@@ -175,7 +176,7 @@ def evolve(config: EvolutionConfig, start: Callable[[], np.ndarray], fitness: Fi
         start, history, begun = start(), None, 0
         best, best_score = start, score(start, 0)
         means, generations = start[None], np.array([0])
-    search = CMAES(start, config.population, config.sigma, seed_of(seed, run.round, "cma"), history)
+    search = CMAES(start, config.population, config.sigma, seed_of(seed, run.round, "cma", training), history)
     if progress and "mean" not in state:                # format 1, whose search drew other random numbers
         raise UserError(f"{run.progress_path('controller')} was written by an older version: delete it to begin anew")
     if progress and not np.array_equal(search.mean, state["mean"].numpy()):

@@ -1,13 +1,18 @@
-"""What every learner is handed. It knows no world: a fitness and the recorded episodes are all that it has."""
+"""The seam of learners. A learner is made from its Config and has one method:
+
+    learn(agent, practice, config: ControllerConfig, run, info) -> PolicySpec
+
+a policy of this config for the agent. It stores the policy as the checkpoint "controller", with `info`; interrupted, the same call
+goes on from what is in the run. It knows no world: a fitness and the recorded episodes are all that it has.
+"""
 
 from dataclasses import dataclass
-from typing import Any, Callable, NamedTuple, Protocol, Sequence
+from typing import Callable, NamedTuple, Sequence
 
 import numpy as np
 
-from worldmodels.controller.policy import ControllerConfig, PolicySpec
+from worldmodels.controller.policy import PolicySpec
 from worldmodels.latents import Latents
-from worldmodels.runs import Run
 
 
 @dataclass(frozen=True)
@@ -22,10 +27,5 @@ class Practice(NamedTuple):
     latents: Callable[[], Latents]      # opens the recorded episodes
     temperature: float                  # of dreams
     seed: int                           # the run's
+    training: int                       # which of several on the same V and M, 0 for the run's own
     previous: PolicySpec | None         # the policy of the round before, if there was one
-
-
-class Learner(Protocol):
-    def learn(self, agent: Any, practice: Practice, config: ControllerConfig, run: Run, info: dict) -> PolicySpec:
-        """A policy of this config for the agent. It is stored as the checkpoint "controller", with `info`; interrupted,
-        the same call goes on from what is in the run."""

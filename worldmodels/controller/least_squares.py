@@ -97,7 +97,7 @@ class LeastSquares:
         checkpoints, which stays until someone has used what it returns."""
         if not isinstance(config, LinearConfig):
             raise UserError(f"least squares fit a linear controller, not --controller.kind {config.kind}")
-        seeds = lambda *index: seed_of(practice.seed, run.round, "least squares", *index)
+        seeds = lambda *index: seed_of(practice.seed, run.round, "least squares", practice.training, *index)
         slope, second, moments = from_episodes(agent, practice.latents(), config, seeds(0))
         by_episodes = normalised(slope, second) if self.config.episodes else torch.zeros_like(slope)
         progress = run.load_progress("start", info)

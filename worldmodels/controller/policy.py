@@ -37,7 +37,8 @@ class ParameterPolicy:
     """A policy of arrays {"parameters": [N, n]}: rollout i, in the order in which rollouts begin, has row i, or the
     only row.
 
-    A subclass splits a row into its arrays (`prepare`) and acts with them (`output`).
+    A subclass says how long a row is (`size(config, agent)` -> n), splits rows [B, n] into arrays (`prepare(rows)`), and acts with
+    these: `output(x)`, visible features [B, F] -> [B, A], before they are squashed to actions.
     """
 
     def __init__(self, config: ControllerConfig, agent, arrays: dict[str, np.ndarray]):
@@ -45,17 +46,6 @@ class ParameterPolicy:
         self.visible = visible(config.sees, agent.memory.feature_sizes)
         self.parameters = torch.as_tensor(arrays["parameters"], dtype=torch.float32,
                                           device=next(agent.memory.parameters()).device)
-
-    @staticmethod
-    def size(config: ControllerConfig, agent) -> int:
-        """n, the length of a row."""
-        raise TypeError("a kind of controller says how many parameters it has")
-
-    def prepare(self, rows: Tensor):
-        """Keeps the parameters [B, n] of the rollouts of now, as `output` wants them."""
-
-    def output(self, x: Tensor) -> Tensor:
-        """Visible features [B, F] -> [B, A], before they are squashed to actions."""
 
     def reset(self, seeds: Sequence[int]):
         self.begun, self.row = 0, torch.zeros(0, dtype=torch.int64, device=self.parameters.device)

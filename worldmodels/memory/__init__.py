@@ -1,7 +1,7 @@
 """M: how the world moves. A new kind is one file here and one line in MEMORIES."""
 
-from worldmodels.memory.config import MemoryConfig
 from worldmodels.memory.gru import GRU
+from worldmodels.memory.heads import MemoryConfig
 from worldmodels.memory.mdn_rnn import MDNRNN, MDNRNNConfig
 
 MEMORIES = {kind.Config.kind: kind for kind in (

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from worldmodels.commandline import Size
 from worldmodels.memory.dreamer import PlainDreamer
-from worldmodels.memory.heads import DEATH, HeadConfig, cross_entropy
+from worldmodels.memory.heads import DEATH, MemoryConfig, cross_entropy
 from worldmodels.types import Imagined, Noise, NoiseSize, State, Transitions
 
 
 @dataclass(frozen=True)
-class GRUConfig(HeadConfig):
+class GRUConfig(MemoryConfig):
     kind: str = "gru"                   # which of MEMORIES
     hidden_size: Size = 256             # GRU units
 

@@ -18,14 +18,14 @@ from torch.distributions import MixtureSameFamily
 
 from worldmodels.commandline import Share, Size, Whole
 from worldmodels.memory import mixture
-from worldmodels.memory.heads import DEATH, HeadConfig, cross_entropy
+from worldmodels.memory.heads import DEATH, MemoryConfig, cross_entropy
 from worldmodels.memory.lstm import LSTM
 from worldmodels.memory.mdn_rnn_dreamer import MDNRNNDreamer
 from worldmodels.types import Imagined, Noise, NoiseSize, State, Transitions
 
 
 @dataclass(frozen=True)
-class MDNRNNConfig(HeadConfig):
+class MDNRNNConfig(MemoryConfig):
     kind: str = "mdn_rnn"               # which of MEMORIES
     hidden_size: Size = 256             # LSTM cells: 256 for CarRacing, 512 for TakeCover (paper)
     mixtures: Size = 5                  # Gaussians for each latent dimension

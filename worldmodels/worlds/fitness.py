@@ -20,7 +20,8 @@ from worldmodels.worlds.rollout import rollout
 
 SMALLEST, LARGEST = 16, 128     # episodes in one job ...
 SHARE = 3                       # ... which is this part of those that are left
-SLOWEST = 10                    # frames a second, below which a worker is taken to hang
+SLOWEST = 10                    # frames of a game a second, below which a worker is taken to hang ...
+FASTER = 100                    # ... and a dream has so many times as many steps
 
 
 def time_for(frames: int) -> float:
@@ -115,7 +116,7 @@ class DreamJob:
 
     @property
     def deadline(self) -> float:
-        return time_for(len(self.member) * self.config.max_steps)
+        return time_for(len(self.member) * self.config.max_steps // FASTER)
 
     def __call__(self) -> tuple[np.ndarray, np.ndarray]:
         agent = worker_agent(self.task, self.run, self.digest)

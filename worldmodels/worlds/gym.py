@@ -61,6 +61,8 @@ def open_world(task: str, world: str, run: str | Path | None = None, observe: st
     for name, value, allowed in choices:
         if value not in allowed:
             raise UserError(f"{name} {value!r}: must be {' or '.join(map(str, allowed))}")
+    if max_episode_steps is not None:
+        check_values(DreamConfig, {"max_steps": max_episode_steps}, {"max_steps": "max_episode_steps"})
     if str(device).startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device {device!r}: must be cpu, or cuda where torch can use it")
     if multiprocessing.parent_process() is not None:  # one of many that another library started: it has a core at most,
@@ -79,8 +81,9 @@ def open_world(task: str, world: str, run: str | Path | None = None, observe: st
 def dream(agent: Agent, run: Run, collect: CollectConfig, max_episode_steps: int | None, render_mode: str | None,
           settings: dict) -> tuple[DreamWorld, Callable[[], np.ndarray], int]:
     """The dream, its frames, and the game's frames in a step."""
-    own = DreamConfig(run.settings(DreamConfig, "dream").temperature, max_steps=agent.task.steps(collect.repeat))
-    config = with_options(own, settings, max_episode_steps, DREAM)
+    official = agent.task.steps(collect.repeat)
+    own = DreamConfig(run.settings(DreamConfig, "dream").temperature, max_steps=min(max_episode_steps or official, official))
+    config = with_options(own, settings, DREAM)
     world = DreamWorld(agent.memory, open_latents(run, collect.min_steps, agent.digest.split("-")[0]), config)
     return world, lambda: agent.decode(agent.memory.latent(world.state)), collect.repeat
 
@@ -89,10 +92,9 @@ def real(agent: Agent, run: Run, collect: CollectConfig, max_episode_steps: int 
          settings: dict) -> tuple[RealWorld, Callable[[], np.ndarray], int]:
     """The game, its pictures, and its frames in a step."""
     task = agent.task
-    collect = with_options(replace(collect, max_steps=task.steps(settings.get("repeat", collect.repeat))), settings,
-                           max_episode_steps, task.settings)
-    world = real_world(agent, min(task.max_steps, collect.max_steps * collect.repeat), env_settings(task, collect),
-                       render_mode)
+    collect = with_options(collect, settings, task.settings)
+    frames = min(task.max_steps, (max_episode_steps or task.max_steps) * collect.repeat)
+    world = real_world(agent, frames, env_settings(task, collect), render_mode)
     return world, lambda: np.stack([env.render() for env in world.envs]), collect.repeat
 
 
@@ -101,15 +103,11 @@ COMMON = ("run", "observe", "max_episode_steps", "render_mode", "device")
 DREAM = ("temperature", "start", "warmup")
 
 
-def with_options(config, options: dict, max_episode_steps: int | None, known: Sequence[str]):
-    """A config with other values; a UserError where an option is not known, or its value is none that it can have. An
-    episode is no longer than the config has it."""
+def with_options(config, options: dict, known: Sequence[str]):
+    """A config with other values; a UserError where an option is not known, or has a value that it cannot have."""
     if unknown := options.keys() - set(known):
         raise UserError(f"no option {', '.join(sorted(unknown))}: there are {', '.join((*COMMON, *known))}")
     check_values(type(config), options, {})
-    if max_episode_steps is not None:
-        check_values(type(config), {"max_steps": max_episode_steps}, {"max_steps": "max_episode_steps"})
-        options = options | {"max_steps": min(max_episode_steps, config.max_steps)}
     return replace(config, **options)
 
 
