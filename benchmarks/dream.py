@@ -1,12 +1,14 @@
-"""The dream's speed on this machine: against its matrix products alone, plain loops, and dreaming one rollout at a time.
+"""The dream's speed on this machine, against its matrix products alone, the plain dreamer, and plain loops.
 
     python benchmarks/dream.py [--steps 160] [--rounds 5] [--peer FOLDER]
 
-All on the CPU: 64 members × 16 episodes, V and M of the paper's sizes with random weights, everything included that a generation
-of evolution includes (controllers, noise, rewards, deaths, sending jobs to worker processes). Lines take turns for --rounds
-rounds; medians are shown. "Products alone" are the two matrix products of a step and nothing else, the better of: in worker
-processes as our dream has them; in this process with all threads. --peer: a checkout of github.com/ctallec/world-models, whose
-MDRNNCell then dreams as its simulated_carracing.py has it, without its decoder. Where there is a GPU, its rates come at the end.
+All on the CPU: 64 members × 16 episodes, V and M of the paper's sizes with random weights, everything included that a
+generation of evolution includes (controllers, noise, rewards, deaths, sending jobs to worker processes). Lines take
+turns for --rounds rounds; medians are shown. "Products alone" are the two matrix products of a step and nothing else,
+the better of: in worker processes as our dream has them; in this process with all threads. "Plain dreamer" is what a
+memory without a fast dreamer of its own has (memory/dreamer.py): the MDN-RNN's own `imagine`, and a GRU of as many
+units. --peer: a checkout of github.com/ctallec/world-models, whose MDRNNCell then dreams as its simulated_carracing.py
+has it, without its decoder. Where there is a GPU, its rates come at the end.
 """
 
 import argparse
@@ -15,22 +17,25 @@ import os
 import tempfile
 import time
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from random_run import random_run
+from random_run import random_controllers, random_run
 from turns import in_turns
-from worldmodels.controller import CMAES, parameter_count
+from worldmodels.agent import Agent, load_agent
+from worldmodels.controller import CMAES
 from worldmodels.envs import TASKS
 from worldmodels.executors import LocalExecutor
+from worldmodels.memory.dreamer import PlainDreamer
+from worldmodels.memory.gru import GRUConfig
 from worldmodels.runs import Run
 from worldmodels.types import State
-from worldmodels.worlds.agent import Agent, DreamFitness, load_agent
 from worldmodels.worlds.dream import DreamConfig
+from worldmodels.worlds.fitness import DreamFitness, DreamJob, worker_agent
 from worldmodels.worlds.population import whole_widths
 
 MEMBERS, EPISODES = 64, 16
@@ -120,13 +125,33 @@ def peers_dream(folder: Path, steps: int):
     return run
 
 
-def dying(run: Run, logit: float, spread: float = 0.0, peek: bool = False) -> Run:
-    """The run, its M with another done head: death has this logit, give or take what the weights make of h."""
+@dataclass(frozen=True)
+class PlainDreamerJob:
+    """A job of the dream, whose MDN-RNN has no fast dreamer."""
+
+    job: DreamJob
+
+    @property
+    def deadline(self) -> float:
+        return self.job.deadline
+
+    def __call__(self):
+        memory = worker_agent(self.job.task, self.job.run, self.job.digest).memory
+        memory.dreamer = lambda batch, temperature: PlainDreamer(memory, temperature)
+        try:
+            return self.job()
+        finally:
+            del memory.dreamer              # the class's own again, for other jobs of this worker
+
+
+def dying(run: Run, logit: float, spread: float = 0.0, **settings) -> Run:
+    """The run, its M with other settings and another done head: its logit is this one, and spreads with h."""
     tensors, info = run.load("memory", "")
-    tensors["head.weight"][-1] = spread * torch.randn(tensors["head.weight"].shape[1], generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    tensors["head.weight"][-1] = spread * torch.randn(tensors["head.weight"].shape[1], generator=generator)
     tensors["head.bias"][-1] = logit
-    info["memory"] |= {"death": "sampled", "peek": peek}
-    changed = Run(run.folder / f"dying at {logit:.2f}, peek {peek}")
+    info["memory"] |= {"death": "sampled"} | settings
+    changed = Run(run.folder / f"dying at {logit:.2f}, {settings}")
     vision, vision_info = run.load("vision", "")
     changed.save("vision", vision, vision_info)
     changed.save("memory", tensors, info)
@@ -136,42 +161,54 @@ def dying(run: Run, logit: float, spread: float = 0.0, peek: bool = False) -> Ru
 class Generation:
     """A generation's fitness in the dream of a run, and the population it scores."""
 
-    def __init__(self, run: Run, config: DreamConfig, executor=None, device: str = "cpu"):
-        agent, digest = load_agent(run, device)
-        task = TASKS[agent.task]
-        size = parameter_count(agent.memory.feature_size, task.action_size, agent.task == "car_racing")
-        self.parameters = np.random.default_rng(0).normal(size=(MEMBERS, size)) * 0.1
-        self.fitness = DreamFitness(agent, RandomStarts(agent, config), executor, run, digest)
+    def __init__(self, run: Run, config: DreamConfig, executor=None, device: str = "cpu", members: int = MEMBERS):
+        self.agent = load_agent(run, device)
+        self.controllers = random_controllers(self.agent, members)
+        self.fitness = DreamFitness(self.agent, RandomStarts(self.agent, config), executor, run)
 
-    def __call__(self, members: int = MEMBERS) -> np.ndarray:
+    def without_fast_dreamer(self) -> "Generation":
+        """The same, by the plain dreamer."""
+        job = self.fitness.job
+        self.fitness.job = lambda *arguments: PlainDreamerJob(job(*arguments))
+        return self
+
+    def __call__(self) -> np.ndarray:
         """Lengths [P, E]."""
-        return self.fitness.play(self.parameters[:members], range(EPISODES))[1]
+        return self.fitness.play(self.controllers, range(EPISODES))[1]
 
 
 def steps_a_second(task: str, executor: LocalExecutor, folder: Path, steps: int, rounds: int, peer: Path | None):
-    run, config = random_run(task, folder), DreamConfig(max_steps=steps)
-    ours, peeking = (Generation(dying(run, NEVER, peek=peek), config, executor) for peek in (False, True))
-    memory = ours.fitness.agent.memory
+    run, config = dying(random_run(task, folder / "lstm"), NEVER), DreamConfig(max_steps=steps)
+    ours, plainly = Generation(run, config, executor), Generation(run, config, executor).without_fast_dreamer()
+    sees_current = Generation(dying(run, NEVER, sees_current_frame=True), config, executor)
+    memory = ours.agent.memory
     hidden, inputs, outputs = memory.config.hidden_size, memory.lstm.input.in_features, memory.head.out_features
-    width = whole_widths(-(-BATCH // executor.size))
-    plain = PlainCell(hidden, memory.z_size, TASKS[task].action_size)
-    works = {"our dream": ours, "our dream, with peek": peeking,
-             "products alone, workers": lambda: executor.run([Products((hidden, inputs, outputs, width), steps)] * executor.size),
-             "products alone, threads": Products((hidden, inputs, outputs, BATCH), steps),
-             "LSTMCell loop, batch 1,024": lambda: plain.dream(BATCH, steps // 8),
-             "LSTMCell loop, one rollout": lambda: plain.dream(1, steps)}
-    counts = [BATCH * steps] * 4 + [BATCH * (steps // 8), steps]
+    gru = Generation(dying(random_run(task, folder / "gru", GRUConfig(hidden_size=hidden)), NEVER), config, executor)
+    products = partial(Products, (hidden, inputs, outputs, whole_widths(-(-BATCH // executor.size))), steps)
+    loop = PlainCell(hidden, memory.z_size, TASKS[task].action_size)
+    all_steps, few = BATCH * steps, max(1, steps // 8)
+    works = {
+        "our dream": (all_steps, ours),
+        "our dream, sees_current_frame": (all_steps, sees_current),
+        "plain dreamer, the same MDN-RNN": (all_steps, plainly),
+        "plain dreamer, GRU": (all_steps, gru),
+        "products alone, workers": (all_steps, lambda: executor.run([products()] * executor.size)),
+        "products alone, threads": (all_steps, Products((hidden, inputs, outputs, BATCH), steps)),
+        "LSTMCell loop, batch 1,024": (BATCH * few, lambda: loop.dream(BATCH, few)),
+        "LSTMCell loop, one rollout": (steps, lambda: loop.dream(1, steps)),
+    }
     if peer and task == "car_racing":
-        works["ctallec/world-models, one rollout"], counts = peers_dream(peer, steps), counts + [steps]
-    found = in_turns(works, rounds)
-    rates = {name: count / found[name] for name, count in zip(works, counts)}
+        works["ctallec/world-models, one rollout"] = steps, peers_dream(peer, steps)
+    found = in_turns({name: work for name, (_, work) in works.items()}, rounds)
+    rates = {name: count / found[name] for name, (count, _) in works.items()}
     flops = 2 * (4 * hidden * (inputs + hidden + 1) + outputs * (hidden + 1))
     print(f"\n{task}: {hidden} cells, {flops / 1e6:.2f} MFLOP a step; {BATCH} rollouts × {steps} steps")
     for name, rate in rates.items():
         print(f"  {name:36} {rate:10,.0f} steps/s   ours is {rates['our dream'] / rate:7.2f} ×")
     alone = max(rates["products alone, workers"], rates["products alone, threads"])
     print(f"  our dream has {rates['our dream'] / alone:.0%} of the rate of its products alone "
-          f"({alone * flops / 1e9:.0f} GFLOP/s), {rates['our dream'] / rates['products alone, workers']:.0%} of that of the same products in the same processes")
+          f"({alone * flops / 1e9:.0f} GFLOP/s);\n  in the same processes, "
+          f"{rates['our dream'] / rates['products alone, workers']:.0%}")
 
 
 def generation(executor: LocalExecutor, folder: Path, rounds: int):
@@ -180,13 +217,13 @@ def generation(executor: LocalExecutor, folder: Path, rounds: int):
     real = Generation(dying(run, LIVES, spread=1.0), config, executor)
     padded = Generation(dying(run, NEVER), replace(config, max_steps=525), executor)        # a quarter of its steps
     found, lengths = in_turns({"ours": real, "padded": padded}, rounds), real()
-    search = CMAES(np.zeros(real.parameters.shape[1]), MEMBERS, 0.1, seed=0)
+    search = CMAES(np.zeros(real.controllers.arrays["parameters"].shape[1]), MEMBERS, 0.1, seed=0)
     start = time.perf_counter()
     for _ in range(60):
         search.tell(-np.square(search.ask()).sum(1))
     cma = (time.perf_counter() - start) / 60
-    print(f"\na TakeCover generation, {MEMBERS} × {EPISODES}, mean life {lengths.mean():.0f}, longest {lengths.max():.0f}: "
-          f"{found['ours']:.1f} s, {lengths.sum() / found['ours']:,.0f} steps/s")
+    print(f"\na TakeCover generation, {MEMBERS} × {EPISODES}, mean life {lengths.mean():.0f}, "
+          f"longest {lengths.max():.0f}: {found['ours']:.1f} s, {lengths.sum() / found['ours']:,.0f} steps/s")
     print(f"  padded to 2,100 steps (4 × the time of 525): {4 * found['padded']:.1f} s, "
           f"{4 * found['padded'] / found['ours']:.2f} × ours")
     print(f"  CMA-ES, ask and tell: {1e3 * cma:.0f} ms, {cma / (found['ours'] + cma):.1%} of a generation")
@@ -194,19 +231,18 @@ def generation(executor: LocalExecutor, folder: Path, rounds: int):
 
 def gpu(folder: Path, rounds: int):
     run, config = dying(random_run("car_racing", folder), NEVER), DreamConfig(max_steps=512)
-    work = Generation(run, config, device="cuda")
     print(f"\n{torch.cuda.get_device_name()}, 256 cells")
     for members in (64, 256, 1024, 4096):
-        work.parameters = np.random.default_rng(0).normal(size=(members, work.parameters.shape[1])) * 0.1
-        found = in_turns({"dream": lambda: work(members)}, rounds)["dream"]
-        print(f"  {members * EPISODES:6} rollouts: {members * EPISODES * config.max_steps / found:12,.0f} steps/s", flush=True)
+        found = in_turns({"dream": Generation(run, config, device="cuda", members=members)}, rounds)["dream"]
+        rate = members * EPISODES * config.max_steps / found
+        print(f"  {members * EPISODES:6} rollouts: {rate:12,.0f} steps/s", flush=True)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=160, help="of each rollout")
     parser.add_argument("--rounds", type=int, default=5, help="each line is measured so often; the median counts")
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="worker processes of our dream")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes of our dream")
     parser.add_argument("--peer", type=Path, help="a checkout of ctallec/world-models")
     options = parser.parse_args()
     torch.manual_seed(0)

@@ -13,19 +13,18 @@ import torch
 
 from worldmodels import episodes
 from worldmodels.envs import TASKS
-from worldmodels.vision import VAE, VisionConfig
+from worldmodels.vision import VAE, VAEConfig
 
 
 def play(task, env, seed: int) -> episodes.Episode:
     frame, _ = env.reset(seed=seed)
-    frames, steps = [frame], []
+    track = episodes.Track(seed, [frame], [])
     for action in next(iter(task.policies.values()))(np.random.default_rng(seed)):
-        frame, *outcome, _ = env.step(action)
-        frames.append(frame)
-        steps.append((action, *outcome))
-        if outcome[1] or outcome[2]:
-            action, reward, terminated, truncated = map(np.array, zip(*steps))
-            return episodes.Episode(np.stack(frames), action, reward.astype(np.float32), terminated, truncated)
+        frame, reward, terminated, truncated, _ = env.step(action)
+        track.seen.append(frame)
+        track.moments.append((action, reward, terminated, truncated))
+        if terminated or truncated:
+            return track.episode()
 
 
 def seconds(work) -> float:
@@ -46,12 +45,13 @@ def main(name: str = "take_cover", count: str = "20"):
         writing = seconds(lambda: [episodes.write(p, e, {}) for p, e in zip(paths, played)])
         reading = seconds(lambda: [episodes.read(p) for p in paths])
         stored = sum(p.stat().st_size for p in paths)
-    vision = VAE(VisionConfig())
+    vision = VAE(VAEConfig())
     batch = torch.from_numpy(np.concatenate([e.frames for e in played])[:100])
     step = lambda: vision.loss(batch, torch.Generator())[0].backward()
     step()
     training = min(seconds(step) for _ in range(3)) / len(batch)
-    print(f"{name}: {frames} frames, {stored / frames:.0f} bytes each on disk ({12288 * frames / stored:.1f} times smaller)")
+    print(f"{name}: {frames} frames, {stored / frames:.0f} bytes each on disk "
+          f"({12288 * frames / stored:.1f} times smaller)")
     print(f"playing {1e6 * playing / frames:.0f} µs a frame, writing {1e6 * writing / frames:.0f}: "
           f"{100 * writing / (playing + writing):.1f}% of collecting")
     print(f"reading {1e6 * reading / frames:.0f} µs a frame, a training step of V {1e6 * training:.0f}: "

@@ -4,8 +4,9 @@
     python benchmarks/foreign_ppo.py [--steps 0 10000 200000] [--temperature 1.4] [--seed 0] [--episodes 100]
                                      [--games CarRacing TakeCover]
 
-On the published runs. PPO has its defaults but for 8 environments, 512 steps of each between updates, and batches of 256; it is never
-shown the game, which it is scored in at episodes of fresh seeds. Without --temperature the dream has the run's own.
+On the published runs. PPO has its defaults but for 8 environments, 512 steps of each between updates, and batches of
+256. It never sees the game before it is scored there, on fresh seeds. Without --temperature the dream has the run's
+own.
 """
 
 import argparse
@@ -30,17 +31,18 @@ def main():
     parser.add_argument("--games", nargs="+", default=["CarRacing", "TakeCover"])
     parser.add_argument("--episodes", type=int, default=100)
     options = parser.parse_args()
-    warmth = {} if options.temperature is None else {"temperature": options.temperature}
+    temperature = {} if options.temperature is None else {"temperature": options.temperature}
     for name in options.games:
-        dreams = make_vec_env(f"worldmodels/{name}Dream-v0", n_envs=8, seed=options.seed, env_kwargs=warmth)
-        model, seconds = PPO("MlpPolicy", dreams, n_steps=512, batch_size=256, seed=options.seed, device="cpu"), 0.0
+        dreams = make_vec_env(f"worldmodels/{name}Dream-v0", n_envs=8, seed=options.seed, env_kwargs=temperature)
+        model = PPO("MlpPolicy", dreams, n_steps=512, batch_size=256, seed=options.seed, device="cpu")
+        seconds = 0.0
         for steps in options.steps:
             begin = time.perf_counter()
             if steps:
                 model.learn(steps - model.num_timesteps, reset_num_timesteps=False)
             seconds += time.perf_counter() - begin
             print(f"{name}, PPO after {model.num_timesteps:,} steps of the dream, {seconds:.0f} s:", end="")
-            for world, settings in (("Dream", warmth), ("Real", {})):
+            for world, settings in (("Dream", temperature), ("Real", {})):
                 env = Monitor(gymnasium.make(f"worldmodels/{name}{world}-v0", **settings))
                 env.reset(seed=EvaluateConfig.first_seed)
                 returns, _ = evaluate_policy(model, env, options.episodes, return_episode_rewards=True)

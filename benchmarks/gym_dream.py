@@ -2,7 +2,8 @@
 
     python benchmarks/gym_dream.py [--num-envs 64] [--steps 200] [--rounds 5]
 
-On one core of the CPU, the published runs' M. "imagine" is the memory's own step with nothing around it, for a batch as large.
+On one core of the CPU, the published runs' M. "imagine" is the memory's own step with nothing around it, for a batch as
+large.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import torch
 
 import worldmodels  # noqa: F401   registers them
 from turns import in_turns
-from worldmodels.types import Noise
+from worldmodels.memory.noise import draw
 
 
 def stepping(env, steps: int):
@@ -30,8 +31,8 @@ def stepping(env, steps: int):
 @torch.inference_mode()
 def imagining(world, count: int, action_size: int, steps: int):
     """Only `imagine`."""
-    state, (U, N) = world.starts(range(count)), world.memory.noise_size
-    noise, action = Noise(torch.rand(count, U), torch.randn(count, N)), torch.zeros(count, action_size)
+    state, action = world.starts(range(count)), torch.zeros(count, action_size)
+    noise = next(draw(world.memory.imagine_noise, count, torch.Generator().manual_seed(0), action))
 
     @torch.inference_mode()
     def work():
@@ -51,12 +52,12 @@ def main():
     for name in ("CarRacing", "TakeCover"):
         id = f"worldmodels/{name}Dream-v0"
         batch, beside = (gymnasium.make_vec(id, num_envs=count, vectorization_mode=mode) for mode in (None, "sync"))
-        action_size = batch.single_action_space.shape[0]
-        works = {"batch": stepping(batch, steps), "beside": stepping(beside, steps), "imagine": imagining(batch.world, count, action_size, steps)}
+        works = {"batch": stepping(batch, steps), "beside": stepping(beside, steps),
+                 "imagine": imagining(batch.world, count, batch.single_action_space.shape[0], steps)}
         rate = {name: steps * count / seconds for name, seconds in in_turns(works, options.rounds).items()}
-        print(f"{id}, {count} rollouts: {rate['batch']:,.0f} steps a second as one batch, {rate['batch'] / rate['beside']:.1f} × "
-              f"{count} environments beside each other ({rate['beside']:,.0f}), {rate['batch'] / rate['imagine']:.0%} of imagine alone "
-              f"({rate['imagine']:,.0f})")
+        print(f"{id}, {count} rollouts: {rate['batch']:,.0f} steps a second as one batch, "
+              f"{rate['batch'] / rate['beside']:.1f} × {count} environments beside each other ({rate['beside']:,.0f}), "
+              f"{rate['batch'] / rate['imagine']:.0%} of imagine alone ({rate['imagine']:,.0f})")
 
 
 if __name__ == "__main__":

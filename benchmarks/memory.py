@@ -2,14 +2,16 @@
 
     python benchmarks/memory.py [--rollouts 100 300 1000] [--run data/car_racing/paper]
 
-Prints, for each number of rollouts, what they occupy on disk and the peak memory of training V on them, of encoding them and of
-training M, each in a process of its own on the CPU: all that was resident (VmHWM) and, of that, what is not pages of files
-(RssAnon). Sizes are those of the paper's preset. V and M are trained for a few steps only, spread over all rollouts: the batches
-between them are read and left out, so that the steps see an epoch end and the next one begin. Where the rollouts don't fill
-M's windows (random driving leaves the track's grounds, on average after 640 frames), these are shorter than the paper's.
+Prints, for each number of rollouts, what they occupy on disk and the peak memory of training V on them, of encoding
+them and of training M. Each stage has a process of its own on the CPU. Its memory is all that was resident (VmHWM) and,
+of that, what is not pages of files (RssAnon). Sizes are those of the paper's preset. V and M are trained for a few
+steps only, spread over all rollouts: the batches between them are read and left out, so that the steps see an epoch end
+and the next one begin. Where the rollouts don't fill M's windows (random driving leaves the track's grounds, on average
+after 640 frames), these are shorter than the paper's.
 
-Without --run it first collects CarRacing's rollouts in a temporary folder, of 999 actions at most. A run that is given is not
-changed; `python -m pipeline.collect --preset paper --task car_racing --run many --collect.episodes 1000` makes one.
+Without --run it first collects CarRacing's rollouts in a temporary folder, of 999 actions at most. A run that is given
+is not changed; `python -m pipeline.collect --preset paper --task car_racing --run many --collect.episodes 1000` makes
+one.
 """
 
 import argparse
@@ -28,14 +30,14 @@ from pipeline.collect import collect
 from pipeline.command import memory_info, vision_info
 from pipeline.encode import encode
 from pipeline.presets import PRESETS, Config
+from worldmodels.agent import build_memory, build_vision
+from worldmodels.envs import TASKS
 from worldmodels.episodes import SUFFIX, EpisodeFolder
 from worldmodels.files import read_json
 from worldmodels.latents import open_latents
 from worldmodels.memory.train import train_memory
-from worldmodels.runs import Run
-from worldmodels.vision import VAE
+from worldmodels.runs import Run, plain
 from worldmodels.vision.train import train_vision
-from worldmodels.worlds.agent import build_memory
 
 GOAL = {"memory": 8, "disk": 25}        # GB, at 10,000 rollouts of 1,000 frames
 
@@ -49,14 +51,15 @@ def vision(config: Config, run: Run):
     episodes = EpisodeFolder(run.episodes)
     epoch = int((episodes.lengths + 1).sum()) // config.vision.batch
     episodes.frame_batches = spread(episodes.frame_batches, epoch, config.vision.steps)
-    train_vision(VAE(config.vision), episodes, run, vision_info(config), config.seed)
+    info = vision_info(config)
+    train_vision(build_vision(plain(info)), episodes, run, info, config.seed)
 
 
 def memory(config: Config, run: Run):
     info = memory_info(config, run)
     latents, m = open_latents(run, 0, info["vision_digest"]), config.memory
     latents.windows = spread(latents.windows, int(latents.lengths.sum()) // (m.batch * m.sequence), m.steps)
-    train_memory(build_memory(info), latents, run, info, config.seed)
+    train_memory(build_memory(plain(info), TASKS[config.task]), latents, run, info, config.seed)
 
 
 STAGES = {"imports": lambda config, run: None, "V's training": vision, "encoding": encode, "M's training": memory}
@@ -91,7 +94,8 @@ def measure(config: Config, episodes: list[Path], run: Run) -> dict:
     for path in episodes:
         (run.episodes / path.name).symlink_to(path.absolute())
     lengths, m = EpisodeFolder(run.episodes).lengths, config.memory
-    config = replace(config, memory=replace(m, sequence=max(1, min(m.sequence, int(lengths.sum()) // m.batch))))
+    config = replace(config, collect=replace(config.collect, episodes=len(episodes)),
+                     memory=replace(m, sequence=max(1, min(m.sequence, int(lengths.sum()) // m.batch))))
     row = {"frames": int((lengths + 1).sum()), "window": f"{m.batch} × {config.memory.sequence}", "peaks": []}
     for stage in STAGES:
         with ProcessPoolExecutor(1, get_context("spawn")) as executor:
@@ -116,9 +120,10 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         source = Run(options.run or Path(folder) / "all")
         task = read_json(source.episodes / "settings.json")["task"] if options.run else "car_racing"
-        config = PRESETS[task, "paper"]()
+        config = PRESETS[task]["paper"]()
         config = replace(config, device="cpu", workers=options.workers,
-                         collect=replace(config.collect, episodes=max(options.rollouts), max_steps=options.actions, min_steps=0),
+                         collect=replace(config.collect, episodes=max(options.rollouts), max_steps=options.actions,
+                                         min_steps=0),
                          vision=replace(config.vision, steps=options.steps),
                          memory=replace(config.memory, steps=options.memory_steps))
         if not options.run:
@@ -129,13 +134,15 @@ def main():
         rows = {count: measure(config, episodes[:count], Run(Path(folder) / str(count))) for count in options.rollouts}
 
     print(f"\n{task}, {torch.get_num_threads()} threads; MB on disk, and of memory at the peak: all (anonymous)")
-    print(f"{'rollouts':>8} {'frames':>10} {'episodes':>9} {'latents':>8}" + "".join(f"{stage:>16}" for stage in STAGES))
+    print(f"{'rollouts':>8} {'frames':>10} {'episodes':>9} {'latents':>8}"
+          + "".join(f"{stage:>16}" for stage in STAGES))
     for count, row in rows.items():
         print(f"{count:8,} {row['frames']:10,} {row['episodes']:9,.1f} {row['latents']:8,.1f}"
               + "".join(f"{f'{peak:,.0f} ({anonymous:,.0f})':>16}" for peak, anonymous in row["peaks"])
               + f"   M's windows: {row['window']}")
     large = rows[max(rows)]
-    stored, encoded = (large[kind] / large["frames"] * 1e4 for kind in ("episodes", "latents"))        # GB for 10 million frames
+    # GB for 10 million frames
+    stored, encoded = (large[kind] / large["frames"] * 1e4 for kind in ("episodes", "latents"))
     highest = max(peak for row in rows.values() for peak, _ in row["peaks"]) / 1e3
     print(f"10,000 rollouts of 1,000 frames take {stored:.1f} + {encoded:.1f} GB on disk (goal: {GOAL['disk']}); "
           f"the highest peak of memory is {highest:.1f} GB (goal: {GOAL['memory']})")

@@ -1,12 +1,12 @@
-"""The real games' speed on this machine: gymnasium's and EnvPool's CarRacing, bare ViZDoom, and ours, alone and with V, M and C.
+"""The real games' speed on this machine: gymnasium's, EnvPool's, bare ViZDoom and ours, alone and with V, M and C.
 
     pip install -e .[benchmarks]            # EnvPool, on Linux; without it its lines are left out
     python benchmarks/real_game.py [--seconds 10] [--episodes 96]
 
-Prints steps a second; every step is seen (64×64) and acted on. Lines of one block take turns on one core, whole episodes with
-their resets; "as it comes" the system may put ViZDoom and its caller on two cores, which costs them. V and M have the paper's
-sizes and random weights, C is a population of random controllers. The floor is what cannot be avoided: the physics (or the bare
-engine's tic), and V's multiplications at the rate of a large matrix product.
+Prints steps a second; every step is seen (64×64) and acted on. Lines of one block take turns on one core, in whole
+episodes with their resets. "As it comes": the system may put ViZDoom and its caller on two cores, which costs them. V
+and M have the paper's sizes and random weights, C is a population of random controllers. The floor is what cannot be
+avoided: the physics (or the bare engine's tic), and V's multiplications at the rate of a large matrix product.
 """
 
 import argparse
@@ -25,22 +25,23 @@ import torch
 
 from pipeline.command import vision_info
 from pipeline.presets import PRESETS
-from random_run import random_run
+from random_run import random_controllers, random_run
 from turns import product_rate
-from worldmodels.controller import parameter_count
+from worldmodels.agent import build_vision, load_agent
 from worldmodels.envs import TASKS
 from worldmodels.envs.car_racing import CarRacing
 from worldmodels.envs.take_cover import STILL, TakeCover
 from worldmodels.executors import LocalExecutor
-from worldmodels.executors.local import idle_cores
-from worldmodels.worlds.agent import RealFitness, build_vision, load_agent
+from worldmodels.executors.machine import idle_cores
+from worldmodels.runs import plain
+from worldmodels.worlds.fitness import RealFitness
 
 try:
     import envpool
 except ImportError:
     envpool = None
 
-LANES = 8           # environments that EnvPool advances together
+TOGETHER = 8        # environments that EnvPool advances together
 
 
 def play(task: str, env) -> Iterator[int]:
@@ -56,14 +57,15 @@ def play(task: str, env) -> Iterator[int]:
 
 def play_envpool(task: str, name: str, **settings) -> Iterator[int]:
     """The same in EnvPool, which starts the next episodes by itself; yields after every 100 steps."""
-    env = envpool.make(name, env_type="gymnasium", num_envs=LANES, num_threads=1, **settings)
-    policies = [TASKS[task].policies[POLICY[task]](np.random.default_rng(seed)) for seed in range(LANES)]
-    to_actions = {"car_racing": np.stack, "take_cover": lambda a: np.stack(a) * (-1.0, 1.0) > STILL}[task]      # its buttons
+    env = envpool.make(name, env_type="gymnasium", num_envs=TOGETHER, num_threads=1, **settings)
+    policies = [TASKS[task].policies[POLICY[task]](np.random.default_rng(seed)) for seed in range(TOGETHER)]
+    buttons = lambda actions: np.stack(actions) * (-1.0, 1.0) > STILL
+    to_actions = {"car_racing": np.stack, "take_cover": buttons}[task]
     env.reset()
     while True:
         for _ in range(100):
             env.step(to_actions([next(policy) for policy in policies]))
-        yield 100 * LANES
+        yield 100 * TOGETHER
 
 
 POLICY = {"car_racing": "smooth", "take_cover": "held"}
@@ -71,8 +73,8 @@ POLICY = {"car_racing": "smooth", "take_cover": "held"}
 
 def physics_alone(env: CarRacing) -> CarRacing:
     """gymnasium's game, of which nothing is drawn."""
-    env._draw = env.unwrapped._render = lambda mode: None
-    env._shrink = lambda frame: None
+    black = np.zeros(env.observation_space.shape, np.uint8)     # of a size that is passed on as it is
+    env._draw = env.unwrapped._render = lambda mode: black
     return env
 
 
@@ -113,7 +115,7 @@ def rates(players: dict[str, Iterator[int]], seconds: float) -> dict[str, float]
 
 def encoder_flops(task: str) -> int:
     """Of one frame through V's encoder: two for each multiplication."""
-    vision = build_vision(vision_info(PRESETS[task, "paper"]()))
+    vision = build_vision(plain(vision_info(PRESETS[task]["paper"]())))
     flops, x = 0, torch.zeros(1, 3, 64, 64)
     for layer in vision.encoder:
         x = layer(x)
@@ -144,41 +146,40 @@ class Loop:
     """The game with V, M and C in worker processes."""
 
     def __init__(self, task: str, folder: str):
-        self.task, self.run = task, random_run(task, Path(folder) / task)
-        self.agent, self.digest = load_agent(self.run)
-        outputs = TASKS[task].action_size
-        self.size = parameter_count(self.agent.memory.feature_size, outputs, bias=task == "car_racing")
+        self.run = random_run(task, Path(folder) / task)
+        self.agent = load_agent(self.run)
 
     def rates(self, executors: dict[int, LocalExecutor], episodes: int) -> dict[int, float]:
-        """Steps a second for each number of workers, after their games are started: a population of 32 plays, as in evolution."""
-        parameters, found = np.random.default_rng(0).normal(size=(32, self.size)) * 0.1, {}
+        """Steps a second of a population of 32, for each number of workers, after their games are started."""
+        controllers, found = random_controllers(self.agent, 32), {}
         for workers, executor in executors.items():
-            fitness = RealFitness(executor, self.run, self.digest, TASKS[self.task].max_steps, ())
-            executor.run([fitness.job(parameters, tuple(range(32)))] * workers)
+            fitness = RealFitness(executor, self.run, self.agent, self.agent.task.max_steps, ())
+            executor.run([fitness.job(controllers, tuple(range(32)))] * workers)
             start = time.perf_counter()
-            steps = fitness.play(parameters, range(episodes // 32))[1].sum()
+            steps = fitness.play(controllers, range(episodes // 32))[1].sum()
             found[workers] = steps / (time.perf_counter() - start)
         return found
 
     def memory(self, executor: LocalExecutor, episodes: int = 1000, jobs: int = 10) -> list[float]:
-        """MB of a worker after each tenth of the episodes, which are cut short: what grows would grow from one to the next."""
-        fitness = RealFitness(executor, self.run, self.digest, 60, ())
-        each = episodes // jobs
-        parameters = np.zeros((each, self.size))
-        watched = [Watched(fitness.job(parameters, tuple(range(i * each, (i + 1) * each)))) for i in range(jobs)]
+        """MB of a worker after each tenth of the episodes. They are cut short, for what grows would grow with each."""
+        fitness, each = RealFitness(executor, self.run, self.agent, 60, ()), episodes // jobs
+        one = random_controllers(self.agent, 1)
+        watched = [Watched(fitness.job(one, tuple(range(i * each, (i + 1) * each)))) for i in range(jobs)]
         return [occupied for _, occupied in executor.run(watched)]
 
 
 def print_rates(title: str, found: dict[str, float], base: str):
     print(f"\n{title}")
     for name, rate in found.items():
-        print(f"  {name:42} {rate:9,.0f} steps/s  {1e6 / rate:8,.0f} us   {rate / found[base]:6.2f} × {base}", flush=True)
+        print(f"  {name:42} {rate:9,.0f} steps/s  {1e6 / rate:8,.0f} us   {rate / found[base]:6.2f} × {base}",
+              flush=True)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=10, help="for each line of an environment alone")
-    parser.add_argument("--episodes", type=int, default=96, help="of CarRacing with V, M and C; five times as many of TakeCover")
+    parser.add_argument("--episodes", type=int, default=96,
+                        help="of CarRacing with V, M and C, at least 32; five times as many of TakeCover")
     options = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
@@ -188,11 +189,12 @@ def main():
     flops = product_rate()
     cars = {"gymnasium": play("car_racing", CarRacing(drawing="official")), "ours": play("car_racing", CarRacing()),
             "gymnasium, nothing drawn": play("car_racing", physics_alone(CarRacing(drawing="official")))}
-    doom = {"bare ViZDoom, one core": bare_engine(os.sched_getaffinity(0)), "bare ViZDoom, as it comes": bare_engine(cores),
-            "ours": play("take_cover", TakeCover())}
+    doom = {"bare ViZDoom, one core": bare_engine(os.sched_getaffinity(0)),
+            "bare ViZDoom, as it comes": bare_engine(cores), "ours": play("take_cover", TakeCover())}
     if envpool:
         cars["EnvPool"] = play_envpool("car_racing", "CarRacing-v3")
-        doom["EnvPool"] = play_envpool("take_cover", "TakeCover-v1", frame_skip=1, stack_num=1, img_width=64, img_height=64)
+        doom["EnvPool"] = play_envpool("take_cover", "TakeCover-v1", frame_skip=1, stack_num=1, img_width=64,
+                                       img_height=64)
     cars = rates(cars, options.seconds)
     print_rates("CarRacing alone, one core", cars, "gymnasium")
     if envpool:
@@ -211,15 +213,18 @@ def main():
             loop = Loop(task, folder)
             found = loop.rates({1: one, 2: two}, episodes)
             occupied = loop.memory(one)
-        print(f"\n{TASKS[task].env_id} with V, M and C; floor {floor:,.0f} steps/s a core: {1e6 / bare[task]:.0f} us of game "
-              f"+ {1e6 * encoder:.0f} us of V")
+        print(f"\n{TASKS[task].env_id} with V, M and C; floor {floor:,.0f} steps/s a core: "
+              f"{1e6 / bare[task]:.0f} us of game + {1e6 * encoder:.0f} us of V")
         for workers, rate in found.items():
-            print(f"  {workers} worker{'s' * (workers > 1)}: {rate:,.0f} steps/s, {rate / workers / floor:.0%} of the floor")
+            print(f"  {workers} worker{'s' * (workers > 1)}: {rate:,.0f} steps/s, "
+                  f"{rate / workers / floor:.0%} of the floor")
         print(f"  two workers are {found[2] / found[1]:.2f} × one")
         if task == "take_cover":
             free = 1 / (1 / doom["bare ViZDoom, as it comes"] + encoder)
-            print(f"  (with the tic of ViZDoom as it comes the floor is {free:,.0f}; one worker has {found[1] / free:.0%} of it)")
-        print(f"  a worker occupies, after 100, 200 ... 1,000 episodes: {', '.join(f'{mb:.0f}' for mb in occupied)} MB", flush=True)
+            print(f"  (with the tic of ViZDoom as it comes the floor is {free:,.0f}; "
+                  f"one worker has {found[1] / free:.0%} of it)")
+        megabytes = ", ".join(f"{mb:.0f}" for mb in occupied)
+        print(f"  a worker occupies, after 100, 200 ... 1,000 episodes: {megabytes} MB", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
     python benchmarks/same_game.py --run data/car_racing/quick [--episodes 200] [--workers 2]
 
-Physics and rewards are the same to the last bit (tests/envs/test_fast_car_racing.py); what differs is the controller's view, by
-0.4 of 255, and from the first different action on the two drives go their own ways. Both sets of drives are means over the same
-tracks with the same noise in z; the fast game is the same game if the difference of the two is within its 95% interval.
+Physics and rewards are the same to the last bit (tests/envs/test_fast_car_racing.py). What differs is the controller's
+view, by 0.4 of 255. From the first different action on the two drives go their own ways. Both sets of drives are means
+over the same tracks with the same noise in z. The fast game is the same game if the difference of the two is within its
+95% interval.
 """
 
 import argparse
@@ -15,17 +16,17 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from worldmodels.envs import TASKS
+from worldmodels.agent import load_controller, open_agent
 from worldmodels.executors import LocalExecutor
-from worldmodels.runs import Run
-from worldmodels.worlds.agent import RealFitness, load_agent, load_controller
+from worldmodels.report.scores import half_width
 from worldmodels.worlds.collect import CollectConfig, env_settings
+from worldmodels.worlds.fitness import RealFitness
 
 
 def interval(values: np.ndarray) -> str:
-    half = 1.96 * values.std(ddof=1) / np.sqrt(len(values))
-    mean, std = values.mean(), values.std(ddof=1)
-    return f"{mean:8.1f} ± {std:6.1f}   95% interval of the mean {mean - half:7.1f} to {mean + half:7.1f}"
+    mean, half = values.mean(), half_width(values)
+    words = "too few episodes" if np.isnan(half) else f"{mean - half:7.1f} to {mean + half:7.1f}"
+    return f"{mean:8.1f} ± {values.std(ddof=1):6.1f}   95% interval of the mean: {words}"
 
 
 def main():
@@ -35,19 +36,17 @@ def main():
     parser.add_argument("--first-seed", type=int, default=2_000_000_000)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
-    run = Run(options.run)
-    _, digest = load_agent(run)
-    controller = load_controller(run, digest)["parameters"].numpy()
-    collect = CollectConfig(**run.load("memory", "train_memory")[1]["collect"])
+    run, agent = open_agent("car_racing", options.run, with_checkpoint="controller")
+    controller, collect = load_controller(run, agent), run.settings(CollectConfig, "collect")
     seeds = range(options.first_seed, options.first_seed + options.episodes)
     returns = {}
     with LocalExecutor(options.workers) as executor:
         for drawing in ("official", "fast"):
-            settings = env_settings("car_racing", replace(collect, drawing=drawing))
-            fitness = RealFitness(executor, run, digest, TASKS["car_racing"].max_steps, settings)
+            settings = env_settings(agent.task, replace(collect, drawing=drawing))
+            fitness = RealFitness(executor, run, agent, agent.task.max_steps, settings)
             start = time.monotonic()
             with tqdm(total=len(seeds), desc=drawing, unit="episode") as bar:
-                returns[drawing] = fitness(controller[None], seeds, bar)[0].astype(np.float64)
+                returns[drawing] = fitness(controller, seeds, bar)[0].astype(np.float64)
             print(f"{drawing:10} {interval(returns[drawing])}   {time.monotonic() - start:.0f} s", flush=True)
     print(f"difference {interval(returns['fast'] - returns['official'])}")
 

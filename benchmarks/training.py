@@ -2,10 +2,11 @@
 
     python benchmarks/training.py [--rounds 7] [--device cpu]
 
-The plain loops are what one would write first, with the same weights and the same data: for V torch's own layers and Adam; for
-M an nn.LSTMCell called step by step, torch's distributions for the mixture, the state zeroed where an episode begins. Lines
-take turns; medians are shown. Then both are trained side by side on synthetic data, and their losses compared. The floor is the
-multiplications of the forward pass and of both gradients, at the rate of a large matrix product.
+The plain loops are what one would write first, with the same weights and the same data: for V torch's own layers and
+Adam; for M an nn.LSTMCell called step by step, torch's distributions for the mixture, the state zeroed where an episode
+begins. Lines take turns; medians are shown. Then both are trained side by side on synthetic data, and their losses
+compared. The floor is the multiplications of the forward pass and of both gradients, at the rate of a large matrix
+product.
 """
 
 import argparse
@@ -18,9 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from turns import in_turns, product_rate
-from worldmodels.memory import MDNRNN, MemoryConfig
+from worldmodels.memory import MDNRNN, MDNRNNConfig
 from worldmodels.types import Transitions
-from worldmodels.vision import VAE, VisionConfig
+from worldmodels.vision import VAE, VAEConfig
 
 
 class PlainVAE(nn.Module):
@@ -69,7 +70,8 @@ class PlainMDNRNN(nn.Module):
             self.cell.weight_ih.copy_(torchs_order(memory.lstm.input.weight))
             self.cell.weight_hh.copy_(torchs_order(memory.lstm.recurrent.weight))
             self.cell.bias_ih.copy_(torchs_order(memory.lstm.input.bias))
-        self.cell.bias_hh = nn.Parameter(torch.zeros_like(self.cell.bias_ih), requires_grad=False)      # one bias, as ours
+        one_bias = torch.zeros_like(self.cell.bias_ih)                  # as ours has
+        self.cell.bias_hh = nn.Parameter(one_bias, requires_grad=False)
 
     def loss(self, batch: Transitions, carry) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         x, keep = torch.cat([batch.z, batch.action], -1), 1 - batch.restart[..., None]
@@ -84,12 +86,13 @@ class PlainMDNRNN(nn.Module):
             torch.distributions.Categorical(logits=logits, validate_args=False),
             torch.distributions.Normal(mu, log_sigma.exp(), validate_args=False), validate_args=False)
         done = F.binary_cross_entropy_with_logits(out[..., -1], batch.terminated)
-        return -mixture.log_prob(batch.next_z).mean() + F.mse_loss(out[..., -2], batch.reward) + done, (h.detach(), c.detach())
+        loss = -mixture.log_prob(batch.next_z).mean() + F.mse_loss(out[..., -2], batch.reward) + done
+        return loss, (h.detach(), c.detach())
 
 
 def trainer(model: nn.Module, loss, fused: bool, clip: float, rate: float):
     """One step of training on a batch; returns the loss."""
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], rate, **({"fused": True} if fused else {}))
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], rate, fused=fused or None)
 
     def step(*batch) -> Tensor:
         value = loss(*batch)
@@ -122,7 +125,7 @@ def blobs(batch: int, seed: int, device: str) -> Tensor:
 def vision_steps(channels: int, device: str, generator: torch.Generator) -> dict:
     """A training step of ours and of the plain loop, from the same weights."""
     torch.manual_seed(0)
-    ours = VAE(VisionConfig(channels=channels)).to(device)
+    ours = VAE(VAEConfig(channels=channels)).to(device)
     plain = PlainVAE(ours).to(device)
     return {"ours": trainer(ours, lambda frames: ours.loss(frames, generator)[0], True, 0, 1e-3),
             "plain": trainer(plain, lambda frames: plain.loss(frames, generator), False, 0, 1e-3)}
@@ -130,11 +133,12 @@ def vision_steps(channels: int, device: str, generator: torch.Generator) -> dict
 
 def vision_flops(channels: int) -> int:
     """Of one image's forward pass and both gradients."""
-    flops, plain = 0, PlainVAE(VAE(VisionConfig(channels=channels)))
+    flops, plain = 0, PlainVAE(VAE(VAEConfig(channels=channels)))
 
     def count(layer, inputs, output):
         nonlocal flops
-        values = inputs[0] if isinstance(layer, nn.ConvTranspose2d) else output     # each meets every weight of its channel
+        # each of these values meets every weight of its channel
+        values = inputs[0] if isinstance(layer, nn.ConvTranspose2d) else output
         flops += 6 * values.numel() * layer.weight[0].numel()
 
     for layer in plain.modules():
@@ -157,8 +161,9 @@ def compare(steps: dict, batch: Callable[[int], object], count: int, generator: 
         generator.manual_seed(0)
         curves[name] = np.array([step(batch(seed)).item() for seed in range(1, count + 1)])
     ours, plain = curves["ours"], curves["plain"]
-    print(f"  in {count} steps from the same weights the plain loop's loss fell from {plain[0]:.5g} to {plain[-1]:.5g}, "
-          f"ours to {ours[-1]:.5g}; the curves differ by {np.abs(ours / plain - 1).max():.0e} at most", flush=True)
+    print(f"  in {count} steps from the same weights the plain loop's loss went from {plain[0]:.5g} "
+          f"to {plain[-1]:.5g}, ours to {ours[-1]:.5g}; "
+          f"the curves differ by {np.abs(ours / plain - 1).max():.0e} at most", flush=True)
 
 
 def transitions(batch: int, sequence: int, z: int, actions: int, seed: int, device: str) -> Transitions:
@@ -175,7 +180,7 @@ def transitions(batch: int, sequence: int, z: int, actions: int, seed: int, devi
 def memory_steps(hidden: int, z: int, actions: int, device: str) -> dict:
     """The same for M."""
     torch.manual_seed(0)
-    ours = MDNRNN(MemoryConfig(hidden_size=hidden), z, actions).to(device)
+    ours = MDNRNN(MDNRNNConfig(hidden_size=hidden), z, actions).to(device)
     plain = PlainMDNRNN(ours).to(device)
     return {"ours": trainer(ours, lambda window: ours.loss(window, None, torch.Generator())[0], True, 1.0, 1e-3),
             "plain": trainer(plain, lambda window: plain.loss(window, None)[0], False, 1.0, 1e-3)}
@@ -204,7 +209,8 @@ def main():
     memory(256, 32, 3, 100, 999, max(1, options.rounds // 3), device, rate)
     memory(512, 64, 1, 100, 500, max(1, options.rounds // 3), device, rate)
     memory(256, 32, 3, 50, 40, options.rounds, device, rate)
-    compare(memory_steps(256, 32, 3, device), lambda seed: transitions(50, 40, 32, 3, seed, device), options.curve, generator)
+    windows = lambda seed: transitions(50, 40, 32, 3, seed, device)
+    compare(memory_steps(256, 32, 3, device), windows, options.curve, generator)
 
 
 if __name__ == "__main__":

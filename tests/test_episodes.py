@@ -3,10 +3,12 @@
 import tracemalloc
 from itertools import islice
 
+import lz4.frame
 import numpy as np
 import pytest
+import safetensors.numpy
 
-from worldmodels.episodes import Episode, EpisodeFolder, ahead, episode_path, length, read, write
+from worldmodels.episodes import Episode, EpisodeFolder, Track, ahead, episode_path, length, locate, read, write
 from worldmodels.types import UserError
 
 
@@ -163,3 +165,34 @@ def test_items_made_ahead_are_the_same_and_so_are_their_errors():
         for item in ahead(items()):
             seen.append(item)
     assert seen == [1, 2, 3]
+
+
+@pytest.mark.parametrize("metadata", ({"info": "{}"}, {"info": "{}", "format": "2"}), ids=("1", "2"))
+def test_episodes_of_this_format_and_the_one_before_are_read(tmp_path, metadata):
+    arrays = episode(7)._asdict()
+    (tmp_path / "e").write_bytes(lz4.frame.compress(safetensors.numpy.save(arrays, metadata), content_checksum=True))
+    for name, array in read(tmp_path / "e")._asdict().items():
+        np.testing.assert_array_equal(array, arrays[name])
+    assert length(tmp_path / "e") == 7
+
+
+def test_an_episode_of_a_newer_format_is_refused_by_name(tmp_path):
+    path = episode_path(tmp_path, 12)
+    data = safetensors.numpy.save(episode(7)._asdict(), {"info": "{}", "format": "3"})
+    path.write_bytes(lz4.frame.compress(data, content_checksum=True))
+    with pytest.raises(UserError, match="000000012.*format 3"):
+        read(path)
+
+
+def test_places_in_episodes_joined_end_to_end_are_told_apart():
+    number, step = locate(np.arange(6), np.array([2, 1, 3]))
+    assert number.tolist() == [0, 0, 1, 2, 2, 2] and step.tolist() == [0, 1, 0, 0, 1, 2]
+
+
+def test_a_track_becomes_the_episode_that_was_played():
+    whole = episode(5)
+    moments = list(zip(whole.action, whole.reward, whole.terminated, whole.truncated))
+    for a, b in zip(Track(0, list(whole.frames), moments).episode(), whole, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+    assert Track(0, list("abcdef"), moments).episode().frames == list("abcdef")

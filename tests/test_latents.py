@@ -10,9 +10,14 @@ import torch
 from tests.conftest import counted_episode, make_latents
 from worldmodels.files import load_arrays
 from worldmodels.latents import Latents, write_latents
-from worldmodels.types import UserError
+from worldmodels.types import Posterior, UserError
 
 LENGTHS = np.array([3 + 2 * e for e in range(8)])       # of the counted episodes: 80 transitions
+
+
+def opened(*paths, vision="v", **more):
+    """The latents of some files whose episodes are gone."""
+    return Latents(dict.fromkeys(paths, ""), vision, **more)
 
 
 def named(z):
@@ -27,7 +32,8 @@ def windows(latents, count, skip=0, batch=3, sequence=4, seed=0):
 def test_latents_lie_beside_the_actions_and_rewards_of_their_steps(counted_latents):
     for batch in windows(counted_latents, 30):
         assert batch.z.shape == batch.next_z.shape == (3, 4, 2)
-        assert batch.action.shape == (3, 4, 1) and batch.reward.shape == batch.terminated.shape == batch.restart.shape == (3, 4)
+        assert batch.action.shape == (3, 4, 1)
+        assert batch.reward.shape == batch.terminated.shape == batch.restart.shape == (3, 4)
         episode, t = named(batch.z)
         assert torch.equal((10 * batch.action[..., 0]).round().long(), t)
         assert torch.equal(batch.reward, 100.0 * episode + t)
@@ -82,8 +88,8 @@ def test_seeds_have_orders_of_their_own(counted_latents):
 def test_latents_are_sampled_anew_with_the_stored_variance(tmp_path):
     mu, episode = counted_episode(0, 4000)
     log_var = np.stack([np.full(4001, -2.0), np.full(4001, 1.0)], 1).astype(np.float32)
-    write_latents(tmp_path / "e", np.zeros_like(mu), log_var, episode, "v")
-    latents = Latents([tmp_path / "e"], "v")
+    write_latents(tmp_path / "e", Posterior(torch.zeros(mu.shape), torch.from_numpy(log_var)), episode, "v")
+    latents = opened(tmp_path / "e")
     first, second = windows(latents, 2, batch=1, sequence=4000)
     torch.testing.assert_close(first.z[0].var(0), torch.tensor([-2.0, 1.0]).exp(), atol=0, rtol=0.1)
     torch.testing.assert_close(first.z[0].mean(0), torch.zeros(2), atol=0.1, rtol=0)
@@ -99,14 +105,15 @@ def test_too_few_transitions_for_one_batch_are_a_user_error(counted_latents):
 def test_latents_of_another_v_and_missing_ones_are_refused_by_name(tmp_path):
     make_latents(tmp_path, [counted_episode(0, 5)])
     with pytest.raises(UserError, match="0.safetensors"):
-        Latents([tmp_path / "0.safetensors"], "another digest")
+        opened(tmp_path / "0.safetensors", vision="another digest")
     with pytest.raises(UserError, match="1.safetensors"):
-        Latents([tmp_path / "1.safetensors"], "v")
+        opened(tmp_path / "1.safetensors")
 
 
 @pytest.mark.parametrize("kept", (1, 3, 8))
 def test_windows_do_not_depend_on_how_many_episodes_are_kept_and_no_more_are(tmp_path, monkeypatch, kept):
-    expected = windows(make_latents(tmp_path, [counted_episode(e, steps) for e, steps in enumerate(LENGTHS)]), 25, skip=2)
+    counted = [counted_episode(e, steps) for e, steps in enumerate(LENGTHS)]
+    expected = windows(make_latents(tmp_path, counted), 25, skip=2)
     paths, loaded = sorted(tmp_path.iterdir()), []
 
     def load(path):
@@ -116,7 +123,7 @@ def test_windows_do_not_depend_on_how_many_episodes_are_kept_and_no_more_are(tmp
 
     monkeypatch.setattr("worldmodels.latents.load_arrays", load)
     monkeypatch.setattr("worldmodels.latents.CACHE", kept * sum(path.stat().st_size for path in paths) // 8 + 1)
-    latents = Latents(paths, "v")
+    latents = opened(*paths)
     assert not loaded and latents.lengths.tolist() == LENGTHS.tolist()
     for window, theirs in zip(latents.windows(3, 4, 0, 2), expected):
         assert all(map(torch.equal, window, theirs))
@@ -133,14 +140,45 @@ def test_no_flipped_byte_and_no_truncation_goes_unnoticed(tmp_path):
     for data in damaged + [good[:size] for size in range(len(good))]:
         path.write_bytes(data)
         with pytest.raises(UserError, match="0.safetensors"):
-            Latents([path], "v").episode(0)
+            opened(path).episode(0)
 
 
 def test_a_file_damaged_behind_its_header_is_refused_by_name_when_its_turn_comes(tmp_path):
     make_latents(tmp_path, [counted_episode(e, 5) for e in range(2)])
     paths = sorted(tmp_path.iterdir())
     paths[1].write_bytes(paths[1].read_bytes()[:-1])
-    latents = Latents(paths, "v")
+    latents = opened(*paths)
     assert len(latents.episode(0).reward) == 5
     with pytest.raises(UserError, match="1.safetensors"):
         windows(latents, 1, batch=1, sequence=10)
+
+
+def test_latents_without_a_variance_are_points(tmp_path):
+    """What a V without chance encodes is stored, read and handed on as it is."""
+    mu, episode = counted_episode(3, 30)
+    write_latents(tmp_path / "e", Posterior(torch.from_numpy(mu)), episode, "v")
+    latents = opened(tmp_path / "e")
+    stored = latents.episode(0)
+    assert stored.log_var is None and torch.equal(stored.sample(torch.Generator()), torch.from_numpy(mu).half().float())
+    first, second = windows(latents, 2, batch=2, sequence=15)
+    for batch in (first, second):
+        assert torch.equal(batch.z[..., 1], torch.arange(30).view(2, 15).div(10).half().float())
+    assert torch.equal(first.z[:, 1:], first.next_z[:, :-1])
+
+
+def test_latents_of_an_episode_that_was_collected_again_are_refused_by_name(tmp_path):
+    mu, episode = counted_episode(0, 5)
+    write_latents(tmp_path / "e", Posterior(torch.from_numpy(mu)), episode, "v", "0badcafe")
+    for checksum in ("", "0badcafe"):                           # gone, or as it was
+        assert Latents({tmp_path / "e": checksum}, "v").lengths.tolist() == [5]
+    with pytest.raises(UserError, match="collected again"):
+        Latents({tmp_path / "e": "00000000"}, "v")
+
+
+def test_short_episodes_are_left_out_and_none_left_is_a_user_error(tmp_path):
+    make_latents(tmp_path, [counted_episode(e, steps) for e, steps in enumerate(LENGTHS)])
+    paths = sorted(tmp_path.iterdir())
+    assert opened(*paths, min_steps=9).lengths.tolist() == [11, 13, 15, 17]
+    for none in ({"min_steps": 17}, {}):
+        with pytest.raises(UserError, match="--collect.min-steps"):
+            opened(*(paths if none else ()), **none)

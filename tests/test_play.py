@@ -16,22 +16,23 @@ os.environ["SDL_VIDEODRIVER"] = "dummy"
 
 import pygame  # noqa: E402
 
-from worldmodels.envs import TASKS  # noqa: E402
-from worldmodels.play import KEYS, SIDE, TAU, Pair, PlayConfig, Player, play  # noqa: E402
+from worldmodels.agent import load_agent, load_controller  # noqa: E402
+from worldmodels.play import SIDE, TAU, Pair, PlayConfig, Player, play  # noqa: E402
 from worldmodels.runs import find  # noqa: E402
 from worldmodels.types import UserError  # noqa: E402
-from worldmodels.worlds.agent import load_agent  # noqa: E402
 from worldmodels.worlds.collect import CollectConfig  # noqa: E402
 from worldmodels.worlds.dream import DreamConfig, DreamWorld  # noqa: E402
+
+GAMES = ("car_racing", "take_cover")
 
 
 @pytest.fixture(scope="module")
 def pairs():
     """A pair of worlds for each game, of the published runs."""
     made = {}
-    for task in KEYS:
+    for task in GAMES:
         run = find(task).last("memory")
-        made[task] = Pair(load_agent(run)[0], run.settings(CollectConfig, "collect"), 1.0)
+        made[task] = Pair(load_agent(run), run.settings(CollectConfig, "collect"), 1.0)
     yield made
     for pair in made.values():
         pair.game.close()
@@ -40,9 +41,9 @@ def pairs():
 @pytest.fixture
 def player(pairs):
     pygame.display.init()
-    run = find("take_cover").last("controller")
-    pairs["take_cover"].temperature = 1.0
-    yield Player(pairs["take_cover"], "take_cover", run.load("controller", "")[0]["parameters"].numpy(), "you", 3)
+    pair = pairs["take_cover"]
+    pair.change_temperature(1.0 - pair.temperature)
+    yield Player(pair, load_controller(find("take_cover").last("controller"), pair.agent), "you", 3)
     pygame.quit()
 
 
@@ -51,19 +52,20 @@ def press(player, key, up=False):
     player.listen()
 
 
-@pytest.mark.parametrize("task", KEYS)
+@pytest.mark.parametrize("task", GAMES)
 def test_dream_and_game_begin_alike_and_take_the_same_actions(pairs, task):
     pair = pairs[task]
     pair.begin(5)
-    assert torch.equal(pair.dream.features, pair.game.state.features)
+    assert torch.equal(pair.dream.state.features, pair.game.state.features)
     first = pair.game.frames[0].copy()
-    action = np.ones(TASKS[task].action_size, np.float32)
+    action = np.ones(pair.task.action_size, np.float32)
     for _ in range(6):
         pair.step(action)
-    assert not torch.equal(pair.dream.features, pair.game.state.features) and not np.array_equal(pair.game.frames[0], first)
-    assert pair.steps == pair.dreamt == 6
+    assert not torch.equal(pair.dream.state.features, pair.game.state.features)
+    assert not np.array_equal(pair.game.frames[0], first)
+    assert pair.steps == pair.dream_steps == 6
     pair.wake()
-    assert torch.equal(pair.dream.features, pair.game.state.features) and pair.dreamt == 0
+    assert torch.equal(pair.dream.state.features, pair.game.state.features) and pair.dream_steps == 0
 
 
 def test_the_dream_of_a_seed_has_the_worlds_noise(pairs):
@@ -71,24 +73,23 @@ def test_the_dream_of_a_seed_has_the_worlds_noise(pairs):
     pair = pairs["take_cover"]
     pair.begin(5)
     world = DreamWorld(pair.agent.memory, None, DreamConfig(pair.temperature))
-    world.starts = lambda seeds: pair.game.state
-    world.reset([5])
+    world.begin(pair.game.state, [5])
     for _ in range(5):
         step = world.step(torch.ones(1, 1))
         pair.step(np.ones(1, np.float32))
-        assert torch.equal(step.state.features, pair.dream.features)
+        assert torch.equal(step.state.features, pair.dream.state.features)
 
 
 def test_what_is_over_stands_still(pairs):
     pair = pairs["take_cover"]
     pair.begin(5)
     pair.step(np.zeros(1, np.float32))
-    pair.dream_over, dreamt, before = True, pair.dream.features, pair.dream_return
+    pair.dream_over, dreamt, before = True, pair.dream.state.features, pair.dream_return
     pair.step(np.zeros(1, np.float32))
-    assert torch.equal(pair.dream.features, dreamt) and pair.dream_return == before and pair.steps == 2
+    assert torch.equal(pair.dream.state.features, dreamt) and pair.dream_return == before and pair.steps == 2
     pair.dream_over, pair.game_over = False, True
     pair.step(np.zeros(1, np.float32))
-    assert pair.steps == 2 and pair.dreamt == 2 and not torch.equal(pair.dream.features, dreamt)
+    assert pair.steps == 2 and pair.dream_steps == 2 and not torch.equal(pair.dream.state.features, dreamt)
 
 
 def test_keys_act_while_they_are_held(player):
@@ -103,7 +104,7 @@ def test_keys_act_while_they_are_held(player):
 
 def test_the_keys_of_the_car(pairs):
     pygame.display.init()
-    player = Player(pairs["car_racing"], "car_racing", None, "you", 0)
+    player = Player(pairs["car_racing"], None, "you", 0)
     for key in (pygame.K_UP, pygame.K_LEFT, pygame.K_c):        # there is no controller to act
         press(player, key)
     assert player.action().tolist() == [-1, 1, 0] and player.action() in player.space
@@ -121,7 +122,7 @@ def test_other_keys(player):
     assert player.seed == 4 and player.pair.steps == 0
     player.pair.step(np.zeros(1, np.float32))
     press(player, pygame.K_SPACE)
-    assert player.pair.dreamt == 0 and player.pair.steps == 1
+    assert player.pair.dream_steps == 0 and player.pair.steps == 1
     press(player, pygame.K_ESCAPE)
     assert not player.open
 
@@ -129,9 +130,9 @@ def test_other_keys(player):
 def test_the_controller_acts_by_the_dream_or_by_the_game(player):
     for _ in range(20):
         player.pair.step(np.ones(1, np.float32))
-    for actor, state in (("dream", player.pair.dream), ("game", player.pair.game.state)):
+    for actor, world in (("dream", player.pair.dream), ("game", player.pair.game)):
         press(player, pygame.K_c)
-        assert player.actor == actor and player.action() == player.policy(state)[0].numpy()
+        assert player.actor == actor and player.action() == player.policy(world.state)[0].numpy()
     press(player, pygame.K_c)
     assert player.actor == "you"
 
@@ -140,7 +141,8 @@ def test_the_window_shows_dream_and_game(player):
     picture = player.show()
     _, kept, seen = (picture[28:28 + SIDE, i * SIDE:(i + 1) * SIDE] for i in range(3))
     assert np.array_equal(seen[2::5, 2::5], player.pair.game.frames[0])
-    assert np.array_equal(kept[2::5, 2::5], player.pair.agent.decode(player.pair.game.state.features[0, :player.pair.z_size]))
+    agent = player.pair.agent
+    assert np.array_equal(kept[2::5, 2::5], agent.decode(agent.memory.latent(player.pair.game.state)[0]))
     assert picture[:24].any() and picture[-60:].any()           # there is text above and below
 
 
@@ -154,18 +156,21 @@ def test_a_film_without_a_window(tmp_path, capsys):
 def test_a_dream_is_no_longer_than_the_game(pairs, monkeypatch):
     """CarRacing's ends by the clock alone, where the car keeps to its world."""
     pair = pairs["car_racing"]
+    assert pair.dream.config.max_steps == pair.task.max_steps // 4
     pair.begin(5)
-    monkeypatch.setattr(pair, "longest", 4)
+    monkeypatch.setattr(pair.dream, "config", replace(pair.dream.config, max_steps=4))
     for _ in range(6):
         pair.step(np.zeros(3, np.float32))
-    assert pair.dream_over and pair.dreamt == 4 and pair.steps == 6
+    assert pair.dream_over and pair.dream_steps == 4 and pair.steps == 6
     pair.wake()
     pair.step(np.zeros(3, np.float32))
-    assert not pair.dream_over and pair.dreamt == 1
+    assert not pair.dream_over and pair.dream_steps == 1
 
 
 @pytest.mark.parametrize("config, named", (
-    (PlayConfig(run="nowhere"), "no run of take_cover in nowhere"),
+    (PlayConfig(run="nowhere"), "no run nowhere of take_cover"),
+    (PlayConfig(task="nowhere"), "no task nowhere"),
+    (PlayConfig(task="os:getcwd"), "--task os:getcwd"),
     (PlayConfig(headless=1, temperature=-1), "--temperature -1"),
     (PlayConfig(headless=1, temperature=np.inf), "--temperature inf"),
     (PlayConfig(headless=-3), "--headless -3"),
@@ -198,8 +203,8 @@ playing.play(playing.PlayConfig(headless=10**9))
 
 def test_ctrl_c_ends_it_quietly():
     """The signal goes to the whole group, as a terminal sends it: the game's engine too."""
-    process = subprocess.Popen([sys.executable, "-c", ONCE_SHOWN], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               start_new_session=True)
+    process = subprocess.Popen([sys.executable, "-c", ONCE_SHOWN], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               text=True, start_new_session=True)
     assert process.stdout.readline() == "ready\n"
     time.sleep(0.5)
     os.killpg(process.pid, signal.SIGINT)

@@ -2,11 +2,19 @@
 
 import json
 import os
+from dataclasses import dataclass, field, make_dataclass
+from itertools import product
 
 import pytest
 import torch
 
-from worldmodels.runs import Run, differences, read_metrics
+from tests.test_files import write_format_1
+from worldmodels import runs
+from worldmodels.files import read_json, write_json
+from worldmodels.memory import MEMORIES, MDNRNNConfig
+from worldmodels.memory.gru import GRUConfig
+from worldmodels.runs import (EVALUATION, Run, differences, episode_seeds, from_dict, plain, read_metrics, seed_of,
+                              to_arrays)
 from worldmodels.types import UserError
 
 TENSORS = {"w": torch.arange(6.0).reshape(2, 3), "n": torch.tensor([3])}
@@ -25,7 +33,7 @@ def test_a_checkpoint_comes_back_with_its_info_and_digest(run):
     tensors, info = run.load("vision", "train_vision")
     assert all(torch.equal(tensors[name], value) for name, value in TENSORS.items())
     assert info["seed"] == 0
-    assert json.loads(run.path("vision").with_suffix(".json").read_text()) == info
+    assert read_json(run.path("vision").with_suffix(".json")) == info
     run.save("vision", TENSORS | {"n": torch.tensor([4])}, {"seed": 0})
     assert run.load("vision", "train_vision")[1]["digest"] != info["digest"]
 
@@ -106,4 +114,125 @@ def test_values_are_gathered_into_rows_of_so_many_steps(run):
         for values in ([1.0], [3.0], [5.0, 7.0, 9.0], [11.0]):
             log.gather([{"return": value} for value in values], 2)
         assert [row["step"] for row in read_metrics(run.folder, "collect")] == [12, 15]
-    assert [(row["step"], row["return"]) for row in read_metrics(run.folder, "collect")] == [(12, 2.0), (15, 7.0), (16, 11.0)]
+    rows = read_metrics(run.folder, "collect")
+    assert [(row["step"], row["return"]) for row in rows] == [(12, 2.0), (15, 7.0), (16, 11.0)]
+
+
+def test_no_two_runs_rounds_stages_or_streams_have_the_same_random_numbers():
+    """Also where the numbers say the same in another place: seed 1, round 2 is not seed 2, round 1."""
+    stages = ("collect", "search", "cma", "frames", "windows", "vision", "memory", "least squares", "weights of V")
+    streams = {(seed, round, stage, *index) for seed, round, stage in product(range(12), range(1, 6), stages)
+               for index in ((), (0,), (1,), (2,), (0, 0), (0, 1), (1, 0), (7, 1, 3))}
+    seeds = [seed_of(*stream) for stream in streams]
+    assert len(streams) == 12 * 5 * 9 * 8 == len(set(seeds))
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert seed_of(3, 1, "memory", 5) == seed_of(3, 1, "memory", 5)
+
+
+def test_steps_of_a_training_have_seeds_of_their_own():
+    seeds = {seed_of(seed, 1, "memory", step) for seed in range(30) for step in range(300)}
+    assert len(seeds) == 9000
+
+
+def test_no_two_runs_rounds_or_stages_play_the_same_episodes_and_none_those_of_scores():
+    blocks = [episode_seeds(seed, round, stage) for seed in range(runs.RUNS) for round in range(1, runs.ROUNDS + 1)
+              for stage in runs.STAGES]
+    assert len(blocks) == 2000 and all(len(block) == runs.EPISODES_PER_STAGE for block in blocks)
+    blocks.sort(key=lambda block: block.start)
+    assert blocks[0].start == 0
+    assert all(before.stop <= after.start for before, after in zip(blocks, [*blocks[1:], EVALUATION]))
+    assert EVALUATION.stop == 2**31 and {1_000_000_000, 2_000_000_000} <= {EVALUATION.start, *EVALUATION[::500_000_000]}
+
+
+@pytest.mark.parametrize("seed, round", ((runs.RUNS, 1), (-1, 1), (0, 0), (0, runs.ROUNDS + 1)))
+def test_episodes_that_would_be_those_of_others_are_a_user_error(seed, round):
+    with pytest.raises(UserError, match=f"--seed {seed}, round {round}"):
+        episode_seeds(seed, round, "collect")
+
+
+@dataclass(frozen=True)
+class Inner:
+    kind: str = "inner"
+    size: int = 3
+    rate: float = 0.5
+
+
+@dataclass(frozen=True)
+class Outer:
+    seed: int = 0
+    names: tuple = ("a",)
+    inner: Inner = field(default_factory=Inner)
+
+
+def test_a_checkpoint_made_before_a_setting_existed_is_finished(run):
+    """Which then had the setting's default, and is refused where another is wanted now."""
+    older = make_dataclass("Inner", [("kind", str, "inner"), ("size", int, 3)], frozen=True)
+    run.save("memory", TENSORS, {"inner": older(size=4)})
+    assert run.finished("memory", {"inner": Inner(size=4)})
+    assert run.finished("memory", {"inner": Inner(size=4, rate=0.5)})
+    with pytest.raises(UserError, match=r"inner.rate=0.5 \(now 0.25\)"):
+        run.finished("memory", {"inner": Inner(size=4, rate=0.25)})
+    with pytest.raises(UserError, match=r"inner.size=4 \(now 3\)"):
+        run.finished("memory", {"inner": Inner()})
+
+
+def test_progress_made_before_a_setting_existed_is_gone_on_with(run):
+    run.save_progress("memory", TENSORS, {"memory": {"kind": "gru", "hidden_size": 8}, "step": 3})
+    assert run.load_progress("memory", {"memory": GRUConfig(hidden_size=8)})[1] == 3
+
+
+def test_a_setting_that_is_gone_or_another_kind_is_named(run):
+    run.save("memory", TENSORS, {"inner": plain(Inner()) | {"gone": 7}})
+    with pytest.raises(UserError, match=r"inner.gone=7 \(now None\)"):
+        run.finished("memory", {"inner": Inner()})
+    with pytest.raises(UserError, match=r"inner.kind=inner \(now gru\)"):
+        run.finished("memory", {"inner": GRUConfig()})
+
+
+def test_a_checkpoint_of_format_1_is_finished_under_todays_names(run):
+    path = run.path("memory")
+    path.parent.mkdir(parents=True)
+    memory = {"kind": "mdn_rnn", "hidden_size": 16, "peek": True, "dreamt": 0.5}
+    write_format_1(path, to_arrays(TENSORS), {"task": "toy", "memory": memory})
+    wanted = MDNRNNConfig(hidden_size=16, sees_current_frame=True, scheduled_sampling=0.5)
+    assert run.finished("memory", {"task": "toy", "memory": wanted})
+    with pytest.raises(UserError, match="memory.scheduled_sampling=0.5"):
+        run.finished("memory", {"task": "toy", "memory": MDNRNNConfig(hidden_size=16, sees_current_frame=True)})
+
+
+def test_settings_come_back_as_they_were_stored():
+    config = Outer(4, ("b", "c"), Inner(size=5))
+    assert from_dict(Outer, plain(config)) == config
+    # what is not there has its default
+    assert from_dict(Outer, {"inner": {"rate": 2}}) == Outer(inner=Inner(rate=2))
+    found = from_dict(make_dataclass("C", [("memory", object, field(default_factory=MDNRNNConfig))]),
+                      {"memory": plain(GRUConfig(hidden_size=9))}, {"memory": MEMORIES})
+    assert found.memory == GRUConfig(hidden_size=9)
+
+
+@pytest.mark.parametrize("values, named", (
+    ({"sede": 1}, "sede"), ({"inner": {"siez": 1, "rate": 1.0}}, "siez"), ({"seed": "1"}, "seed"),
+    ({"seed": 1.5}, "seed"),
+    ({"inner": {"size": None}}, "size"), ({"seed": True}, "seed")))
+def test_a_setting_that_is_unknown_or_of_a_wrong_type_is_named_and_not_dropped(run, values, named):
+    with pytest.raises(TypeError, match=named):
+        from_dict(Outer, values)
+    write_json(run.config, {"config": values})
+    with pytest.raises(UserError, match=f"config.json.*{named}"):
+        run.settings(Outer)
+
+
+@pytest.mark.parametrize("config", ({"inner": 7}, 3, {"inner": []}), ids=str)
+def test_a_config_that_is_none_is_a_user_error(run, config):
+    write_json(run.config, {"config": config})
+    with pytest.raises(UserError, match="config.json"):
+        run.settings(Outer)
+
+
+def test_a_kind_that_is_not_known_is_a_user_error(run):
+    wanted = make_dataclass("C", [("memory", object, field(default_factory=MDNRNNConfig))])
+    write_json(run.config, {"config": {"memory": {"kind": "abacus"}}})
+    with pytest.raises(UserError, match="abacus"):
+        run.settings(wanted, kinds={"memory": MEMORIES})
+    write_json(run.config, {"config": {"memory": plain(GRUConfig(hidden_size=9))}})
+    assert run.settings(wanted, kinds={"memory": MEMORIES}).memory == GRUConfig(hidden_size=9)

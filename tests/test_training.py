@@ -7,18 +7,21 @@ import torch
 from torch import nn
 
 from worldmodels import training
+from worldmodels.files import load_arrays, save_arrays
 from worldmodels.runs import Run, read_metrics
-from worldmodels.training import TrainConfig, step_seed, train
+from worldmodels.training import TrainConfig, train
 from worldmodels.types import UserError
 
 CONFIG = TrainConfig(steps=90, learning_rate=1e-2, learning_rate_decay=0.999, final_anneal=0.3, clip_value=1.0)
 INFO = {"seed": 7}
 
 
-def fit(run, config=CONFIG, stop=None, spoil=None, seed=7):
-    """Trains a tiny recurrent model, with noise and a carry; raises KeyboardInterrupt at batch `stop`, NaN at `spoil`."""
+def fit(run, config=CONFIG, stop=None, spoil=None, seed=7, order=("cell", "head")):
+    """Trains a tiny recurrent model, with noise and a carry; raises KeyboardInterrupt at batch `stop`, NaN at
+    `spoil`."""
     torch.manual_seed(0)
-    model = nn.ModuleDict({"cell": nn.GRUCell(3, 4), "head": nn.Linear(4, 1)})
+    parts = {"cell": nn.GRUCell(3, 4), "head": nn.Linear(4, 1)}
+    model = nn.ModuleDict({name: parts[name] for name in order})
 
     def batches(skip):
         for step in itertools.count(skip):
@@ -103,6 +106,30 @@ def test_the_rate_reaches_the_optimiser(tmp_path):
         assert (b[name] - start[name]).abs().max() == pytest.approx(1e-2, rel=1e-2)
 
 
-def test_step_seeds_differ():
-    seeds = {step_seed(seed, step) for seed in range(30) for step in range(300)}
-    assert len(seeds) == 9000 and all(0 <= seed < 2**63 for seed in seeds)
+@pytest.mark.parametrize("order", (("cell", "head"), ("head", "cell")), ids=str)
+def test_the_optimisers_state_is_that_of_the_parameter_of_its_name(tmp_path, monkeypatch, order):
+    """Also where the modules have changed places since."""
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 0.0)
+    expected, run = fit(Run(tmp_path / "whole")), Run(tmp_path / "parts")
+    with pytest.raises(KeyboardInterrupt):
+        fit(run, stop=50)
+    assert equal(fit(run, order=order), {name: expected[name] for name in expected})
+
+
+def test_the_progress_of_format_1_which_counted_parameters_is_gone_on_with(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 0.0)
+    expected, run = fit(Run(tmp_path / "whole")), Run(tmp_path / "parts")
+    with pytest.raises(KeyboardInterrupt):
+        fit(run, stop=50)
+    arrays, info = load_arrays(run.progress_path("memory"))
+    names = ("cell.weight_ih", "cell.weight_hh", "cell.bias_ih", "cell.bias_hh", "head.weight", "head.bias")
+    for number, name in enumerate(names):
+        for key in [key for key in arrays if key.startswith(f"optimizer.{name}.")]:
+            arrays[key.replace(name, str(number))] = arrays.pop(key)
+    save_arrays(run.progress_path("memory"), arrays, info)
+    assert equal(fit(run), expected)
+
+
+def test_rounds_and_stages_have_random_numbers_of_their_own(tmp_path):
+    first, later = fit(Run(tmp_path / "a")), fit(Run(tmp_path / "a", 2))
+    assert not equal(first, later)

@@ -164,7 +164,10 @@ def load_controller(run: Run, agent: Agent) -> PolicySpec:
     tensors, info = run.load("controller", "train_controller")
     if info["agent_digest"] != agent.digest:
         raise UserError(f"{run.path('controller')} was trained with another V or M than those of {run.folder}")
-    return controller_spec(tensors, info)
+    try:
+        return controller_spec(tensors, info)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{run.path('controller')} is of another version of this program ({error})") from None
 
 
 def controller_spec(tensors: dict[str, Tensor], info: dict) -> PolicySpec:

@@ -44,7 +44,8 @@ Temperature = Annotated[float, Range(1e-6)]
 Share = Annotated[float, Range(0, 1)]
 Skill = Annotated[int, Range(1, 5)]
 
-ALIASES = {"lr": "learning-rate", "epochs": "steps", "popsize": "population", "tau": "temperature"}     # other programs' names
+# other programs' names
+ALIASES = {"lr": "learning-rate", "epochs": "steps", "popsize": "population", "tau": "temperature"}
 
 
 def leaves(config, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -5,6 +5,7 @@ beside playing (30 µs a frame where a TakeCover tic takes 670 µs) and reading 
 """
 
 import json
+import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Iterator, NamedTuple
@@ -12,7 +13,7 @@ from typing import Any, Iterator, NamedTuple
 import lz4.frame
 import numpy as np
 
-from worldmodels.files import FORMAT, header, write_atomic
+from worldmodels.files import FORMAT, header, upgraded, write_atomic
 from worldmodels.types import UserError
 
 import safetensors
@@ -65,9 +66,10 @@ def write(path: Path, episode: Episode, info: dict):
 def read(path: Path) -> Episode:
     """Reads an episode and verifies its checksum; a UserError names a damaged file."""
     try:
-        arrays = safetensors.numpy.load(lz4.frame.decompress(path.read_bytes()))
-        return Episode(**arrays)
-    except (OSError, RuntimeError, TypeError, safetensors.SafetensorError) as error:
+        data = lz4.frame.decompress(path.read_bytes())
+        upgraded({}, int(header(data)["__metadata__"].get("format", 1)))
+        return Episode(**safetensors.numpy.load(data))
+    except (OSError, RuntimeError, TypeError, ValueError, KeyError, struct.error, safetensors.SafetensorError) as error:
         raise damaged(path, error) from None
 
 

@@ -78,7 +78,8 @@ def pack(arrays: dict[str, np.ndarray], info: dict) -> bytes:
     """Arrays and a JSON-able description as safetensors bytes, with a digest over both."""
     arrays = {name: np.asarray(value, order="C") for name, value in arrays.items()}
     text = json.dumps(info, sort_keys=True)
-    return safetensors.numpy.save(arrays, {"format": str(FORMAT), "info": text, "digest": digest(arrays, text)})
+    metadata = {"format": str(FORMAT), "info": text, "digest": digest(arrays, digested(text, FORMAT))}
+    return safetensors.numpy.save(arrays, metadata)
 
 
 def unpack(data: bytes) -> tuple[dict[str, np.ndarray], dict]:
@@ -86,12 +87,19 @@ def unpack(data: bytes) -> tuple[dict[str, np.ndarray], dict]:
     try:
         arrays = safetensors.numpy.load(data)
         metadata = header(data)["__metadata__"]
-        fits = digest(arrays, metadata["info"]) == metadata["digest"]
+        format = int(metadata.get("format", 1))
+        # a newer format, whose digest may be another, is refused below
+        fits = format > FORMAT or digest(arrays, digested(metadata["info"], format)) == metadata["digest"]
     except (safetensors.SafetensorError, KeyError, struct.error) as error:
         raise ValueError(f"not a whole safetensors file: {error}") from None
     if not fits:
         raise ValueError("its contents do not fit its digest")
-    return arrays, upgraded(json.loads(metadata["info"]), int(metadata.get("format", 1)))
+    return arrays, upgraded(json.loads(metadata["info"]), format)
+
+
+def digested(text: str, format: int) -> str:
+    """The text that a file's digest covers: its description and, from format 2 on, the number of its format."""
+    return text if format == 1 else f"{format} {text}"
 
 
 def header(data: bytes) -> dict:

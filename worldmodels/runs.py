@@ -39,7 +39,8 @@ def episode_seeds(seed: int, round: int, stage: str) -> range:
 def seed_of(seed: int, round: int, stage: str, *index: int) -> int:
     """The seed of a random stream, 63 bits: of the run `seed`, a round, a stage's name, and what tells its streams
     apart."""
-    mixed = np.random.SeedSequence([seed, round, zlib.crc32(stage.encode()), *index])
+    # with its length: SeedSequence takes [a] and [a, 0] for the same
+    mixed = np.random.SeedSequence([seed, round, zlib.crc32(stage.encode()), len(index), *index])
     return int(mixed.generate_state(1, np.uint64)[0] >> 1)
 
 
@@ -117,11 +118,13 @@ class Run:
         except Timeout:
             raise UserError(
                 f"another process is working on {self.root}: wait for it, or choose another --run") from None
-        with lock:
+        try:
             for leftover in self.root.rglob(".*"):
                 if HALF_WRITTEN.fullmatch(leftover.name):
                     leftover.unlink()
             yield
+        finally:
+            lock.release()
 
     # checkpoints: <name>.safetensors when finished, <name>.progress.safetensors before
 

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from worldmodels.controller import CMAES, ControllerConfig, evolution, evolve
-from worldmodels.controller.cma_es import generation_seeds, scored_means
-from worldmodels.runs import Run, read_metrics
+from worldmodels.controller import CMAES, EvolutionConfig, LinearConfig, Practice, PolicySpec, cma_es
+from worldmodels.controller.cma_es import Evolution, evolve, generation_seeds, previous_or_zero, scored_means
+from worldmodels.controller.mlp import MLPConfig
+from worldmodels.files import load_arrays, save_arrays
+from worldmodels.runs import Run, episode_seeds, read_metrics
 from worldmodels.types import UserError
 
 OPTIMUM = np.array([0.5, -0.3, 0.2, 0.0, 1.0])
@@ -35,8 +37,8 @@ def test_seldom_decompositions_find_the_same(monkeypatch):
     """Forty ill-conditioned, rotated dimensions: as near to the optimum after as many generations."""
     rotation = np.linalg.qr(np.random.default_rng(3).normal(size=(40, 40)))[0]
     distance, decompositions = {}, {}
-    for laziness in (1, evolution.LAZINESS):
-        monkeypatch.setattr(evolution, "LAZINESS", laziness)
+    for laziness in (1, cma_es.LAZINESS):
+        monkeypatch.setattr(cma_es, "LAZINESS", laziness)
         ends = []
         for seed in range(3):
             search = CMAES(np.zeros(40), 16, 0.1, seed=seed)
@@ -45,8 +47,8 @@ def test_seldom_decompositions_find_the_same(monkeypatch):
             ends.append(np.log10(np.linalg.norm(search.mean - 0.5)))
             decompositions[laziness] = search._es.sm.count_eigen
         distance[laziness] = np.array(ends)
-    seldom, often = distance[evolution.LAZINESS], distance[1]
-    assert decompositions[evolution.LAZINESS] < decompositions[1] / 4
+    seldom, often = distance[cma_es.LAZINESS], distance[1]
+    assert decompositions[cma_es.LAZINESS] < decompositions[1] / 4
     assert often.mean() < -1 and seldom.mean() < often.mean() + 2 * often.std()
 
 
@@ -112,13 +114,18 @@ def test_a_flat_fitness_does_not_end_the_search():
 
 
 def test_every_generation_has_seeds_of_its_own():
-    seeds = [seed for generation in range(1, 50) for evaluation in (False, True)
-             for seed in generation_seeds(0, generation, 16, evaluation)]
-    assert len(set(seeds)) == len(seeds) and 0 <= min(seeds) and max(seeds) < 2**31
-    assert generation_seeds(0, 3, 16) == generation_seeds(0, 3, 16) != generation_seeds(1, 3, 16)
+    """Drawn among those of the run's round, so that one in some hundreds comes twice."""
+    drawn = lambda seed, round: [number for generation in range(1, 50) for evaluation in (False, True)
+                                 for number in generation_seeds(seed, round, generation, 16, evaluation)]
+    seeds = drawn(0, 1)
+    assert len(set(seeds)) > 0.99 * len(seeds) and set(seeds) <= set(episode_seeds(0, 1, "search"))
+    assert seeds == drawn(0, 1)
+    for seed, round in ((1, 1), (0, 2), (9, 5)):
+        assert set(drawn(seed, round)).isdisjoint(seeds)
+    assert generation_seeds(0, 1, 3, 16, training=1) != generation_seeds(0, 1, 3, 16)
 
 
-CONFIG = ControllerConfig(generations=11, population=8, episodes=3, sigma=0.3, eval_every=4, eval_episodes=5)
+CONFIG = EvolutionConfig(generations=11, population=8, episodes=3, sigma=0.3, eval_every=4, eval_episodes=5)
 
 
 def noisy(parameters, seeds):
@@ -167,7 +174,10 @@ def test_a_mean_that_gets_worse_is_not_kept(run):
 
 def test_a_start_that_the_search_only_makes_worse_is_kept(run):
     scores = iter((3.0, 2.0, 1.0, 0.0))
-    fitness = lambda parameters, seeds: noisy(parameters, seeds) if len(parameters) > 1 else np.full((1, len(seeds)), next(scores))
+
+    def fitness(parameters, seeds):
+        return noisy(parameters, seeds) if len(parameters) > 1 else np.full((1, len(seeds)), next(scores))
+
     assert np.array_equal(evolve(CONFIG, OPTIMUM.copy, fitness, run, {}, 0), OPTIMUM)
 
 
@@ -192,22 +202,126 @@ def test_an_interrupted_evolution_goes_on_bit_for_bit(run, tmp_path, calls):
     assert np.array_equal(best, expected)
     assert resumed == whole[-len(resumed):] and len(resumed) < len(whole)
     assert read_metrics(run.folder) == read_metrics(tmp_path / "whole")
-    stored, (expected, _) = run.load("controller", "train_controller")[0], Run(tmp_path / "whole").load("controller", "train_controller")
+    stored, expected = (r.load("controller", "train_controller")[0] for r in (run, Run(tmp_path / "whole")))
     assert stored.keys() == expected.keys() and all(torch.equal(stored[name], expected[name]) for name in stored)
 
 
-def test_an_evolution_under_other_settings_is_refused(run):
+def interrupted(run, info):
+    """An evolution that ends as its first mean is to be scored."""
     def fitness(parameters, seeds):
         if len(parameters) == 1 and parameters.any():           # not the start, which is zero
             raise KeyboardInterrupt
         return noisy(parameters, seeds)
 
     with pytest.raises(KeyboardInterrupt):
-        evolve(CONFIG, lambda: np.zeros(5), fitness, run, {"seed": 0}, 0)
+        evolve(CONFIG, lambda: np.zeros(5), fitness, run, info, 0)
+
+
+def test_an_evolution_under_other_settings_is_refused(run):
+    interrupted(run, {"seed": 0})
     with pytest.raises(UserError, match=r"seed=0 \(now 1\)"):
-        evolve(CONFIG, lambda: np.zeros(5), fitness, run, {"seed": 1}, 1)
+        evolve(CONFIG, lambda: np.zeros(5), noisy, run, {"seed": 1}, 1)
 
 
 def test_a_checkpoint_without_means_has_its_start(run):
     means, generations = scored_means({"start": torch.ones(5), "parameters": torch.zeros(5)})
     assert np.array_equal(means, np.ones((1, 5))) and generations.tolist() == [0]
+
+
+@pytest.mark.parametrize("bad", (np.nan, np.inf, -np.inf))
+def test_a_start_without_a_finite_score_gives_way_to_the_best_mean(run, bad):
+    """A score that is not a number is never the best: nothing could be better than it."""
+    def fitness(parameters, seeds):
+        returns = noisy(parameters, seeds)
+        returns[~parameters.any(1)] = bad                       # of the start, which is zero
+        return returns
+
+    best = evolve(CONFIG, lambda: np.zeros(5), fitness, run, {}, 0)
+    assert np.isfinite(best).all() and sphere(best) > sphere(np.zeros(5))
+    stored = run.load("controller", "train_controller")[0]
+    assert np.array_equal(stored["parameters"].numpy(), best) and not stored["start"].any()
+
+
+def test_a_start_without_a_finite_score_gives_way_after_an_interruption_too(run):
+    fitness = lambda parameters, seeds: np.where(parameters.any(1, keepdims=True), noisy(parameters, seeds), np.nan)
+    calls = iter(range(4))
+
+    def stopping(parameters, seeds):
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        return fitness(parameters, seeds)
+
+    with pytest.raises(KeyboardInterrupt):
+        evolve(CONFIG, lambda: np.zeros(5), stopping, run, {}, 0)
+    best = evolve(CONFIG, lambda: np.zeros(5), fitness, run, {}, 0)
+    assert np.isfinite(best).all() and sphere(best) > sphere(np.zeros(5))
+
+
+def test_a_search_that_does_not_come_to_the_mean_it_had_is_refused(run):
+    """As where another number of threads rounds otherwise; what it was is in the message."""
+    interrupted(run, {"seed": 0})
+    path = run.progress_path("controller")
+    arrays, info = load_arrays(path)
+    save_arrays(path, arrays | {"mean": np.nextafter(arrays["mean"], 9.0)}, info)
+    with pytest.raises(UserError, match="controller.progress.safetensors.*threads"):
+        evolve(CONFIG, lambda: np.zeros(5), noisy, run, {"seed": 0}, 0)
+    save_arrays(path, arrays, info)
+    assert np.isfinite(evolve(CONFIG, lambda: np.zeros(5), noisy, run, {"seed": 0}, 0)).all()
+
+
+def test_the_progress_of_format_1_which_has_no_mean_is_refused(run):
+    interrupted(run, {"seed": 0})
+    path = run.progress_path("controller")
+    arrays, info = load_arrays(path)
+    del arrays["mean"]
+    save_arrays(path, arrays, info)
+    with pytest.raises(UserError, match="controller.progress.safetensors.*older version"):
+        evolve(CONFIG, lambda: np.zeros(5), noisy, run, {"seed": 0}, 0)
+
+
+class Counting:
+    """An agent whose controllers have five parameters."""
+
+    def parameter_count(self, config):
+        return 5
+
+
+def practice(previous=None, seed=0):
+    fitness = lambda spec, seeds: noisy(spec.arrays["parameters"], seeds)
+    return Practice(fitness, latents=None, temperature=1.0, seed=seed, training=0, previous=previous)
+
+
+def test_a_search_begins_at_zero_or_at_the_controller_of_the_round_before(run):
+    previous = PolicySpec(LinearConfig(), {"parameters": OPTIMUM[None]})
+    for before, expected in ((None, np.zeros(5)), (previous, OPTIMUM)):
+        assert np.array_equal(previous_or_zero(Counting(), practice(before), LinearConfig(), run, {}), expected)
+    found = Evolution(CONFIG).learn(Counting(), practice(previous), LinearConfig(), run, {})
+    assert np.array_equal(run.load("controller", "train_controller")[0]["start"].numpy(), OPTIMUM)
+    assert found.config == LinearConfig() and found.arrays["parameters"].shape == (1, 5)
+
+
+@pytest.mark.parametrize("config", (LinearConfig(bias=False), LinearConfig(sees="z"), MLPConfig()), ids=str)
+def test_another_kind_of_controller_in_the_round_before_is_refused(run, config):
+    previous = PolicySpec(config, {"parameters": OPTIMUM[None]})
+    with pytest.raises(UserError, match="--controller"):
+        Evolution(CONFIG).learn(Counting(), practice(previous), LinearConfig(), run.at(2), {})
+
+
+def test_searches_of_other_seeds_rounds_and_trainings_are_apart(tmp_path):
+    def calls(seed, round, training, folder=""):
+        """What a search asks for: seeds, and the first generation."""
+        asked, members = [], []
+
+        def fitness(parameters, seeds):
+            asked.append(tuple(seeds))
+            members.append(parameters)
+            return noisy(parameters, seeds)
+
+        run = Run(tmp_path / f"{seed}-{round}-{training}{folder}", round)
+        evolve(CONFIG, lambda: np.zeros(5), fitness, run, {}, seed, training)
+        return asked, members[1].tobytes()
+
+    found = [calls(*numbers) for numbers in ((0, 1, 0), (1, 1, 0), (0, 2, 0), (0, 1, 1))]
+    assert calls(0, 1, 0, "again") == found[0]
+    assert len({first for _, first in found}) == 4
+    assert len({seeds for asked, _ in found for seeds in asked}) == sum(len(asked) for asked, _ in found)

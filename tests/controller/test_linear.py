@@ -1,20 +1,34 @@
 """The linear controller: the paper's size, and the same numbers as a plain loop."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
-from worldmodels.controller import LinearPolicy, parameter_count, population_policy
+from worldmodels.controller import LinearConfig, LinearPolicy, PolicySpec, build
 from worldmodels.envs import TASKS
-from worldmodels.memory import MDNRNN, MemoryConfig
+from worldmodels.memory import MDNRNN, MDNRNNConfig
 from worldmodels.types import State
 
 
+def agent_of(feature_size, action_size, squash=torch.tanh):
+    """An agent whose memory has so many features."""
+    memory = SimpleNamespace(feature_sizes={"z": 1, "h": feature_size - 1}, parameters=lambda: iter([torch.zeros(1)]))
+    return SimpleNamespace(task=SimpleNamespace(action_size=action_size, squash=squash), memory=memory)
+
+
+def agent_with(task, memory):
+    return SimpleNamespace(task=TASKS[task], memory=memory)
+
+
 def test_it_has_the_papers_number_of_parameters():
-    car_racing = MDNRNN(MemoryConfig(hidden_size=256), 32, 3)
-    take_cover = MDNRNN(MemoryConfig(hidden_size=512, cell_feature=True), 64, 1)
-    assert parameter_count(car_racing.feature_size, 3, bias=True) == 867
-    assert parameter_count(take_cover.feature_size, 1, bias=False) == 1088
+    """And 99 where it sees V's latent alone, the paper's ablation (sec. 3.3)."""
+    car_racing = agent_with("car_racing", MDNRNN(MDNRNNConfig(hidden_size=256), 32, 3))
+    take_cover = agent_with("take_cover", MDNRNN(MDNRNNConfig(hidden_size=512, cell_feature=True), 64, 1))
+    assert LinearPolicy.size(LinearConfig(), car_racing) == 867
+    assert LinearPolicy.size(LinearConfig(bias=False), take_cover) == 1088
+    assert LinearPolicy.size(LinearConfig(sees="z"), car_racing) == 99
 
 
 def test_car_racing_squashes_to_steering_gas_and_brake():
@@ -33,20 +47,25 @@ def test_take_cover_squashes_with_tanh():
 def test_a_batch_of_controllers_equals_a_plain_loop(actions, bias):
     """Weights [F, A] row by row, then A biases."""
     rng = np.random.default_rng(0)
-    features = rng.normal(size=(4, 5))
-    parameters = rng.normal(size=(4, parameter_count(5, actions, bias)))
-    policy = LinearPolicy(torch.from_numpy(parameters), actions, bias, torch.tanh)
+    config, agent = LinearConfig(bias=bias), agent_of(5, actions)
+    features = rng.normal(size=(4, 5)).astype(np.float32)
+    parameters = rng.normal(size=(4, LinearPolicy.size(config, agent)))
+    policy = build(PolicySpec(config, {"parameters": parameters}), agent)
+    policy.reset(range(4))
     expected = np.zeros((4, actions))
     for b in range(4):
         for a in range(actions):
             x = sum(features[b, f] * parameters[b, f * actions + a] for f in range(5))
             expected[b, a] = np.tanh(x + (parameters[b, 5 * actions + a] if bias else 0))
     state = State(torch.from_numpy(features), ())
-    np.testing.assert_allclose(policy(state), expected)
+    np.testing.assert_allclose(policy(state), expected, rtol=1e-5, atol=1e-6)
     index = torch.tensor([3, 1])
-    np.testing.assert_allclose(policy.rows(index)(State(state.features[index], ())), expected[[3, 1]])
+    policy.select_and_reset(index, ())
+    np.testing.assert_allclose(policy(state.select(index)), expected[[3, 1]], rtol=1e-5, atol=1e-6)
 
 
 def test_a_members_episodes_lie_beside_each_other():
-    policy = population_policy(np.array([[1.0], [2.0]]), 3, "cpu", action_size=1, bias=False, squash=lambda x: x)
+    spec = PolicySpec(LinearConfig(bias=False), {"parameters": np.array([[1.0], [2.0]])})
+    policy = build(spec.select(np.repeat(np.arange(2), 3)), agent_of(1, 1, squash=lambda x: x))
+    policy.reset(range(6))
     assert policy(State(torch.ones(6, 1), ()))[:, 0].tolist() == [1, 1, 1, 2, 2, 2]

@@ -76,7 +76,7 @@ def drive(env, seed, steps):
 
 @pytest.mark.parametrize("seed", [3, 4])
 def test_fast_drawing_is_the_same_game_and_nearly_the_same_picture(seed):
-    """Bit-equal rewards, ends and bodies; frames at most 1/255 away on average, 2/255 while the camera zooms in at first."""
+    """Bit-equal rewards, ends and bodies; frames at most 1/255 away on average, 2/255 while the camera zooms in."""
     drives = []
     for drawing in ("official", "fast"):
         env = CarRacing(drawing=drawing, max_steps=260)
@@ -145,4 +145,16 @@ def test_a_repeated_action_equals_the_action_taken_so_many_times(env):
         assert truncated == (step == 7)
         if not truncated:
             np.testing.assert_array_equal(frame, outcomes[-1][0])
+    repeating.close()
+
+
+def test_an_action_that_the_game_cannot_take_leaves_its_drawing_as_it_was(env):
+    """The frames before the last one of a held action are not drawn, and the game stops at the first of them."""
+    repeating = CarRacing(repeat=3, drawing=env.drawing)
+    repeating.reset(seed=2)
+    drawing = repeating.unwrapped._render
+    with pytest.raises((ValueError, IndexError)):
+        repeating.step(np.zeros(2, np.float32))
+    assert repeating.unwrapped._render == drawing
+    np.testing.assert_array_equal(repeating.reset(seed=2)[0], env.reset(seed=2)[0])
     repeating.close()

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from functools import partial
 
 import gymnasium
 import numpy as np
@@ -45,8 +46,10 @@ DRIVES = {
 def state(env) -> list:
     """All that the physics of the car goes on from, and what the track remembers."""
     car = env.car
-    bodies = [(*body.position, body.angle, *body.linearVelocity, body.angularVelocity) for body in (car.hull, *car.wheels)]
-    wheels = [(w.omega, w.phase, w.gas, w.brake, w.steer, w.joint.angle, sorted(tile.idx for tile in w.tiles)) for w in car.wheels]
+    bodies = [(*body.position, body.angle, *body.linearVelocity, body.angularVelocity)
+              for body in (car.hull, *car.wheels)]
+    wheels = [(w.omega, w.phase, w.gas, w.brake, w.steer, w.joint.angle, sorted(tile.idx for tile in w.tiles))
+              for w in car.wheels]
     marks = [(mark.color, mark.poly, mark.grass) for mark in car.particles]
     return [bodies, wheels, marks, env.reward, env.tile_visited_count, env.t]
 
@@ -95,9 +98,9 @@ def test_a_tile_loses_its_shade_in_the_picture_where_it_lost_it_in_the_game():
 
 def test_gymnasiums_own_pictures_are_still_there():
     """For people: 600×400, with the marks that the tyres leave."""
-    pictures = []
-    for make in (lambda: gymnasium.make("CarRacing-v3", render_mode="rgb_array").unwrapped, lambda: FastCarRacing("rgb_array")):
-        env = make()
+    pictures, official = [], partial(gymnasium.make, "CarRacing-v3")
+    for make in (official, FastCarRacing):
+        env = make(render_mode="rgb_array").unwrapped
         env.reset(seed=3)
         for action in itertools.islice(braking_hard(env), 70):
             env.step(action)

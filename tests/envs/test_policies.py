@@ -46,7 +46,8 @@ def test_held_actions_are_held_for_1_to_10_steps():
 def test_crossing_strokes_go_from_side_to_side_at_a_pace_of_their_own():
     means = []
     for seed in range(60):
-        sides, holds = zip(*((side, len(list(group))) for side, group in groupby(actions(crossing_strokes, seed, 3000)[:, 0].tolist())))
+        played = actions(crossing_strokes, seed, 3000)[:, 0].tolist()
+        sides, holds = zip(*((side, len(list(group))) for side, group in groupby(played)))
         assert set(sides) == {-1.0, 1.0}
         means.append(np.mean(holds[:-1]))
         assert np.std(holds[:-1]) < 0.5 * means[-1]

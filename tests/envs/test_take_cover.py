@@ -37,7 +37,7 @@ def test_observations_are_64_by_64_rgb_and_move(env):
     assert env.observation_space.contains(frames[0]) and frames.shape[1:] == (64, 64, 3)
     assert env.action_space.shape == (1,) and env.action_space.low == -1 and env.action_space.high == 1
     assert set(rewards) == {1.0}
-    assert len({frame.tobytes() for frame in frames[10:]}) > 20          # the engine lets nobody move in its first 7 tics
+    assert len({frame.tobytes() for frame in frames[10:]}) > 20     # the engine lets nobody move in its first 7 tics
 
 
 def test_an_episode_is_a_function_of_seed_and_actions(env):

@@ -16,7 +16,8 @@ def sample(out, z_size, temperature, seed=0):
     """Samples of the mixtures `out` [N, 3*K*Z] with the noise of a seed."""
     generator = torch.Generator().manual_seed(seed)
     shape = len(out), z_size
-    return mixture.sample(out, temperature, torch.rand(shape, generator=generator), torch.randn(shape, generator=generator))
+    uniform, normal = torch.rand(shape, generator=generator), torch.randn(shape, generator=generator)
+    return mixture.sample(out, temperature, uniform, normal)
 
 
 def log_prob(out, z):
@@ -87,8 +88,10 @@ def test_dimensions_are_drawn_independently():
 
 
 def test_the_uniform_number_picks_the_component():
-    """Cumulated weights 0.2, 0.5, 1: each component between them, the first at 0 and the last at the greatest number below 1."""
-    out = raw(torch.tensor([[0.2], [0.3], [0.5]]).log(), torch.tensor([[1.0], [2.0], [3.0]]), torch.zeros(3, 1)).expand(7, -1)
+    """Cumulated weights 0.2, 0.5, 1: each component between them, the first at 0 and the last at the greatest number
+    below 1."""
+    pi, mu = torch.tensor([[0.2], [0.3], [0.5]]), torch.tensor([[1.0], [2.0], [3.0]])
+    out = raw(pi.log(), mu, torch.zeros(3, 1)).expand(7, -1)
     uniform = torch.tensor([0.0, 0.19, 0.21, 0.49, 0.51, 0.99, 1 - 2**-24])[:, None]
     assert mixture.sample(out, 1.0, uniform, torch.zeros(7, 1))[:, 0].tolist() == [1, 1, 2, 2, 3, 3, 3]
 

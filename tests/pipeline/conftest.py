@@ -1,7 +1,9 @@
-"""What the tests of the stage scripts share: stages in processes of their own, and a finished smoke run of each task."""
+"""What the tests of the stage scripts share: stages in processes of their own, a finished smoke run of each task, and
+commands that must fail."""
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,8 +13,10 @@ from pathlib import Path
 import pytest
 
 import pipeline
+from pipeline.command import main
 
 ROOT = Path(pipeline.__file__).resolve().parents[1]
+TOY = ["--task", "toy", "--preset", "smoke", "--workers", "1"]
 LONGEST = 540           # seconds that a process of a test may take; only a hang does
 
 
@@ -61,3 +65,29 @@ def finished(tmp_path_factory):
         return folder
 
     return folder
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of the finished toy run, and the arguments that name it."""
+    folder = tmp_path / "toy" / "smoke"
+    shutil.copytree(finished("toy"), folder)
+    return folder, [*TOY, "--data", str(tmp_path), "--device", "cpu"]
+
+
+@pytest.fixture
+def fails(capsys):
+    """fails(stage, *arguments): the one line of a command that must fail."""
+    def fails(stage, *arguments) -> str:
+        capsys.readouterr()
+        code = None
+        try:
+            main(stage, [str(a) for a in arguments])
+        except SystemExit as stop:
+            code = stop.code
+        said = lines(capsys.readouterr().err)
+        assert code == 2
+        assert len(said) == 1, said
+        assert said[0].startswith("error: ") and "Traceback" not in said[0]
+        return said[0]
+    return fails

@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,44 +11,20 @@ import pytest
 import torch
 
 from pipeline import __main__ as stages
-from pipeline.command import leaves, main
+from pipeline.command import SECTIONS, main
 from pipeline.presets import Config
-from tests.pipeline.conftest import end, finish, lines, start
+from pipeline.publish import publish
+from pipeline.sweep_temperature import sweep_temperature
+from tests.pipeline.conftest import TOY, end, finish, start
 from worldmodels import episodes
+from worldmodels.commandline import flag, leaves
 from worldmodels.files import load_arrays
 
-TOY = ["--task", "toy", "--preset", "smoke", "--workers", "1"]
-ALL = [*stages.STAGES, stages.pipeline]
+ALL = [*stages.STAGES, publish, sweep_temperature, stages.pipeline]
 
 
 def nothing(config, run):
     """A stage that does nothing."""
-
-
-@pytest.fixture
-def fails(capsys):
-    """fails(stage, *arguments): the one line of a command that must fail."""
-    def fails(stage, *arguments) -> str:
-        capsys.readouterr()
-        code = None
-        try:
-            main(stage, [str(a) for a in arguments])
-        except SystemExit as stop:
-            code = stop.code
-        said = lines(capsys.readouterr().err)
-        assert code == 2
-        assert len(said) == 1, said
-        assert said[0].startswith("error: ") and "Traceback" not in said[0]
-        return said[0]
-    return fails
-
-
-@pytest.fixture
-def copied(finished, tmp_path):
-    """A copy of a finished toy run, and the arguments that name it."""
-    folder = tmp_path / "toy" / "smoke"
-    shutil.copytree(finished("toy"), folder)
-    return folder, [*TOY, "--data", str(tmp_path)]
 
 
 def settings(*arguments) -> Config:
@@ -70,29 +45,29 @@ def settings(*arguments) -> Config:
     ("--no-such-flag", "1", "--help"),
     ("--vision.no-such-flag", "1", "--help"),
     ("--task", "chess", "car_racing"),
-    ("--preset", "huge", "laptop"),
-    ("--preset", "paper", "smoke, quick"),          # toy has none
+    ("--preset", "huge", "smoke"),
+    ("--preset", "paper", "quick"),                 # toy has none
     ("--collect.episodes", "many", "int"),
     ("--collect.episodes", "1.5", "int"),
     ("--vision.learning-rate", "fast", "float"),
     ("--memory.restart-input", "maybe", "True"),
-    ("--collect.episodes", "0", "at least 1"),
-    ("--collect.episodes", "-3", "at least 1"),
+    ("--collect.episodes", "0", "1 to 500,000"),
+    ("--collect.episodes", "-3", "1 to 500,000"),
     ("--collect.max-steps", "0", "at least 1"),
     ("--collect.min-steps", "-1", "at least 0"),
     ("--collect.skill", "6", "1 to 5"),
     ("--collect.skill", "0", "1"),
     ("--evaluate.other-skills", "6", "1 to 5"),
     ("--collect.repeat", "0", "at least 1"),
-    ("--collect.drawing", "pretty", "fast, official"),
+    ("--collect.drawing", "pretty", "'fast', 'official'"),
     ("--vision.steps", "0", "at least 1"),
-    ("--vision.z-size", "-1", "at least 1"),
+    ("--vision.z-size", "-1", "1 to 65,536"),
     ("--vision.learning-rate", "0", "at least"),
     ("--vision.learning-rate", "nan", "at least"),
     ("--vision.learning-rate", "inf", "finite"),
     ("--vision.kl-floor", "nan", "at least 0"),
     ("--memory.batch", "0", "at least 1"),
-    ("--memory.hidden-size", "0", "at least 1"),
+    ("--memory.hidden-size", "0", "1 to 65,536"),
     ("--memory.clip-value", "-1", "at least 0"),
     ("--memory.done-weight", "nan", "at least 0"),
     ("--dream.temperature", "0", "at least"),
@@ -100,20 +75,34 @@ def settings(*arguments) -> Config:
     ("--dream.temperature", "nan", "at least"),
     ("--dream.temperature", "inf", "finite"),
     ("--dream.warmup", "-1", "at least 0"),
-    ("--controller.population", "1", "at least"),
-    ("--controller.sigma", "0", "at least"),
-    ("--controller.sigma", "inf", "finite"),
-    ("--controller.eval-every", "0", "at least 1"),
+    ("--learner.population", "1", "4 to 100,000"),
+    ("--learner.sigma", "0", "at least"),
+    ("--learner.sigma", "inf", "finite"),
+    ("--learner.eval-every", "0", "at least 1"),
     ("--evaluate.episodes", "0", "at least 1"),
-    ("--sweep.controller.population", "0", "at least"),
-    ("--seed", "-1", "at least 0"),
-    ("--seed", "100", "--evaluate.first-seed"),     # whose episodes scores are made of
+    ("--sweep.learner.population", "0", "4 to 100,000"),
+    ("--seed", "-1", "0 to 99"),
+    ("--seed", "100", "0 to 99"),                   # whose episodes scores are made of
+    ("--rounds", "11", "1 to 10"),                  # the same
+    ("--rounds", "0", "1 to 10"),
+    ("--collect.episodes", "500001", "1 to 500,000"),           # those of the next stage
+    ("--collect.episodes-per-round", "500001", "1 to 500,000"),
+    ("--collect.explore-share", "1.5", "0 to 1"),
+    ("--evaluate.first-seed", "999999999", "1,000,000,000"),    # that runs are trained on
+    ("--evaluate.first-seed", "2147483648", "2,147,483,647"),
+    ("--evaluate.first-seed", "2147483641", "2147483648"),      # where an evaluation's last episodes are above
     ("--workers", "-2", "at least 0"),
+    ("--workers", "999999999", "this machine can serve"),
     ("--collect.policy", "held", "fresh"),          # a policy of TakeCover
     ("--memory.kind", "gpt", "mdn_rnn"),
     ("--memory.death", "never", "sampled"),
     ("--dream.start", "middle", "anywhere"),
-    ("--controller.start", "one", "improved"),
+    ("--learner.start", "one", "least_squares"),
+    ("--vision.kind", "gan", "vae"),
+    ("--controller.kind", "planner", "mlp"),
+    ("--controller.sees", "c", "'z', 'h'"),
+    ("--learner.kind", "sgd", "cma_es"),
+    ("--executor", "cloud", "local"),
     ("--world", "moon", "dream"),
     ("--device", "abacus", "cuda"),
 ])
@@ -182,7 +171,7 @@ def test_a_run_is_a_name_and_not_a_path(name, fails, tmp_path, monkeypatch):
 def test_a_run_that_another_process_works_on(fails, tmp_path):
     folder = tmp_path / "toy" / "smoke"
     folder.mkdir(parents=True)
-    code = "import fcntl, time; f = open('.lock', 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); time.sleep(600)"
+    code = "import filelock, time\nwith filelock.FileLock('.lock'):\n    print(flush=True)\n    time.sleep(600)"
     other = start("-c", code, cwd=folder)
     try:
         other.stdout.readline()
@@ -258,7 +247,7 @@ def test_damaged_progress_is_named(fails, copied):
     (stages.evaluate, "--memory.hidden-size", 32, "memory"),
     (stages.encode, "--vision.z-size", 8, "vision"),
     (stages.train_memory, "--vision.z-size", 8, "vision"),
-    (stages.evaluate, "--controller.sigma", 0.5, "controller"),
+    (stages.evaluate, "--learner.sigma", 0.5, "controller"),
 ], ids=lambda value: getattr(value, "__name__", None))
 def test_weights_made_with_other_settings(stage, flag, value, name, fails, copied):
     folder, arguments = copied
@@ -330,16 +319,69 @@ def test_too_few_episodes_for_a_batch(fails, copied):
 
 # help
 
-@pytest.mark.parametrize("stage", ALL, ids=lambda stage: stage.__name__)
-def test_help_shows_every_setting(stage, capsys):
+def shown(stage, capsys, *arguments) -> tuple[set[str], str]:
+    """The options that a stage's help lists, and all of its text."""
     with pytest.raises(SystemExit) as stopped:
-        main(stage, ["--help"])
+        main(stage, list(arguments))
     assert not stopped.value.code
-    shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
-    assert stage.__doc__.split(":")[0] in shown
-    flags = {f"--{name.replace('_', '-')}" for name, _ in leaves(asdict(Config()))}
-    assert {"--task", "--preset", "--run", "--data", "--seed", "--device", "--workers", "--memory.hidden-size"} <= flags
-    assert flags <= set(re.findall(r"--[\w.-]+", shown))
+    text = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert stage.__doc__.split(":")[0] in text
+    return set(re.findall(r"^[│| ] (--[a-z][\w.-]+)", text, re.MULTILINE)), text
+
+
+def of_sections(sections) -> set[str]:
+    """The options of these sections of the settings."""
+    return {flag(name) for name, _ in leaves(Config()) if name.split(".")[0] in sections}
+
+
+@pytest.mark.parametrize("stage", ALL, ids=lambda stage: stage.__name__)
+def test_help_all_shows_every_setting(stage, capsys):
+    flags = {flag(name) for name, _ in leaves(Config())}
+    assert {"--task", "--preset", "--run", "--data", "--seed", "--device", "--workers", "--executor", "--memory.hidden-size",
+            "--learner.population"} <= flags
+    assert shown(stage, capsys, "--help-all")[0] == flags
+
+
+@pytest.mark.parametrize("stage", ALL, ids=lambda stage: stage.__name__)
+def test_help_shows_what_a_stage_shares_with_all_and_its_own_settings(stage, capsys):
+    own, shared = getattr(stage, "sections", SECTIONS), {flag(name) for name, _ in leaves(Config())} - of_sections(SECTIONS)
+    options, text = shown(stage, capsys, "--help")
+    assert options == shared | of_sections(own)
+    assert ("--help-all" in text) == (stage is not stages.pipeline)         # which shows everything at once
+
+
+def test_each_training_stage_shows_a_section_of_its_own():
+    assert {stage.__name__: stage.sections for stage in stages.STAGES} == {
+        "collect": ("collect",), "train_vision": ("vision",), "encode": (), "train_memory": ("memory",),
+        "train_controller": ("dream", "controller", "learner"), "evaluate": ("evaluate",)}
+
+
+@pytest.mark.parametrize("help", ("--help", "--help-all"))
+def test_help_shows_the_settings_of_the_kind_that_is_named(help, capsys):
+    gru, mdn_rnn = (shown(stages.train_memory, capsys, "--memory.kind", kind, help)[0] for kind in ("gru", "mdn_rnn"))
+    assert "--memory.hidden-size" in gru & mdn_rnn
+    assert "--memory.mixtures" in mdn_rnn - gru and "--memory.scheduled-sampling" in mdn_rnn - gru
+    assert "--controller.hidden-size" in shown(stages.train_controller, capsys, help, "--controller.kind=mlp")[0]
+
+
+@pytest.mark.parametrize("given, meant", [
+    ("--episodes", ["--collect.episodes", "--evaluate.episodes", "--learner.episodes"]),
+    ("--lr", ["--vision.learning-rate", "--memory.learning-rate"]),
+    ("--epochs", ["--vision.steps", "--memory.steps"]),
+    ("--controller.popsize", ["--learner.population"]),
+    ("--controller.population", ["--learner.population"]),
+    ("--memory.hidden-sise", ["--memory.hidden-size"]),
+    ("--tempreture", ["--dream.temperature"]),
+])
+def test_an_unknown_option_is_answered_by_those_that_may_be_meant(given, meant, fails, tmp_path):
+    said = fails(nothing, *TOY, "--data", tmp_path, given, "1")
+    assert f"no option {given}: did you mean " in said and all(option in said for option in meant) and "--run" not in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_last_of_several_values_counts(fails, tmp_path):
+    assert "nosuch" in fails(nothing, *TOY, "--data", tmp_path, "--task", "nosuch:TASK")
+    assert settings(*TOY, "--data", tmp_path, "--memory.kind", "gru", "--memory.kind=mdn_rnn").memory.kind == "mdn_rnn"
 
 
 # the same from a shell

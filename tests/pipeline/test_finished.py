@@ -20,8 +20,8 @@ def smoke(finished, tmp_path, monkeypatch):
 
 def test_a_finished_run_is_opened(smoke):
     found = opened("toy", smoke)
-    assert found.run.root == smoke and found.config.preset == "smoke" and found.agent.task == "toy"
-    assert found.means.shape == (2, len(found.controller)) and found.generations.tolist() == [0, 2]
+    assert found.run.root == smoke and found.config.preset == "smoke" and found.agent.task.name == "toy"
+    assert found.means.arrays["parameters"].shape == (2, found.controller.arrays["parameters"].shape[1]) and found.generations.tolist() == [0, 2]
     played, = found.watch([7])
     assert len(played.seen) == len(played.action) + 1 and np.array_equal(played.seen, played.frames)
     with found.executor() as workers:
@@ -37,7 +37,7 @@ def test_the_environment_may_name_it(smoke, monkeypatch):
 def test_a_smoke_run_that_was_interrupted_is_finished(smoke):
     for path in (smoke / "checkpoints").glob("controller.*"):
         path.unlink()
-    assert len(opened("toy", "smoke").means) == 2 and (smoke / "checkpoints" / "controller.json").exists()
+    assert len(opened("toy", "smoke").generations) == 2 and (smoke / "checkpoints" / "controller.json").exists()
 
 
 def test_a_run_of_another_game_is_not_opened(smoke):
@@ -46,5 +46,5 @@ def test_a_run_of_another_game_is_not_opened(smoke):
 
 
 def test_another_run_is_not_made(smoke):
-    with pytest.raises(UserError, match="no run of toy in mine"):
+    with pytest.raises(UserError, match="no run mine of toy; there are: smoke"):
         opened("toy", "mine")

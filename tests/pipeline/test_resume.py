@@ -47,10 +47,10 @@ if __name__ == "__main__":
 """
 SETTINGS = ["--task", "toy", "--preset", "smoke", "--device", "cpu", "--workers", "2", "--data", "runs",
             "--collect.episodes", "20", "--vision.steps", "60", "--vision.batch", "32",
-            "--memory.steps", "70", "--memory.batch", "4", "--memory.sequence", "10", "--controller.generations", "6"]
+            "--memory.steps", "70", "--memory.batch", "4", "--memory.sequence", "10", "--learner.generations", "6"]
 COLLECT = [*SETTINGS, "--collect.episodes", "400", "--collect.max-steps", "300"]
-REAL = [*SETTINGS, "--world", "real", "--controller.population", "8", "--controller.episodes", "16",
-        "--controller.generations", "10"]
+REAL = [*SETTINGS, "--world", "real", "--learner.population", "8", "--learner.episodes", "16",
+        "--learner.generations", "10"]
 
 CHECKPOINTS = {"train_vision": "vision", "train_memory": "memory", "train_controller": "controller"}
 STAGES = ["collect", "train_vision", "encode", "train_memory", "train_controller"]

@@ -10,11 +10,14 @@ from pipeline import __main__ as stages
 from pipeline.command import main
 from pipeline.publish import publish
 from pipeline.sweep_temperature import sweep_temperature
-from tests.pipeline.conftest import finish, start
+from tests.pipeline.conftest import TOY
 from worldmodels import episodes
 from worldmodels.files import load_arrays
+from worldmodels.report.scores import read_scores
+from worldmodels.runs import Run
 
-SETTINGS = ["--task", "toy", "--run", "two", "--rounds", "2", "--collect.again", "5", "--workers", "1", "--device", "cpu"]
+SETTINGS = ["--task", "toy", "--run", "two", "--rounds", "2", "--collect.episodes-per-round", "5", "--workers", "1",
+            "--device", "cpu"]
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +54,7 @@ def test_m_and_c_of_the_second_round_go_on_from_the_first(copied):
     run, arguments = copied
     shutil.rmtree(run / "round-2" / "checkpoints")
     for stage in (stages.train_memory, stages.train_controller):
-        main(stage, [*arguments, "--memory.learning-rate", "1e-9", "--controller.sigma", "1e-9"])
+        main(stage, [*arguments, "--memory.learning-rate", "1e-9", "--learner.sigma", "1e-9"])
     for name in ("memory", "controller"):
         before, after = arrays(run, name)[0], arrays(run / "round-2", name)[0]
         assert all(np.allclose(before[key], after[key], atol=1e-6) for key in before if key not in ("start", "means"))
@@ -81,12 +84,22 @@ def test_collecting_goes_on_where_it_stopped(copied):
         assert all(np.array_equal(a, b) for a, b in zip(one, other))
 
 
-def test_what_is_collected_anew_is_encoded_anew(copied):
+def test_what_is_collected_anew_is_encoded_anew(copied, fails):
+    """Under the same seeds, so that the latents have the names that they had."""
     run, arguments = copied
+    arguments += ["--collect.explore-share", "0.9"]
     shutil.rmtree(run / "round-2" / "episodes")
-    main(stages.collect, [*arguments, "--collect.explore", "0.9"])
-    assert len(list(run.glob("round-2/episodes/*.lz4"))) == 5 and not list(run.glob("round-2/latents/*"))
-    assert len(list(run.glob("latents/*"))) == 4
+    shutil.rmtree(run / "round-2" / "checkpoints")
+    latents = {path: path.read_bytes() for path in run.rglob("latents/*")}
+    main(stages.collect, arguments)
+    assert len(list(run.glob("round-2/episodes/*.lz4"))) == 5
+    assert {path: path.read_bytes() for path in run.rglob("latents/*")} == latents          # collecting deletes nothing,
+    said = fails(stages.train_memory, *arguments)                                           # training takes no old ones,
+    assert "collected again" in said and "pipeline.encode`" in said
+    main(stages.encode, arguments)
+    assert {path.parent.parent.name for path, old in latents.items() if path.read_bytes() != old} == {"round-2"}
+    main(stages.train_memory, arguments)
+    assert arrays(run / "round-2", "memory")[1]["explore_share"] == 0.9
 
 
 def test_m_of_another_size_cannot_go_on(copied, capsys):
@@ -100,16 +113,48 @@ def test_m_of_another_size_cannot_go_on(copied, capsys):
 def test_each_round_is_scored_and_drawn(two_rounds):
     run = two_rounds / "toy" / "two"
     assert (run / "round-2" / "report" / "rounds.png").stat().st_size > 10_000
-    for round in (run, run / "round-2"):
-        scores = json.loads((round / "report" / "scores.json").read_text())
+    for round in Run(run, 2).until_now:
+        scores = read_scores(round.report / "scores.json")
         assert [s["world"] for s in scores] == ["real", "real", "dream", "dream"]
-        assert set(json.loads((round / "wall.json").read_text())) == {stage.__name__ for stage in stages.STAGES}
+        assert round.seconds.keys() == {stage.__name__ for stage in stages.STAGES}
 
 
-def test_a_later_round_needs_the_one_before(copied):
+def test_the_stages_called_one_after_the_other_complete_round_after_round(tmp_path):
+    """As the table of stages reads, twice, without a word about rounds but their number."""
+    arguments = [*TOY, "--data", str(tmp_path), "--rounds", "2", "--collect.episodes-per-round", "3"]
+    run = tmp_path / "toy" / "smoke"
+    for finished in (1, 2):
+        for stage in stages.STAGES:
+            main(stage, arguments)
+        assert Run(run).last("controller").round == finished
+        assert Run(run, finished).report.joinpath("scores.json").exists()
+    assert len(list(run.glob("episodes/*.lz4"))) == 4 and len(list(run.glob("round-2/episodes/*.lz4"))) == 3
+    assert arrays(run / "round-2", "memory")[1]["controller_before"] == json.loads(
+        (run / "checkpoints" / "controller.json").read_text())["digest"]
+    assert not (run / "round-3").exists()
+    made = {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors*")}
+    for stage in [*stages.STAGES, stages.pipeline]:                     # all is done
+        main(stage, arguments)
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors*")} == made
+
+
+@pytest.mark.parametrize("stage", (stages.evaluate, sweep_temperature, publish), ids=lambda stage: stage.__name__)
+def test_what_looks_at_controllers_looks_at_the_last_round_that_has_one(stage, copied, tmp_path):
     run, arguments = copied
-    code, _, err = finish(start("-m", "pipeline.collect", *arguments, "--rounds", "4", cwd=run))
-    assert code == 2 and "train_controller --rounds 3" in err and len(err.splitlines()) == 1
+    shutil.rmtree(run / "round-2" / "checkpoints")
+    main(stage, [*arguments, "--sweep.temperatures", "1.05", "--sweep.trainings", "1"])
+    assert not (run / "round-2" / "temperature").exists() and not (run / "round-2" / "checkpoints").exists()
+    assert (stage is sweep_temperature) == (run / "report" / "temperature.json").exists()
+    assert (stage is publish) == (tmp_path / "published" / "toy" / "two" / "README.md").exists()
+
+
+@pytest.mark.parametrize("rounds", (3, 9))
+def test_a_stage_by_itself_leaves_no_round_out(rounds, copied):
+    """Of a run of two rounds it works on the third, however many are wanted."""
+    run, arguments = copied
+    main(stages.collect, [*arguments, "--rounds", str(rounds)])
+    assert len(list(run.glob("round-3/episodes/*.lz4"))) == 5 and {path.name for path in run.glob("round-*")} == {
+        "round-2", "round-3"}
 
 
 def test_a_published_run_is_scored_without_its_episodes(copied, tmp_path, capsys):
@@ -117,7 +162,7 @@ def test_a_published_run_is_scored_without_its_episodes(copied, tmp_path, capsys
     main(publish, arguments)
     given = tmp_path / "published"
     assert "collecting and training: 2;" in (given / "toy" / "two" / "README.md").read_text() and not list(given.rglob("*.lz4"))
-    assert json.loads((given / "toy" / "two" / "config.json").read_text())["config"]["data"] == "data/published"    # no path of ours
+    assert str(tmp_path) not in (given / "toy" / "two" / "config.json").read_text()         # no path of ours
     shutil.rmtree(run)
     report = given / "toy" / "two" / "round-2" / "report"
     before, again = (report / "scores.json").read_bytes(), ["--task", "toy", "--run", "two", "--data", str(given), "--workers", "1"]
@@ -125,7 +170,7 @@ def test_a_published_run_is_scored_without_its_episodes(copied, tmp_path, capsys
     assert "controller from the dream" in capsys.readouterr().out and (report / "scores.json").read_bytes() == before
     main(stages.evaluate, [*again, "--evaluate.first-seed", "2000000000"])
     assert (report / "report.html").exists()
-    assert {s["first_seed"] for s in json.loads((report / "scores.json").read_text())} == {2_000_000_000}
+    assert {s["first_seed"] for s in read_scores(report / "scores.json")} == {2_000_000_000}
 
 
 def test_what_was_not_scored_is_not_published(copied, capsys):
@@ -142,7 +187,7 @@ def test_the_sweep_scores_a_controller_at_each_temperature_and_takes_up_those_th
     arguments += ["--sweep.temperatures", "0.5", "1.05", "--sweep.episodes", "3"]
     main(sweep_temperature, arguments)
     report = run / "round-2" / "report"
-    scores = json.loads((report / "temperature.json").read_text())
+    scores = read_scores(report / "temperature.json")
     assert [(s["evolved_at"], s["world"], s["temperature"], s["episodes"]) for s in scores] == [
         (0.5, "real", None, 3), (0.5, "dream", 0.5, 8), (1.05, "real", None, 2), (1.05, "dream", 1.05, 8)]
     assert (report / "temperature.png").stat().st_size > 10_000

@@ -1,7 +1,6 @@
 """Every task through all six stages, in the smallest preset, as a user calls it."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -13,11 +12,13 @@ from pipeline.command import main
 from worldmodels import episodes
 from worldmodels.envs import TASKS
 from worldmodels.files import load_arrays
+from worldmodels.report.scores import read_scores
 from worldmodels.runs import read_metrics
 
 FIELDS = {"task", "env_id", "world", "temperature", "controller", "episodes", "first_seed", "mean", "std", "ci95", "returns",
           "wall_s", "workers", "device", "git_commit"}
-PICTURES = {"returns.png", "dream_vs_real.png", "curves.png", "film_strip.png", "real.webp", "dream.webp", "report.html"}
+PICTURES = {"returns.png", "dream_vs_real.png", "sim_to_real_gap.png", "curves.png", "film_strip.png", "real.webp", "dream.webp",
+            "report.html"}
 CAPTION = 28            # rows of black with white letters above each frame of a video
 
 STAGES = {"collect", "vision", "encode", "memory", "controller", "evaluate"}
@@ -26,15 +27,7 @@ every_task = pytest.mark.parametrize("task", TASKS)
 
 
 def scores(folder) -> list[dict]:
-    return json.loads((folder / "report" / "scores.json").read_text())
-
-
-@pytest.fixture
-def copied(finished, tmp_path):
-    """A copy of the finished toy run, and the arguments that name it."""
-    folder = tmp_path / "toy" / "smoke"
-    shutil.copytree(finished("toy"), folder)
-    return folder, ["--task", "toy", "--preset", "smoke", "--data", str(tmp_path), "--device", "cpu", "--workers", "1"]
+    return read_scores(folder / "report" / "scores.json")
 
 
 @every_task
@@ -100,23 +93,32 @@ def test_scores(task, finished):
     random = dict.fromkeys([*(f"random ({policy})" for policy in TASKS[task].baselines), collector])
     tensors, _ = load_arrays(folder / "checkpoints" / "controller.safetensors")
     evolved = task == "take_cover" and not np.array_equal(tensors["start"], tensors["parameters"])     # else there is one to score
-    controllers = ["before evolution (least squares)"] * evolved + ["controller from the dream"]
+    controllers = ["start of the search (least_squares)"] * evolved + ["controller from the dream"]
     played = [*random, *controllers, *([f"{controllers[-1]}, skill 5"] if task == "take_cover" else [])]
     assert [(s["world"], s["controller"]) for s in entries] == [*(("real", name) for name in played),
                                                                 *(("dream", name) for name in [collector, *controllers])]
     for s in entries:
-        assert s.keys() == FIELDS
+        assert s.keys() == FIELDS | ({"settings"} if s["world"] == "real" else set())
         assert (s["task"], s["env_id"]) == (task, TASKS[task].env_id)
         assert s["episodes"] == len(s["returns"]) == {"real": 2, "dream": 8}[s["world"]]
         assert np.isfinite(s["returns"]).all()
         assert s["mean"] == pytest.approx(np.mean(s["returns"]), abs=1e-3)
         assert s["std"] == pytest.approx(np.std(s["returns"], ddof=1), abs=1e-3)
-        low, high = s["ci95"]
-        assert (low + high) / 2 == pytest.approx(s["mean"]) and low <= s["mean"] <= high
+        assert s["ci95"] is None                        # of so few episodes an interval says nothing
         assert (s["temperature"] is None) == (s["world"] == "real")
         assert s["first_seed"] >= 1_000_000_000         # far from any that was trained on
         assert s["wall_s"] >= 0 and s["workers"] >= 1 and s["device"] == "cpu"
         assert s["git_commit"] is None or len(s["git_commit"]) >= 7
+
+
+@every_task
+def test_scores_in_the_game_say_how_it_was_played(task, finished):
+    collect = json.loads((finished(task) / "config.json").read_text())["config"]["collect"]
+    for s in (s for s in scores(finished(task)) if s["world"] == "real"):
+        random, every_frame = s["controller"].startswith("random"), "×" not in s["controller"]
+        said = {"drawing": "fast" if random else "official", "skill": 5 if "skill 5" in s["controller"] else 4,
+                "repeat": 1 if random and every_frame else collect["repeat"]}
+        assert s["settings"] == {name: value for name, value in said.items() if name in TASKS[task].settings}
 
 
 @every_task
@@ -147,12 +149,14 @@ def test_a_second_call_skips_what_is_finished(copied, capsys):
 def test_scores_are_the_same_with_another_number_of_workers(copied):
     folder, arguments = copied
     before = scores(folder)
-    main(stages.evaluate, [*arguments, "--evaluate.dream-episodes", "9"])
+    main(stages.evaluate, [*arguments, "--evaluate.dream-episodes", "12"])
     after = scores(folder)
     assert {s["workers"] for s in before if s["world"] == "real"} == {2}
     assert {s["workers"] for s in after if s["world"] == "real"} == {1}
     assert [s["returns"] for s in after if s["world"] == "real"] == [s["returns"] for s in before if s["world"] == "real"]
-    assert {s["episodes"] for s in after if s["world"] == "dream"} == {9}
+    for s in (s for s in after if s["world"] == "dream"):
+        low, high = s["ci95"]
+        assert s["episodes"] == 12 and (low + high) / 2 == pytest.approx(s["mean"]) and low <= s["mean"] <= high
 
 
 def test_the_controller_evolves_in_the_real_game_too(copied):
@@ -167,16 +171,16 @@ def test_the_controller_evolves_in_the_real_game_too(copied):
     assert all(0 <= row["worst"] <= row["mean"] <= row["best"] for row in rows)     # the toy rewards with its position
 
 
-@pytest.mark.parametrize("start", ("improved", "dreamt"))
+@pytest.mark.parametrize("start", ("least_squares", "least_squares_dream"))
 def test_the_search_may_start_at_what_dreams_say(copied, start):
     folder, arguments = copied
     for path in (folder / "checkpoints").glob("controller.*"):
         path.unlink()
-    arguments += ["--controller.start", start]
+    arguments += ["--learner.start", start]
     main(stages.train_controller, arguments)
     tensors, _ = load_arrays(folder / "checkpoints" / "controller.safetensors")
     assert tensors["start"].shape == tensors["parameters"].shape and tensors["start"].any()
     main(stages.evaluate, arguments)
     kept = np.array_equal(tensors["start"], tensors["parameters"])          # then there is one controller to score
-    assert {s["world"] for s in scores(folder) if s["controller"] == "before evolution (least squares)"} == (
+    assert {s["world"] for s in scores(folder) if s["controller"] == f"start of the search ({start})"} == (
         set() if kept else {"real", "dream"})

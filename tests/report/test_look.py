@@ -1,25 +1,29 @@
 """What is looked at, against what it must be."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from worldmodels import look
-from worldmodels.latents import observed
+from worldmodels.agent import load_agent
+from worldmodels.memory.noise import draw
+from worldmodels.memory.unroll import observed
+from worldmodels.report import look
 from worldmodels.runs import find
-from worldmodels.types import Noise, Transitions
-from worldmodels.worlds.agent import load_agent
+from worldmodels.types import Transitions
 
 
 @pytest.fixture(scope="module", params=("take_cover", "car_racing"))
 def agent(request):
-    return load_agent(find(request.param).last("memory"))[0]
+    return load_agent(find(request.param).last("memory"))
 
 
 @pytest.fixture
 def episode(agent):
     rng = np.random.default_rng(0)
-    return rng.normal(size=(9, agent.memory.z_size)).astype(np.float32), rng.uniform(0, 1, (8, agent.memory.action_size)).astype(np.float32)
+    z, action = rng.normal(size=(9, agent.memory.z_size)), rng.uniform(0, 1, (8, agent.memory.action_size))
+    return z.astype(np.float32), action.astype(np.float32)
 
 
 def test_the_share_of_variance_that_is_explained():
@@ -43,18 +47,18 @@ def test_a_traversal_moves_one_dimension(agent):
 
 @torch.inference_mode()
 def test_what_m_expects_is_what_it_dreams(agent, episode):
-    """At each step, many dreams of it have the mean and the width that were expected, and the same reward and risk."""
+    """At each step, many dreams of it have the mean and the width that were expected, and the same reward and
+    probability of the end."""
     z, action = (torch.from_numpy(a) for a in episode)
-    found = look.expected(agent, *episode)
-    U, N = agent.memory.noise_size
-    generator = torch.Generator().manual_seed(0)
-    for t, state in enumerate(observed(agent.memory, z[None], action[None])):
-        many = state.rows(torch.zeros(20_000, dtype=torch.int64))
-        noise = Noise(torch.rand(20_000, U, generator=generator), torch.randn(20_000, N, generator=generator))
+    found, generator = look.expected(agent, *episode), torch.Generator().manual_seed(0)
+    for t, state in zip(range(len(action)), observed(agent.memory, z[None], action[None])):
+        many = state.select(torch.zeros(20_000, dtype=torch.int64))
+        noise = next(draw(agent.memory.imagine_noise, 20_000, generator, z))
         dreamt = agent.memory.imagine(many, action[t].expand(20_000, -1), 1.0, noise)
-        drawn = dreamt.state.features[:, :agent.memory.z_size]
+        drawn = agent.memory.latent(dreamt.state)
         assert ((drawn.mean(0) - found.z.mean[t]).abs() < 0.05 * found.z.stddev[t]).all()
-        assert torch.allclose(dreamt.reward, found.reward[t], atol=1e-4) and torch.allclose(dreamt.risk, found.risk[t], atol=1e-5)
+        assert torch.allclose(dreamt.reward, found.reward[t], atol=1e-4)
+        assert torch.allclose(dreamt.p_done, found.p_done[t], atol=1e-5)
     assert len(found.reward) == t + 1 == len(episode[1])
 
 
@@ -66,7 +70,7 @@ def test_its_surprise_is_the_loss_that_it_was_trained_with(agent, episode):
     restart[:, 0] = 1
     batch = Transitions(z[:, :-1], action, z[:, 1:], zeros, zeros, restart)
     config = agent.memory.config
-    agent.memory.config = type(config)(**{**vars(config), "dreamt": 0.0})
+    agent.memory.config = replace(config, scheduled_sampling=0.0)
     _, metrics, _ = agent.memory.loss(batch, None, torch.Generator())
     agent.memory.config = config
     found = look.expected(agent, *episode)

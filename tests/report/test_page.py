@@ -11,12 +11,15 @@ from worldmodels.report import page
 def test_a_page_needs_nothing_beside_itself(tmp_path):
     frames = np.random.default_rng(0).integers(0, 255, (4, 8, 8, 3)).astype(np.uint8)
     Image.fromarray(frames[0]).save(tmp_path / "film.webp")
-    sections = [("Charts", page.charts([lambda axis: axis.plot([1, 2])] * 3)), ("Films", page.films({"a film": tmp_path / "film.webp"})),
-                ("Strip", page.strip({"above": frames, "below": frames}, [0, 2])), ("Table", page.table(("a", "b"), [(1, 2)]))]
+    sections = [("Charts", page.charts([lambda axis: axis.plot([1, 2])] * 3)),
+                ("Films", page.films({"a film": tmp_path / "film.webp"})),
+                ("Strip", page.strip({"above": frames, "below": frames}, [0, 2])),
+                ("Table", page.table(("a", "b"), [(1, 2)]))]
     page.write(tmp_path / "page.html", "A title", ["One line."], sections)
     (tmp_path / "film.webp").unlink()
     text = (tmp_path / "page.html").read_text()
-    assert len(re.findall(r'<img src="data:image/(svg\+xml|webp|png);base64,[^"]+" alt="[^"]+">', text)) == text.count("<img") == 6
+    images = re.findall(r'<img src="data:image/(svg\+xml|webp|png);base64,[^"]+" alt="[^"]+">', text)
+    assert len(images) == text.count("<img") == 6
     assert "<script" not in text and not re.search(r'(src|href)="(?!data:)', text) and "url(" not in text
     assert 'name="viewport" content="width=device-width' in text
     for tag in ("section", "figure", "table", "div", "p", "h2"):

@@ -22,6 +22,7 @@ def test_results_and_gradients_equal_torchs(ours, torchs, kernel, pixels, memory
     outputs = [module(x) for module in (layer, expected)]
     torch.testing.assert_close(*outputs)
     d_out = torch.randn_like(outputs[0])
-    gradients = [torch.autograd.grad(y, [x, *module.parameters()], d_out) for y, module in zip(outputs, (layer, expected))]
+    gradients = [torch.autograd.grad(y, [x, *module.parameters()], d_out)
+                 for y, module in zip(outputs, (layer, expected))]
     for a, b in zip(*gradients):
         torch.testing.assert_close(a, b)

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from worldmodels.vision import VAE, VisionConfig, frozen_encoder, sample
+from worldmodels.types import Posterior
+from worldmodels.vision import VAE, VAEConfig
+from worldmodels.vision.encoder import frozen_encoder
 from worldmodels.vision.train import encode
 
 
@@ -17,11 +19,11 @@ def frames():
 
 @pytest.mark.parametrize("z_size, parameters", ((32, 4_348_547), (64, 4_446_915)))
 def test_it_has_the_papers_number_of_parameters(z_size, parameters):
-    assert sum(p.numel() for p in VAE(VisionConfig(z_size=z_size)).parameters()) == parameters
+    assert sum(p.numel() for p in VAE(VAEConfig(z_size=z_size)).parameters()) == parameters
 
 
 def test_shapes(frames):
-    vision = VAE(VisionConfig(z_size=7))
+    vision = VAE(VAEConfig(z_size=7))
     mu, log_var = vision.encode(frames)
     assert mu.shape == log_var.shape == (5, 7) and mu.dtype == torch.float32
     picture = vision.decode(mu)
@@ -29,7 +31,7 @@ def test_shapes(frames):
 
 
 def test_a_frame_is_encoded_on_its_own(frames):
-    vision = VAE(VisionConfig(z_size=7))
+    vision = VAE(VAEConfig(z_size=7))
     whole, alone = vision.encode(frames), vision.encode(frames[2:3])
     for a, b in zip(whole, alone):
         torch.testing.assert_close(a[2:3], b, atol=1e-5, rtol=1e-4)
@@ -39,7 +41,7 @@ def test_a_frame_is_encoded_on_its_own(frames):
 @pytest.mark.parametrize("settings", ({}, {"z_size": 5, "channels": 8}))
 @pytest.mark.parametrize("batch", (1, 3, 32))
 def test_the_frozen_encoder_is_the_encoder(settings, batch):
-    vision = VAE(VisionConfig(**settings)).requires_grad_(False)
+    vision = VAE(VAEConfig(**settings)).requires_grad_(False)
     for parameter in vision.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     frames = torch.randint(256, (batch, 64, 64, 3), dtype=torch.uint8)
@@ -51,7 +53,7 @@ def test_the_frozen_encoder_is_the_encoder(settings, batch):
 
 def test_the_loss_is_squared_errors_plus_the_kl_above_its_floor(frames):
     """By hand, image by image, with a floor that lies between the KLs of the images."""
-    vision = VAE(VisionConfig(z_size=4))
+    vision = VAE(VAEConfig(z_size=4))
     vision.posterior.weight.data *= 20
     mu, log_var = vision.encode(frames)
     z = mu + torch.exp(log_var / 2) * torch.randn(5, 4, generator=torch.Generator().manual_seed(3))
@@ -60,7 +62,7 @@ def test_the_loss_is_squared_errors_plus_the_kl_above_its_floor(frames):
     kls = [sum(0.5 * (math.exp(v) + m * m - 1 - v) for m, v in zip(*row)) for row in zip(mu.tolist(), log_var.tolist())]
     floor = sorted(kls)[2] + 1e-3
 
-    vision.config = VisionConfig(z_size=4, kl_floor=floor / 4)
+    vision.config = VAEConfig(z_size=4, kl_floor=floor / 4)
     loss, metrics = vision.loss(frames, torch.Generator().manual_seed(3))
     assert loss.item() == pytest.approx(sum(e + max(kl, floor) for e, kl in zip(errors, kls)) / 5, rel=1e-5)
     assert metrics["squared_error"].item() == pytest.approx(np.mean(errors), rel=1e-5)
@@ -69,7 +71,7 @@ def test_the_loss_is_squared_errors_plus_the_kl_above_its_floor(frames):
 
 def test_below_its_floor_the_kl_has_no_gradient(frames):
     for kl_floor, pulled in ((1e6, False), (0.0, True)):
-        vision = VAE(VisionConfig(z_size=4, kl_floor=kl_floor))
+        vision = VAE(VAEConfig(z_size=4, kl_floor=kl_floor))
         vision.decoder[0].weight.data.zero_()                   # the picture says nothing of z
         vision.loss(frames, torch.Generator().manual_seed(0))[0].backward()
         assert bool(vision.posterior.weight.grad.abs().sum() > 0) == pulled
@@ -79,7 +81,7 @@ def test_a_few_steps_of_training_lower_the_loss():
     frames = torch.zeros(16, 64, 64, 3, dtype=torch.uint8)
     for i in range(16):
         frames[i, :, 4 * i:4 * i + 4] = 255
-    vision = VAE(VisionConfig(z_size=4))
+    vision = VAE(VAEConfig(z_size=4))
     optimizer = torch.optim.Adam(vision.parameters(), 1e-3)
     losses = []
     for step in range(20):
@@ -93,22 +95,23 @@ def test_a_few_steps_of_training_lower_the_loss():
 
 def test_sampled_latents_have_the_stated_mean_and_variance():
     mu, log_var = torch.tensor([2.0, -1.0, 0.0]), torch.tensor([0.0, -2.0, 1.0])
-    z = sample(mu.expand(40_000, 3), log_var.expand(40_000, 3), torch.Generator().manual_seed(0))
+    normal = torch.randn(40_000, 3, generator=torch.Generator().manual_seed(0))
+    z = Posterior(mu.expand(40_000, 3), log_var.expand(40_000, 3)).sample(normal)
     torch.testing.assert_close(z.mean(0), mu, atol=0.03, rtol=0)
     torch.testing.assert_close(z.var(0), log_var.exp(), atol=0, rtol=0.04)
 
 
 def test_encoding_in_batches_equals_encoding_at_once(frames):
-    vision = VAE(VisionConfig(z_size=7))
+    vision = VAE(VAEConfig(z_size=7))
     mu, log_var = encode(vision, frames.numpy(), batch=2)
-    assert mu.shape == log_var.shape == (5, 7) and mu.dtype == np.float32
-    np.testing.assert_allclose(mu, vision.encode(frames)[0].detach(), atol=1e-5)
-    np.testing.assert_allclose(log_var, vision.encode(frames)[1].detach(), atol=1e-5)
+    assert mu.shape == log_var.shape == (5, 7) and mu.dtype == torch.float32
+    torch.testing.assert_close(mu, vision.encode(frames).mean.detach(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(log_var, vision.encode(frames).log_var.detach(), atol=1e-5, rtol=1e-5)
 
 
 def test_episodes_of_all_lengths_are_encoded_in_batches_of_few_sizes(frames):
     """Whatever is filled up is cut off again."""
-    vision = VAE(VisionConfig(z_size=3, channels=2))
+    vision = VAE(VAEConfig(z_size=3, channels=2))
 
     class Watched:
         parameters, sizes = vision.parameters, set()

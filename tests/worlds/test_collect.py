@@ -1,11 +1,13 @@
 """Collected episodes hold what happened, aligned in time."""
 
 import numpy as np
+import torch
 
 from worldmodels import episodes
 from worldmodels.envs import TASKS
+from worldmodels.envs.policies import fresh_uniform
 from worldmodels.envs.toy import position
-from worldmodels.worlds.collect import CollectConfig, CollectJob, make_env
+from worldmodels.worlds.collect import CollectConfig, CollectJob, RandomPolicy, make_env
 
 CONFIG = CollectConfig(max_steps=40, policy="fresh")
 
@@ -13,7 +15,7 @@ CONFIG = CollectConfig(max_steps=40, policy="fresh")
 def test_a_stored_episode_is_aligned_in_time(tmp_path):
     """Frame t, action t -> reward t, end t, frame t + 1."""
     for seed in range(5):
-        steps, total = CollectJob("toy", CONFIG, seed, tmp_path)()
+        steps, total = CollectJob(TASKS["toy"], CONFIG, seed, tmp_path)()
         episode = episodes.read(episodes.episode_path(tmp_path, seed))
         assert len(episode.frames) == steps + 1 and len(episode.action) == len(episode.reward) == steps
         p = [position(frame) for frame in episode.frames]
@@ -24,16 +26,29 @@ def test_a_stored_episode_is_aligned_in_time(tmp_path):
 
 
 def test_an_episode_is_a_function_of_its_seed(tmp_path):
-    first, second = ((CollectJob("toy", CONFIG, seed, tmp_path / name)(), episodes.read(episodes.episode_path(tmp_path / name, seed)))
-                     for seed, name in ((3, "a"), (3, "b")))
+    first, second = ((CollectJob(TASKS["toy"], CONFIG, 3, tmp_path / name)(),
+                      episodes.read(episodes.episode_path(tmp_path / name, 3))) for name in ("a", "b"))
     assert first[0] == second[0]
     for a, b in zip(first[1], second[1]):
         np.testing.assert_array_equal(a, b)
 
 
 def test_every_task_is_collected_with_each_of_its_policies():
-    for name, task in TASKS.items():
+    for task in list(TASKS.values()):
         for policy in task.policies:
-            steps, _ = CollectJob(name, CollectConfig(max_steps=3, policy=policy), 0)()
+            steps, _ = CollectJob(task, CollectConfig(max_steps=3, policy=policy), 0)()
             assert steps == 3
     make_env.cache_clear()              # which ends the game's engine
+
+
+def test_a_random_policy_keeps_its_streams_when_rollouts_are_replaced():
+    """A new rollout's stream is that of its own seed, and those that go on keep theirs."""
+    policy, alone, new = (RandomPolicy(fresh_uniform, "cpu") for _ in range(3))
+    policy.reset([3, 4, 5])
+    alone.reset([5])
+    new.reset([6])
+    assert torch.equal(policy(None)[2:], alone(None))
+    policy.select_and_reset(torch.tensor([2, 0]), [6])
+    actions = policy(None)
+    assert actions.shape == (3, 1)
+    assert torch.equal(actions[:1], alone(None)) and torch.equal(actions[2:], new(None))

@@ -4,10 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from worldmodels.memory import MDNRNN, MemoryConfig
-from worldmodels.types import Noise
-from worldmodels.worlds.agent import Agent, DreamFitness
-from worldmodels.worlds.dream import BLOCK, STARTS, DreamConfig, DreamWorld, NoiseStream
+from worldmodels.agent import Agent
+from worldmodels.controller import LinearConfig, PolicySpec
+from worldmodels.envs import TASKS
+from worldmodels.memory import MDNRNN, MEMORIES, MDNRNNConfig
+from worldmodels.memory.noise import BLOCK, OBSERVE, NoiseStream, draw
+from worldmodels.memory.unroll import unroll
+from worldmodels.types import NoiseSize
+from worldmodels.worlds.dream import STARTS, DreamConfig, DreamWorld
+from worldmodels.worlds.fitness import DreamFitness
 from worldmodels.worlds.rollout import rollout
 
 NEVER, ALWAYS = -1e4, 1e4
@@ -16,20 +21,29 @@ NEVER, ALWAYS = -1e4, 1e4
 def make_world(latents, death=None, **config):
     """A dream of a random M over the counted episodes; `death` fixes the logit of its done head."""
     torch.manual_seed(2)
-    memory = MDNRNN(MemoryConfig(hidden_size=6, cell_feature=True), 2, 1)
+    memory = MDNRNN(MDNRNNConfig(hidden_size=6, cell_feature=True), 2, 1)
     if death is not None:
         memory.head.weight.data[-1], memory.head.bias.data[-1] = 0, death
     return DreamWorld(memory.requires_grad_(False), latents, DreamConfig(**config))
 
 
-def policy(world, count):
-    parameters = np.random.default_rng(0).normal(size=(count, world.memory.feature_size + 1))
-    return Agent("toy", None, world.memory).policy(parameters)
+def agent_of(world):
+    return Agent(TASKS["toy"], None, world.memory)
 
 
-def named(state):
+def controllers(world, count, seed=0):
+    config = LinearConfig()
+    size = agent_of(world).parameter_count(config)
+    return PolicySpec(config, {"parameters": np.random.default_rng(seed).normal(size=(count, size))})
+
+
+def play(world, spec, seeds):
+    return rollout(world, agent_of(world).policy_of(spec), seeds)
+
+
+def named(world, state):
     """Which (episode, t) each start is."""
-    return [tuple(row) for row in (10 * state.inner[0]).round().int().tolist()]
+    return [tuple(row) for row in (10 * world.memory.latent(state)).round().int().tolist()]
 
 
 @pytest.mark.parametrize("start", STARTS)
@@ -37,7 +51,7 @@ def test_the_same_seeds_dream_the_same_dream(counted_latents, start):
     world = make_world(counted_latents, start=start, max_steps=20, warmup=4)
 
     def dream(seeds):
-        played = rollout(world, policy(world, 5), seeds)
+        played = play(world, controllers(world, 5), seeds)
         return played.returns.tolist(), played.lengths.tolist()
 
     first = dream([1, 2, 3, 4, 5])
@@ -57,16 +71,16 @@ def test_a_start_is_a_function_of_its_seed_alone(counted_latents, start):
 def test_first_starts_are_first_frames_of_all_episodes_with_an_empty_memory(counted_latents):
     world = make_world(counted_latents)
     state = world.reset(range(200))
-    starts = named(state)
+    starts = named(world, state)
     assert {t for _, t in starts} == {0} and {episode for episode, _ in starts} == set(range(8))
-    assert torch.equal(state.features, world.memory.initial(state.inner[0]).features)
+    assert torch.equal(state.features, world.memory.initial(world.memory.latent(state)).features)
 
 
 def test_starts_anywhere_are_warmed_on_the_frames_before_them(counted_latents):
     """As if the episode had been observed by hand over the last frames, or all of them where there are fewer."""
     world = make_world(counted_latents, start="anywhere", warmup=5)
     state = world.reset(range(300))
-    starts = named(state)
+    starts = named(world, state)
     for row, (episode, t) in enumerate(starts):
         first = max(0, t - 5)
         z = torch.tensor([[[episode / 10, s / 10]] for s in range(first, t + 1)])
@@ -80,53 +94,87 @@ def test_starts_anywhere_are_warmed_on_the_frames_before_them(counted_latents):
     assert set(starts) <= {(e, t) for e in range(8) for t in range(3 + 2 * e)} and len(set(starts)) > 70
 
 
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("kind", MEMORIES)
+def test_what_a_dream_will_be_can_be_traced_back_to_its_actions(counted_latents, kind, start):
+    """A dream's start can be used in backpropagation, whatever the memory: the last reward has a gradient at the first
+    action."""
+    memory = MEMORIES[kind](MEMORIES[kind].Config(), 2, 1)
+    world = DreamWorld(memory, counted_latents, DreamConfig(start=start, warmup=4))
+    state = world.starts(range(5))
+    assert not any(t.is_inference() or t.requires_grad for t in (state.features, *state.inner))
+    action = torch.zeros(5, 3, 1, requires_grad=True)
+    noise = draw(memory.imagine_noise, 5, torch.Generator().manual_seed(0), state.features)
+    unroll(memory, action, state, noise, 3).reward[:, -1].sum().backward()
+    assert (action.grad[:, 0] != 0).all()
+
+
+def test_a_dream_can_begin_at_given_states(counted_latents):
+    """What follows is as after a reset that led there: its noise and its clock are those of the seed."""
+    world, other = (make_world(counted_latents, start=start, max_steps=6, warmup=4) for start in ("anywhere", "first"))
+    state, action = world.reset([5, 6, 7]), torch.ones(3, 1)
+    assert other.begin(state, [5, 6, 7]) is state and other.state is state
+    for t in range(1, 7):
+        mine, theirs = world.step(action), other.step(action)
+        for a, b in zip((mine.state.features, *mine[1:]), (theirs.state.features, *theirs[1:])):
+            assert torch.equal(a, b)
+        assert theirs.truncated.tolist() == (~theirs.terminated & (t == 6)).tolist()
+    again = other.begin(mine.state, [5, 6, 7])
+    assert torch.equal(again.features, mine.state.features)
+    other.step(action)
+    assert other.steps.tolist() == [1, 1, 1]
+
+
 def test_a_dream_does_not_depend_on_those_beside_it(counted_latents):
     """The same returns alone, together, and with the rest in another order."""
     world = make_world(counted_latents, max_steps=30)
-    policies = policy(world, 6)
-    together = rollout(world, policies, [4, 9, 4, 1, 9, 7])
+    spec = controllers(world, 6)
+    together = play(world, spec, [4, 9, 4, 1, 9, 7])
     for row, seed in enumerate([4, 9, 4, 1, 9, 7]):
-        alone = rollout(world, policies.rows(torch.tensor([row])), [seed])
+        alone = play(world, spec.select([row]), [seed])
         torch.testing.assert_close(alone.returns[0], together.returns[row], rtol=1e-4, atol=1e-4)
         assert alone.lengths[0] == together.lengths[row]
 
 
 def test_noise_is_a_function_of_the_seed_and_the_step():
-    streams = [NoiseStream(seeds, (3, 2), torch.zeros(1, dtype=torch.float64)) for seeds in ([5, 6], [7, 5])]
+    size = NoiseSize({"component": 2, "done": 1}, {"z": 2})
+    streams = [NoiseStream(seeds, size, torch.zeros(1, dtype=torch.float64)) for seeds in ([5, 6], [7, 5])]
     first, second = ([stream.block() for _ in range(3)] for stream in streams)
     for a, b in zip(first, second):
         assert a.shape == (BLOCK, 5, 2) and a.dtype == torch.float64
         assert torch.equal(a[..., 0], b[..., 1]) and not torch.equal(a[..., 1], b[..., 0])
     assert not torch.equal(first[0], first[1])
-    streams[1].keep([1])
+    streams[1].select([1])
     assert torch.equal(streams[0].block()[..., 0], streams[1].block()[..., 0])
 
 
 def test_a_random_policys_choices_are_not_the_dreams_chance():
-    """The streams that a seed gives to starts, random policies and the game's V are others."""
-    uniform = NoiseStream([5], (40, 1), torch.zeros(1)).block()[0, :40, 0].numpy()
-    for stream in range(3):
+    """The streams that a seed gives to starts, random policies, the game's V, exploration and observing are others."""
+    uniform = NoiseStream([5], NoiseSize({"done": 40}, {"z": 1}), torch.zeros(1)).block()[0, :40, 0].numpy()
+    for stream in (0, 1, 2, 4, OBSERVE):
         assert not np.isin(np.random.default_rng([5, stream]).random(1000, np.float32), uniform).any()
 
 
 def test_noise_is_uniform_and_normal():
-    numbers = torch.cat([NoiseStream(range(300), (2, 2), torch.zeros(1)).block() for _ in range(2)])
-    uniform, normal = numbers.split(2, 1)
+    size = NoiseSize({"done": 2}, {"z": 2})
+    numbers = torch.cat([NoiseStream(range(300), size, torch.zeros(1)).block() for _ in range(2)])
+    uniform, normal = size.split(numbers, 1).values()
     assert 0 <= uniform.min() < 0.001 and 0.999 < uniform.max() < 1
-    assert uniform.mean().item() == pytest.approx(0.5, abs=0.01) and uniform.std().item() == pytest.approx(12**-0.5, abs=0.01)
-    assert normal.mean().item() == pytest.approx(0, abs=0.03) and normal.std().item() == pytest.approx(1, abs=0.03)
+    for drawn, mean, deviation, tolerance in ((uniform, 0.5, 12**-0.5, 0.01), (normal, 0, 1, 0.03)):
+        assert drawn.mean().item() == pytest.approx(mean, abs=tolerance)
+        assert drawn.std().item() == pytest.approx(deviation, abs=tolerance)
 
 
 def test_a_dream_is_cut_at_its_cap(counted_latents):
     world = make_world(counted_latents, NEVER, max_steps=7)
-    assert rollout(world, policy(world, 4), range(4)).lengths.tolist() == [7] * 4
-    assert rollout(world, policy(world, 4), range(4)).lengths.tolist() == [7] * 4     # counted anew after each reset
+    assert play(world, controllers(world, 4), range(4)).lengths.tolist() == [7] * 4
+    assert play(world, controllers(world, 4), range(4)).lengths.tolist() == [7] * 4     # counted anew after each reset
 
 
 def test_the_dying_step_is_rewarded(counted_latents):
     world = make_world(counted_latents, ALWAYS)
     world.memory.head.weight.data[-2], world.memory.head.bias.data[-2] = 0, 1.5
-    played = rollout(world, policy(world, 4), range(4))
+    played = play(world, controllers(world, 4), range(4))
     assert played.lengths.tolist() == [1] * 4 and played.returns.tolist() == [1.5] * 4
 
 
@@ -134,21 +182,36 @@ def test_rollouts_that_go_on_keep_their_state(counted_latents):
     world = make_world(counted_latents)
     state = world.reset(range(6))
     index = torch.tensor([1, 4])
-    assert torch.equal(world.go_on(index, []).features, state.features[index])
+    assert torch.equal(world.select_and_reset(index, []).features, state.features[index])
     assert len(world.step(torch.zeros(2, 1)).reward) == 2
 
 
+def test_rollouts_that_begin_behind_others_are_those_of_their_seeds(counted_latents):
+    """Beside dreams that go on, a new one has the start, the noise and the clock that it would have alone."""
+    world, alone = (make_world(counted_latents, NEVER, max_steps=5) for _ in range(2))
+    world.reset(range(3))
+    for _ in range(3):
+        before = world.step(torch.ones(3, 1)).state.features
+    state = world.select_and_reset(torch.tensor([2, 0]), [8, 9])
+    assert torch.equal(state.features[:2], before[[2, 0]])
+    torch.testing.assert_close(state.features[2:], alone.reset([8, 9]).features)
+    for t in range(1, 6):
+        together, expected = world.step(torch.ones(4, 1)), alone.step(torch.ones(2, 1))
+        torch.testing.assert_close(together.state.features[2:], expected.state.features)
+        torch.testing.assert_close(together.reward[2:], expected.reward)
+        assert together.truncated.tolist() == [t >= 2] * 2 + [t == 5] * 2
+
+
 def test_dream_fitness_is_members_by_episodes(counted_latents):
-    """Each member's episodes start where the seeds say: with death at once, the reward tells the start and the member."""
+    """Each member's episodes start where the seeds say: with death at once, the reward tells start and member."""
     world = make_world(counted_latents, ALWAYS)
-    agent = Agent("toy", None, world.memory)
-    parameters = np.random.default_rng(1).normal(size=(3, world.memory.feature_size + 1))
-    seeds = [11, 12, 13, 14]
-    returns = DreamFitness(agent, world)(parameters, seeds)
+    agent, spec, seeds = agent_of(world), controllers(world, 3, 1), [11, 12, 13, 14]
+    returns = DreamFitness(agent, world)(spec, seeds)
     assert returns.shape == (3, 4)
     state = world.reset(seeds)
-    for member, p in zip(returns, parameters):
-        action = agent.policy(p[None], len(seeds))(state)
-        noise = Noise(torch.rand(4, 3), torch.randn(4, 2))                  # the reward does not depend on it
-        expected = world.memory.imagine(state, action, 1.0, noise).reward
-        np.testing.assert_allclose(member, expected, atol=1e-6)
+    for member, of_member in enumerate(returns):
+        policy = agent.policy_of(spec.select([member]))
+        policy.reset(seeds)
+        noise = next(draw(world.memory.imagine_noise, 4, torch.Generator(), state.features))    # not in the reward
+        expected = world.memory.imagine(state, policy(state), 1.0, noise).reward
+        np.testing.assert_allclose(of_member, expected, atol=1e-6)

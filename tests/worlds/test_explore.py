@@ -1,18 +1,21 @@
 """Collecting with a controller: what is stored is what was played, and how much of it was left to chance."""
 
-from itertools import islice
+from itertools import count, islice
 
 import numpy as np
 import pytest
 import torch
 
 from worldmodels import episodes
+from worldmodels.agent import load_agent
+from worldmodels.controller import LinearConfig, PolicySpec
+from worldmodels.envs import TASKS
 from worldmodels.envs.policies import fresh_uniform
 from worldmodels.envs.toy import Toy
 from worldmodels.types import State
-from worldmodels.worlds.agent import RealJob, load_agent
 from worldmodels.worlds.collect import CollectConfig
 from worldmodels.worlds.explore import LONGEST, Explorer, ExploreJob, stretches
+from worldmodels.worlds.fitness import RealJob
 
 SEEDS = tuple(range(100, 140))          # more than a worker plays at a time
 
@@ -20,11 +23,12 @@ SEEDS = tuple(range(100, 140))          # more than a worker plays at a time
 @pytest.fixture
 def explore(toy_run, tmp_path):
     """explore(share): the job, and what it returned."""
-    _, digest = load_agent(toy_run)
+    digest = load_agent(toy_run).digest
+    spec = PolicySpec(LinearConfig(), {"parameters": np.random.default_rng(3).normal(size=(1, 13))})
 
     def explore(share):
-        config = CollectConfig(max_steps=30, policy="fresh", explore=share)
-        job = ExploreJob(toy_run, digest, config, (), np.random.default_rng(3).normal(size=13), SEEDS, tmp_path)
+        config = CollectConfig(max_steps=30, policy="fresh", explore_share=share)
+        job = ExploreJob(TASKS["toy"], toy_run, digest, config, (), spec, SEEDS, tmp_path)
         return job, job()
 
     return explore
@@ -47,24 +51,54 @@ def test_what_is_stored_can_be_played_again(explore, tmp_path):
 
 def test_without_exploration_it_is_the_controller_that_plays(explore, toy_run):
     job, (lengths, returns) = explore(0.0)
-    parameters = np.repeat(job.parameters[None], len(SEEDS), 0)
-    expected_returns, expected_lengths = RealJob(toy_run, job.digest, 30, (), parameters, SEEDS)()
+    expected_returns, expected_lengths = RealJob(job.task, toy_run, job.digest, 30, (), job.spec, SEEDS)()
     assert np.array_equal(lengths, expected_lengths) and np.array_equal(returns, expected_returns)
     _, (_, explored) = explore(1.0)
     assert not np.array_equal(explored, returns)
 
 
-def test_an_action_of_the_stream_is_taken_instead_of_the_policys_own():
-    class Policy:
-        def __init__(self, number): self.number = number
-        def __call__(self, state): return self.number[:, None].clone()
-        def rows(self, index): return Policy(self.number[index])
+class Numbered:
+    """A policy that acts the number of each rollout, in the order in which they begin."""
 
-    streams = [iter([None, np.array([7.0], np.float32)] * 3), iter([None] * 9), iter([np.array([9.0], np.float32)] * 9)]
-    explorer, state = Explorer(Policy(torch.arange(3.0)), streams), State(torch.zeros(3, 1), ())
-    assert explorer(state).flatten().tolist() == [0, 1, 9]
-    assert explorer(state).flatten().tolist() == [7, 1, 9]
-    assert explorer.rows(torch.tensor([2, 0]))(state).flatten().tolist() == [9, 0]
+    def reset(self, seeds):
+        self.begun, self.number = 0, torch.zeros(0)
+        self.select_and_reset(torch.arange(0), seeds)
+
+    def __call__(self, state):
+        return self.number[:, None].clone()
+
+    def select_and_reset(self, index, seeds):
+        self.number = torch.cat([self.number[index], torch.arange(self.begun, self.begun + len(seeds)).float()])
+        self.begun += len(seeds)
+
+
+@pytest.fixture
+def explorer():
+    """The policy, and act(). In the odd steps t of a rollout of seed s its stream acts, 10 s + t."""
+    def stream(seed):
+        for t in count():
+            yield np.array([10 * seed + t], np.float32) if t % 2 else None
+
+    explorer = Explorer(Numbered(), stream)
+    return explorer, lambda: explorer(State(torch.zeros(len(explorer.streams), 1), ())).flatten().tolist()
+
+
+def test_an_action_of_the_stream_is_taken_instead_of_the_policys_own(explorer):
+    explorer, act = explorer
+    explorer.reset([5, 6, 7])
+    assert [act() for _ in range(4)] == [[0, 1, 2], [51, 61, 71], [0, 1, 2], [53, 63, 73]]
+    explorer.reset([6])
+    assert [act(), act()] == [[0], [61]]                # each reset begins anew
+
+
+def test_rollouts_that_go_on_keep_their_streams_and_new_ones_begin_their_own(explorer):
+    explorer, act = explorer
+    explorer.reset([5, 6, 7])
+    act()
+    explorer.select_and_reset(torch.tensor([2, 0]), [8])
+    assert [act() for _ in range(3)] == [[71, 51, 3], [2, 0, 81], [73, 53, 3]]
+    explorer.select_and_reset(torch.tensor([2]), [])
+    assert [act(), act()] == [[83], [3]]
 
 
 @pytest.mark.parametrize("share", (0.0, 0.2, 0.8))
@@ -75,7 +109,7 @@ def test_stretches_are_as_many_as_asked_for_and_all_differ(share):
     assert abs(shares.mean() - share / 2) < 0.03 and shares.max() < share + 0.25
     if share:
         assert shares.std() > share / 5
-        runs = [row.sum() / max(1, (np.diff(row.astype(int)) == 1).sum()) for row in taken]       # mean length of a stretch
+        runs = [row.sum() / max(1, (np.diff(row.astype(int)) == 1).sum()) for row in taken]     # mean lengths
         assert np.percentile(runs, 5) < 3 and LONGEST / 2 < np.percentile(runs, 95) < 2 * LONGEST
 
 

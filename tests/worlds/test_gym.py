@@ -87,7 +87,7 @@ def test_a_batch_is_as_many_environments(task, steps, world):
     seen, _ = batch.reset(seed=5)
     expected = [env.reset(seed=5 + i)[0] for i, env in enumerate(singles)]
     np.testing.assert_allclose(seen, expected, atol=1e-4)
-    batch.ended[1] = True                       # the second begins anew, and so is out of step with the others from here on
+    batch.ended[1] = True                   # the second begins anew, and so is out of step with the others from here on
     ended = [False, True, False]
     for _ in range(3 * steps):
         action = batch.action_space.sample()
@@ -149,13 +149,15 @@ def test_z_is_where_the_features_begin():
 
 
 def test_the_temperature_is_the_runs_own_unless_another_is_given():
-    own, same, other = (LatentEnv("take_cover", "dream", **options) for options in ({}, {"temperature": 1.05}, {"temperature": 0.1}))
+    own, same, other = (LatentEnv("take_cover", "dream", **options)
+                        for options in ({}, {"temperature": 1.05}, {"temperature": 0.1}))
     a, b, c = (played(env, 2)[0] for env in (own, same, other))
     assert np.array_equal(a, b) and np.array_equal(a[0], c[0]) and not np.array_equal(a[1], c[1])
 
 
 def test_a_video_can_be_recorded(tmp_path):
-    env = RecordVideo(gymnasium.make("worldmodels/TakeCoverDream-v0", render_mode="rgb_array", max_episode_steps=9), str(tmp_path), lambda episode: True)
+    dream = gymnasium.make("worldmodels/TakeCoverDream-v0", render_mode="rgb_array", max_episode_steps=9)
+    env = RecordVideo(dream, str(tmp_path), lambda episode: True)
     played(env, 1)
     env.close()
     assert (tmp_path / "rl-video-episode-0.mp4").stat().st_size > 1000
@@ -169,19 +171,19 @@ def test_an_end_that_the_clock_makes_is_a_truncation():
 
 
 @pytest.mark.parametrize("task, world, options, named", (
-    ("take_cover", "dream", {"run": "nowhere"}, "no run of take_cover in nowhere"),
-    ("take_cover", "dream", {"observe": "pixels"}, "observe 'pixels'"),
-    ("take_cover", "dream", {"temperature": 0}, "temperature 0"),
-    ("take_cover", "dream", {"temperature": np.inf}, "temperature inf"),
-    ("take_cover", "dream", {"temperature": None}, "temperature None"),
-    ("take_cover", "dream", {"start": "last"}, "start 'last'"),
-    ("take_cover", "dream", {"start": ["anywhere"]}, "first or anywhere"),
-    ("take_cover", "dream", {"start": "anywhere", "warmup": -1}, "warmup -1: must be 0 or more"),
-    ("take_cover", "dream", {"max_episode_steps": 0}, "max_episode_steps 0"),
-    ("take_cover", "dream", {"render_mode": "human"}, "render_mode 'human'"),
-    ("take_cover", "real", {"repeat": 2.5}, "repeat 2.5: must be 1 or more"),
+    ("take_cover", "dream", {"run": "nowhere"}, "no run nowhere of take_cover"),
+    ("take_cover", "dream", {"observe": "pixels"}, "observe 'pixels': must be features or z"),
+    ("take_cover", "dream", {"temperature": 0}, "temperature 0: must be at least"),
+    ("take_cover", "dream", {"temperature": np.inf}, "temperature inf: must be finite"),
+    ("take_cover", "dream", {"temperature": None}, "temperature None: must be a number"),
+    ("take_cover", "dream", {"start": "last"}, "start 'last': must be first or anywhere"),
+    ("take_cover", "dream", {"start": ["anywhere"]}, "start .*first or anywhere"),
+    ("take_cover", "dream", {"start": "anywhere", "warmup": -1}, "warmup -1: must be at least 0"),
+    ("take_cover", "dream", {"max_episode_steps": 0}, "max_episode_steps 0: must be at least 1"),
+    ("take_cover", "dream", {"render_mode": "human"}, "render_mode 'human': must be rgb_array"),
+    ("take_cover", "real", {"repeat": 2.5}, "repeat 2.5: must be a whole number"),
     ("take_cover", "real", {"skill": 6}, "skill 6: must be 1 to 5"),
-    ("car_racing", "real", {"drawing": "bad"}, "fast or official"),
+    ("car_racing", "real", {"drawing": "bad"}, "drawing 'bad': must be fast or official"),
     ("take_cover", "dream", {"skill": 5}, "no option skill"),
     ("car_racing", "real", {"skill": 5}, "no option skill"),
     ("take_cover", "dream", {"run": "PUBLISHED"}, "is a run of car_racing"),
@@ -215,7 +217,8 @@ def test_an_action_of_another_shape_is_refused(count):
 
 ASYNCHRONOUS = """
 import gymnasium, torch, worldmodels
-env = gymnasium.make_vec("worldmodels/TakeCoverDream-v0", num_envs=2, vectorization_mode="async", vector_kwargs={"context": "fork"})
+forked = {"vectorization_mode": "async", "vector_kwargs": {"context": "fork"}}
+env = gymnasium.make_vec("worldmodels/TakeCoverDream-v0", num_envs=2, **forked)
 env.reset(seed=0)
 env.step(env.action_space.sample())
 env.close()

@@ -1,33 +1,53 @@
-"""The population's dream equals the plain loop over `imagine`, whatever shares the batch, in one process or in several."""
+"""The population's dream equals the plain loop over `imagine`, whatever memory dreams, whatever kind of controller
+acts, and whatever shares the batch, in one process or in several."""
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from tests.conftest import counted_episode, make_latents
+from worldmodels.agent import Agent, load_agent
+from worldmodels.controller import CONTROLLERS, PolicySpec
+from worldmodels.envs import TASKS
 from worldmodels.executors import LocalExecutor
-from worldmodels.memory import MDNRNN, MemoryConfig
+from worldmodels.memory import MEMORIES
+from worldmodels.memory.dreamer import PlainDreamer
+from worldmodels.types import Imagined, NoiseSize, State
 from worldmodels.worlds import population
-from worldmodels.worlds.agent import Agent, DreamFitness, load_agent
-from worldmodels.worlds.dream import BLOCK, DreamConfig, DreamWorld
-from worldmodels.worlds.population import WIDTH, Batch, GraphedDream, dream
+from worldmodels.worlds.dream import DreamConfig, DreamWorld
+from worldmodels.worlds.fitness import DreamFitness
+from worldmodels.worlds.population import BLOCK, WIDTH, Batch, GraphedDream, dream
 from worldmodels.worlds.rollout import rollout
 
-SEEDS = [3, 14, 15, 92, 65]
+SEEDS = [3, 14, 15, 92, 65, 35, 89, 79, 32, 38, 46, 26]
 BIAS = {"sampled": 5.0, "threshold": 1.0}      # against death, so that some dreams last and others do not
+SCALE = {"mlp": 0.3}            # of a controller's parameters, else 1: with more, a dream magnifies rounding
+SMALL = {"hidden_size": 9, "mixtures": 3}
+VARIANTS = {
+    "plain": ("mdn_rnn", SMALL),
+    "paper's TakeCover": ("mdn_rnn", SMALL | {"restart_input": True, "cell_feature": True, "death": "threshold"}),
+    "sees_current_frame": ("mdn_rnn", SMALL | {"sees_current_frame": True}),
+} | {kind: (kind, {"hidden_size": 8}) for kind in MEMORIES if kind != "mdn_rnn"}
 
 
-@pytest.fixture(params=({}, {"restart_input": True, "cell_feature": True, "death": "threshold"}, {"peek": True}),
-                ids=("plain", "paper's TakeCover", "peek"))
+@pytest.fixture(params=VARIANTS)
 def world(request, counted_latents):
     """A dream of a random M whose rollouts end at all times, some at the cap, which is no multiple of BLOCK."""
     torch.manual_seed(4)
-    memory = MDNRNN(MemoryConfig(hidden_size=9, mixtures=3, **request.param), 2, 1).requires_grad_(False)
+    kind, options = VARIANTS[request.param]
+    memory = MEMORIES[kind](MEMORIES[kind].Config(**options), 2, 1).requires_grad_(False)
     for parameter in memory.parameters():
-        torch.nn.init.normal_(parameter, std=0.6)
+        torch.nn.init.normal_(parameter, std=0.6 if kind == "mdn_rnn" else 1.0)
     memory.head.weight.data[-1] *= 4
     memory.head.bias.data[-1] = -BIAS[memory.config.death]
     return DreamWorld(memory, counted_latents, DreamConfig(temperature=1.2, max_steps=3 * BLOCK + 5))
+
+
+@pytest.fixture(params=CONTROLLERS)
+def kind(request):
+    """A kind of controller."""
+    return request.param
 
 
 @pytest.fixture
@@ -39,24 +59,32 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def controllers(world, members, seed=0):
-    return np.random.default_rng(seed).normal(size=(members, world.memory.feature_size + 1))
+def agent_of(world):
+    return Agent(TASKS["toy"], None, world.memory)
+
+
+def controllers(world, members, seed=0, kind="linear"):
+    config = CONTROLLERS[kind].Config()
+    size = agent_of(world).parameter_count(config)
+    parameters = np.random.default_rng(seed).normal(size=(members, size))
+    return PolicySpec(config, {"parameters": parameters * SCALE.get(kind, 1)})
 
 
 def fitness(world, **more):
-    return DreamFitness(Agent("toy", None, world.memory), world, **more)
+    return DreamFitness(agent_of(world), world, **more)
 
 
-def by_rollout(world, parameters, seeds):
+def by_rollout(world, spec, seeds):
     """The same through the plain loop, [2, P, E]."""
-    policy = Agent("toy", None, world.memory).policy(parameters, len(seeds))
-    played = rollout(world, policy, list(seeds) * len(parameters))
-    return np.stack([played.returns.numpy(), played.lengths.numpy()]).reshape(2, len(parameters), len(seeds))
+    members = len(spec.arrays["parameters"])
+    policy = agent_of(world).policy_of(spec.select(np.repeat(np.arange(members), len(seeds))))
+    played = rollout(world, policy, list(seeds) * members)
+    return np.stack([played.returns.numpy(), played.lengths.numpy()]).reshape(2, members, len(seeds))
 
 
-def test_it_equals_the_plain_loop(world):
-    parameters = controllers(world, 23)
-    played, expected = fitness(world).play(parameters, SEEDS), by_rollout(world, parameters, SEEDS)
+def test_it_equals_the_plain_loop(world, kind):
+    spec = controllers(world, 11, kind=kind)
+    played, expected = fitness(world).play(spec, SEEDS), by_rollout(world, spec, SEEDS)
     lengths = expected[1]
     assert lengths.min() < BLOCK and (lengths == world.config.max_steps).any()
     assert len(np.unique(lengths)) > 12
@@ -64,17 +92,18 @@ def test_it_equals_the_plain_loop(world):
     np.testing.assert_allclose(played[0], expected[0], atol=1e-3)
 
 
-def test_a_dream_is_the_same_to_the_last_bit_whatever_is_dreamt_beside_it(world, one_thread):
-    parameters = controllers(world, 40)
-    together = fitness(world).play(parameters, SEEDS)
-    for members in ([7], [39, 7, 0], range(20, 40)):
-        np.testing.assert_array_equal(fitness(world).play(parameters[members], SEEDS), together[:, members])
-    np.testing.assert_array_equal(fitness(world).play(parameters, SEEDS[::-1]), together[:, :, ::-1])
+def test_a_dream_is_the_same_to_the_last_bit_whatever_is_dreamt_beside_it(world, kind, one_thread):
+    spec = controllers(world, 20, kind=kind)
+    together = fitness(world).play(spec, SEEDS)
+    for members in ([7], [19, 7, 0], range(10, 20)):
+        np.testing.assert_array_equal(fitness(world).play(spec.select(members), SEEDS), together[:, members])
+    np.testing.assert_array_equal(fitness(world).play(spec, SEEDS[::-1]), together[:, :, ::-1])
 
 
-def test_the_batch_shrinks_in_whole_widths_and_returns_stay_in_their_place(world):
+def test_the_batch_shrinks_in_whole_widths_and_returns_stay_in_their_place(world, kind):
+    """Each of the dreams has a controller and a seed of its own."""
     count, seeds = 3 * WIDTH + 7, np.arange(1000, 1000 + 3 * WIDTH + 7)
-    policy, widths = Agent("toy", None, world.memory).policy(controllers(world, 1), count), []
+    spec, widths = controllers(world, count, kind=kind), []
     plain = Batch.compact
 
     class Watched(Batch):
@@ -85,51 +114,97 @@ def test_the_batch_shrinks_in_whole_widths_and_returns_stay_in_their_place(world
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(population, "Batch", Watched)
-        played = dream(world.memory, policy, world.starts(seeds), seeds, torch.arange(count), world.config)
-    assert widths == sorted(widths, reverse=True) and len(set(widths)) > 1 and all(width % WIDTH == 0 for width in widths)
-    expected = by_rollout(world, controllers(world, 1), seeds)
-    np.testing.assert_array_equal(played.lengths, expected[1, 0])
-    np.testing.assert_allclose(played.returns, expected[0, 0], atol=1e-3)
+        played = dream(agent_of(world), spec, world.starts(seeds), seeds, torch.arange(count), world.config)
+    assert widths == sorted(widths, reverse=True) and len(set(widths)) > 1
+    assert all(width % WIDTH == 0 for width in widths)
+    expected = rollout(world, agent_of(world).policy_of(spec), seeds)
+    np.testing.assert_array_equal(played.lengths, expected.lengths)
+    np.testing.assert_allclose(played.returns, expected.returns, atol=1e-3)
 
 
-def test_what_a_gpu_runs_is_the_same_dream(world):
+def test_what_a_gpu_runs_is_the_same_dream(world, kind):
     """Fixed shapes, masks, memory used again from generation to generation; here without the recording."""
-    engine = GraphedDream(world.memory, world.config)
-    seed = torch.arange(len(SEEDS)).repeat(9)
+    engine = GraphedDream(agent_of(world), world.config)
+    seed = torch.arange(len(SEEDS[:5])).repeat(9)
     for generation, members in ((0, 9), (1, 9), (2, 4), (3, 9)):
-        parameters, seeds = controllers(world, members, generation), np.array(SEEDS) + generation
-        policy = Agent("toy", None, world.memory).policy(parameters, len(SEEDS))
-        played = engine(policy, world.starts(seeds), seeds, seed[:members * len(SEEDS)])
-        expected = by_rollout(world, parameters, seeds)
+        spec, seeds = controllers(world, members, generation, kind), np.array(SEEDS[:5]) + generation
+        each = spec.select(np.repeat(np.arange(members), len(SEEDS[:5])))
+        played = engine(each, world.starts(seeds), seeds, seed[:members * len(SEEDS[:5])])
+        expected = by_rollout(world, spec, seeds)
         np.testing.assert_array_equal(played.lengths.reshape(members, -1), expected[1])
         np.testing.assert_allclose(played.returns.reshape(members, -1), expected[0], atol=1e-3)
     assert len(engine.recorded) == 2
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_dreams_what_the_cpu_dreams(world):
-    memory = MDNRNN(world.memory.config, 2, 1).requires_grad_(False)
+def test_a_gpu_dreams_what_the_cpu_dreams(world, kind):
+    memory = type(world.memory)(world.memory.config, 2, 1).requires_grad_(False)
     memory.load_state_dict(world.memory.state_dict())
     on_gpu = DreamWorld(memory.cuda(), world.latents, world.config)
-    parameters = controllers(world, 23)
+    spec = controllers(world, 23, kind=kind)
     for seeds in (SEEDS, [1, 2, 3, 4, 5]):
-        played, expected = fitness(on_gpu).play(parameters, seeds), fitness(world).play(parameters, seeds)
+        played, expected = fitness(on_gpu).play(spec, seeds), fitness(world).play(spec, seeds)
         assert (played[1] == expected[1]).mean() > 0.95          # rounding may turn a death that hung on a hair
         same = played[1] == expected[1]
         np.testing.assert_allclose(played[0][same], expected[0][same], atol=1e-2)
 
 
+class Diverging(nn.Module):
+    """A memory of one latent that counts steps. A dream begun at z pays 1 a step and dies with step z; what comes after
+    is no number."""
+
+    z_size = action_size = 1
+    feature_sizes = {"z": 1}
+    observe_noise, imagine_noise = NoiseSize(), NoiseSize({"done": 1})
+
+    def __init__(self, after):
+        super().__init__()
+        self.after = nn.Parameter(torch.tensor(after))
+
+    def initial(self, z, noise=None):
+        return State(z, (torch.zeros(len(z), 1),))
+
+    def imagine(self, state, action, temperature, noise):
+        t = state.inner[0] + 1
+        left = state.features - t
+        z, reward = torch.where(left >= 0, state.features, self.after), torch.where(left >= 0, 1.0, self.after)[:, 0]
+        p_done = (left[:, 0] == 0).float()
+        return Imagined(State(z, (t,)), reward, p_done, noise["done"][:, 0] < p_done, torch.zeros(len(t)))
+
+    def latent(self, state):
+        return state.features
+
+    def dreamer(self, batch, temperature):
+        return PlainDreamer(self, temperature)
+
+
+@pytest.mark.parametrize("after", (torch.nan, torch.inf, -torch.inf))
+def test_a_dead_dream_that_diverges_does_not_spoil_its_return(after):
+    """A few among many go on being stepped after their death: in the plain loop as well as in the fast one."""
+    lives = torch.full((60, 1), BLOCK + 4.0)
+    lives[7], lives[30] = 3, 5
+    world, seeds = DreamWorld(Diverging(after), None, DreamConfig(max_steps=2 * BLOCK)), np.arange(len(lives))
+    world.starts = lambda seeds: world.memory.initial(lives[seeds])
+    spec = controllers(world, 1).select(np.zeros(len(lives), int))
+    plain = rollout(world, agent_of(world).policy_of(spec), seeds)
+    fast = dream(agent_of(world), spec, world.starts(seeds), seeds, torch.arange(len(lives)), world.config)
+    graphed = GraphedDream(agent_of(world), world.config)(spec, world.starts(seeds), seeds, torch.arange(len(lives)))
+    for played in (plain, fast, graphed):
+        assert played.lengths.tolist() == played.returns.tolist() == lives[:, 0].tolist()
+
+
 def test_workers_dream_the_same_as_one_process(toy_run, tmp_path, one_thread):
     """To the last bit, with one, two or three of them, single-threaded as they are."""
-    agent, digest = load_agent(toy_run)
+    agent = load_agent(toy_run)
     rng = np.random.default_rng(0)
-    latents = make_latents(tmp_path, [(rng.normal(size=(9, 4)).astype(np.float32), counted_episode(e, 8)[1]) for e in range(5)])
+    drawn = [(rng.normal(size=(9, 4)).astype(np.float32), counted_episode(e, 8)[1]) for e in range(5)]
+    latents = make_latents(tmp_path, drawn)
     world = DreamWorld(agent.memory, latents, DreamConfig(max_steps=40))
-    parameters, seeds = controllers(world, 30), range(40)     # lives are short: some seeds tell the members apart
-    expected = DreamFitness(agent, world).play(parameters, seeds)
+    spec, seeds = controllers(world, 30), range(40)     # lives are short: some seeds tell the members apart
+    expected = DreamFitness(agent, world).play(spec, seeds)
     assert expected[1].std(0).max() > 0 and expected[1].std(1).max() > 0
     for workers in (1, 3):
         with LocalExecutor(workers) as executor:
-            fitness = DreamFitness(agent, world, executor, toy_run, digest)
-            np.testing.assert_array_equal(fitness.play(parameters, seeds), expected)
-            np.testing.assert_array_equal(fitness(parameters[:2], seeds[:1]), expected[0, :2, :1])
+            fitness = DreamFitness(agent, world, executor, toy_run)
+            np.testing.assert_array_equal(fitness.play(spec, seeds), expected)
+            np.testing.assert_array_equal(fitness(spec.select([0, 1]), seeds[:1]), expected[0, :2, :1])

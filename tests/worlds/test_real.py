@@ -5,21 +5,30 @@ import numpy as np
 import pytest
 import torch
 
+from worldmodels.agent import load_agent, load_controller
+from worldmodels.controller import LinearConfig, PolicySpec
+from worldmodels.envs import TASKS
 from worldmodels.envs.toy import Toy, position
 from worldmodels.runs import Run
 from worldmodels.types import UserError
-from worldmodels.worlds.agent import LARGEST, SMALLEST, RealJob, load_agent, load_controller, parts
+from worldmodels.worlds.fitness import RealJob
 from worldmodels.worlds.real import RealWorld
 from worldmodels.worlds.rollout import rollout
 
 
 @pytest.fixture
 def agent(toy_run):
-    return load_agent(toy_run)[0]
+    return load_agent(toy_run)
 
 
 def controllers(agent, count):
-    return np.random.default_rng(0).normal(size=(count, agent.memory.feature_size + 1)) * 3
+    config = LinearConfig()
+    parameters = np.random.default_rng(0).normal(size=(count, agent.parameter_count(config))) * 3
+    return PolicySpec(config, {"parameters": parameters})
+
+
+def play(world, agent, spec, seeds):
+    return rollout(world, agent.policy_of(spec), seeds)
 
 
 def test_frames_latents_rewards_and_ends_belong_together(agent):
@@ -28,7 +37,7 @@ def test_frames_latents_rewards_and_ends_belong_together(agent):
     world = RealWorld(lambda: Toy(max_steps=11), agent.vision, agent.memory)
 
     def encode():
-        return agent.vision.encode(torch.from_numpy(world.frames))[0]
+        return agent.vision.encode(torch.from_numpy(world.frames)).mean
 
     with torch.inference_mode():
         state = world.reset([3, 4, 5])
@@ -48,14 +57,14 @@ def test_frames_latents_rewards_and_ends_belong_together(agent):
 def test_latents_are_sampled_with_the_episodes_own_seed(agent):
     world = RealWorld(Toy, agent.vision, agent.memory)
     with torch.inference_mode():
-        first, again = world.reset([3]).inner[0], world.reset([4, 3]).inner[0]
+        first, again = (agent.memory.latent(world.reset(seeds)) for seeds in ([3], [4, 3]))
     torch.testing.assert_close(again[1:], first, atol=1e-5, rtol=0)
-    mu, log_var = agent.vision.encode(torch.from_numpy(world.frames))
+    mu = agent.vision.encode(torch.from_numpy(world.frames)).mean
     assert (again - mu).abs().min() > 1e-4 and not torch.allclose(again[0], again[1])
     noise = []
     with torch.inference_mode():
         for seed in range(200):
-            z = world.reset([seed]).inner[0]
+            z = agent.memory.latent(world.reset([seed]))
             mu, log_var = agent.vision.encode(torch.from_numpy(world.frames))
             noise.append((z - mu) / torch.exp(log_var / 2))
     noise = torch.cat(noise)
@@ -64,10 +73,10 @@ def test_latents_are_sampled_with_the_episodes_own_seed(agent):
 
 def test_lockstep_equals_one_at_a_time(agent):
     world = RealWorld(Toy, agent.vision, agent.memory)
-    parameters, seeds = controllers(agent, 6), [10, 11, 12, 13, 14, 15]
-    together = rollout(world, agent.policy(parameters), seeds)
+    spec, seeds = controllers(agent, 6), [10, 11, 12, 13, 14, 15]
+    together = play(world, agent, spec, seeds)
     for i, seed in enumerate(seeds):
-        alone = rollout(world, agent.policy(parameters[i:i + 1]), [seed])
+        alone = play(world, agent, spec.select([i]), [seed])
         assert alone.lengths[0] == together.lengths[i]
         torch.testing.assert_close(alone.returns[0], together.returns[i])
     assert len(set(together.returns.tolist())) > 3
@@ -81,9 +90,9 @@ def test_games_are_taken_again_for_the_episodes_that_wait(agent):
         made.append(Toy())
         return made[-1]
 
-    parameters, seeds = controllers(agent, 10), list(range(10))
-    few = rollout(RealWorld(make, agent.vision, agent.memory, lanes=3), agent.policy(parameters), seeds)
-    many = rollout(RealWorld(Toy, agent.vision, agent.memory), agent.policy(parameters), seeds)
+    spec, seeds = controllers(agent, 10), list(range(10))
+    few = play(RealWorld(make, agent.vision, agent.memory, max_batch=3), agent, spec, seeds)
+    many = play(RealWorld(Toy, agent.vision, agent.memory), agent, spec, seeds)
     assert len(made) == 3
     assert torch.equal(few.lengths, many.lengths)
     torch.testing.assert_close(few.returns, many.returns)
@@ -101,42 +110,34 @@ def test_observations_are_shrunk_together(agent):
         seen.append(pictures.shape)
         return np.ascontiguousarray(pictures[:, :, :64])
 
-    parameters, seeds = controllers(agent, 3), [1, 2, 3]
-    wide = rollout(RealWorld(lambda: Wide(Toy()), agent.vision, agent.memory, shrink), agent.policy(parameters), seeds)
-    plain = rollout(RealWorld(Toy, agent.vision, agent.memory), agent.policy(parameters), seeds)
+    spec, seeds = controllers(agent, 3), [1, 2, 3]
+    wide = play(RealWorld(lambda: Wide(Toy()), agent.vision, agent.memory, shrink), agent, spec, seeds)
+    plain = play(RealWorld(Toy, agent.vision, agent.memory), agent, spec, seeds)
     assert torch.equal(wide.returns, plain.returns)
     assert set(seen) <= {(n, 64, 128, 3) for n in (1, 2, 3)} and (3, 64, 128, 3) in seen
 
 
-@pytest.mark.parametrize("count", (1, 15, 16, 40, 100, 1024, 5000))
-def test_jobs_shrink_towards_the_end(count):
-    """Each episode is in one job; large ones come first, and the last worker waits for a small one."""
-    sizes = [len(range(count)[part]) for part in parts(count)]
-    assert [i for part in parts(count) for i in range(count)[part]] == list(range(count))
-    assert sizes == sorted(sizes, reverse=True)
-    assert max(sizes) <= LARGEST and (count < SMALLEST or sizes[-2:][0] <= 2 * SMALLEST)
-
-
 def test_an_episode_does_not_depend_on_those_played_before(agent):
     world = RealWorld(Toy, agent.vision, agent.memory)
-    parameters = controllers(agent, 3)
-    first = rollout(world, agent.policy(parameters), [1, 2, 3])
-    rollout(world, agent.policy(parameters[:2]), [7, 8])
-    again = rollout(world, agent.policy(parameters), [1, 2, 3])
+    spec = controllers(agent, 3)
+    first = play(world, agent, spec, [1, 2, 3])
+    play(world, agent, spec.select([0, 1]), [7, 8])
+    again = play(world, agent, spec, [1, 2, 3])
     assert torch.equal(first.returns, again.returns) and torch.equal(first.lengths, again.lengths)
 
 
-def test_a_job_is_refused_when_v_or_m_have_changed(toy_run):
-    _, digest = load_agent(toy_run)
-    job = RealJob(toy_run, digest, 5, (), np.zeros((2, 13)), (0, 1))
+def test_a_job_is_refused_when_v_or_m_have_changed(toy_run, agent):
+    spec = PolicySpec(LinearConfig(), {"parameters": np.zeros((2, 13))})
+    job = RealJob(TASKS["toy"], toy_run, agent.digest, 5, (), spec, (0, 1))
     assert job()[1].tolist() == [5, 5]
     with pytest.raises(UserError, match="changed"):
-        RealJob(toy_run, "another-digest", 5, (), np.zeros((2, 13)), (0, 1))()
+        RealJob(TASKS["toy"], toy_run, "another-digest", 5, (), spec, (0, 1))()
 
 
 @pytest.mark.parametrize("change, named", (
     (lambda info: info["memory"].update(hidden_size=9), "memory.safetensors.*train_memory"),
     (lambda info: info["memory"].update(of_tomorrow=1), "another version.*of_tomorrow"),
+    (lambda info: info["memory"].update(kind="of_tomorrow"), "another version.*of_tomorrow"),
     (lambda info: info.update(vision_digest="of another"), "what another V saw"),
 ))
 def test_a_memory_that_does_not_fit_is_refused_by_name(toy_run, tmp_path, change, named):
@@ -150,12 +151,15 @@ def test_a_memory_that_does_not_fit_is_refused_by_name(toy_run, tmp_path, change
         load_agent(run)
 
 
-def test_a_controller_of_another_memory_is_refused(toy_run, tmp_path):
+def test_a_controller_of_another_memory_is_refused(agent, tmp_path):
     run = Run(tmp_path)
-    run.save("controller", {"parameters": torch.zeros(3)}, {"agent_digest": "a"})
-    assert load_controller(run, "a")["parameters"].tolist() == [0, 0, 0]
+    for digest in (agent.digest, "of another"):
+        run.save("controller", {"parameters": torch.zeros(13)}, {"agent_digest": digest, "controller": LinearConfig()})
+        if digest == agent.digest:
+            spec = load_controller(run, agent)
+            assert spec.config == LinearConfig() and spec.arrays["parameters"].tolist() == [[0] * 13]
     with pytest.raises(UserError, match="another V or M"):
-        load_controller(run, "b")
+        load_controller(run, agent)
 
 
 def test_what_terminates_is_not_truncated(agent):

@@ -182,8 +182,8 @@ def evolve(config: EvolutionConfig, start: Callable[[], np.ndarray], fitness: Fi
     if progress and not np.array_equal(search.mean, state["mean"].numpy()):
         threads = os.environ.get("OMP_NUM_THREADS", "not set")
         raise UserError(f"CMA-ES does not come to the mean that {run.progress_path('controller')} has, as happens with "
-                        f"another number of threads (OMP_NUM_THREADS is {threads}): set it as before, or delete the file "
-                        "to begin anew")
+                        f"another number of threads (OMP_NUM_THREADS is {threads}): set it as before, or delete the "
+                        "file to begin anew")
     keep(begun)
     with run.metrics("controller", begun) as log, \
             tqdm(total=config.generations, initial=begun, desc="evolving controller", unit="gen") as bar:

@@ -2,8 +2,9 @@
 
     learn(agent, practice, config: ControllerConfig, run, info) -> PolicySpec
 
-a policy of this config for the agent. It stores the policy as the checkpoint "controller", with `info`; interrupted, the same call
-goes on from what is in the run. It knows no world: a fitness and the recorded episodes are all that it has.
+a policy of this config for the agent. It stores the policy as the checkpoint "controller", with `info`; interrupted,
+the same call goes on from what is in the run. It knows no world: a fitness and the recorded episodes are all that it
+has.
 """
 
 from dataclasses import dataclass

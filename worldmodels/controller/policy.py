@@ -37,8 +37,8 @@ class ParameterPolicy:
     """A policy of arrays {"parameters": [N, n]}: rollout i, in the order in which rollouts begin, has row i, or the
     only row.
 
-    A subclass says how long a row is (`size(config, agent)` -> n), splits rows [B, n] into arrays (`prepare(rows)`), and acts with
-    these: `output(x)`, visible features [B, F] -> [B, A], before they are squashed to actions.
+    A subclass says how long a row is (`size(config, agent)` -> n), splits rows [B, n] into arrays (`prepare(rows)`),
+    and acts with these: `output(x)`, visible features [B, F] -> [B, A], before they are squashed to actions.
     """
 
     def __init__(self, config: ControllerConfig, agent, arrays: dict[str, np.ndarray]):

@@ -2,6 +2,7 @@
 all; a user's own environment joins them by `register_task`."""
 
 import importlib
+import re
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Callable
@@ -93,7 +94,7 @@ def find_task(name: str) -> Task:
 def import_task(name: str) -> Task:
     """A task by its name, or as my_module:TASK, for who has typed it."""
     module, _, attribute = name.partition(":")
-    if not attribute:
+    if not (module and attribute):
         return find_task(name)
     try:
         task = getattr(importlib.import_module(module), attribute)
@@ -114,12 +115,15 @@ def register_task(name: str, make_env: Callable[[], gymnasium.Env], max_steps: i
     is a death. The task is known by its name from then on, also as worldmodels/<name>Dream-v0 and
     worldmodels/<name>Real-v0 of gymnasium, and `--task my_module:TASK` finds what this returns in my_module.
     """
+    if not re.fullmatch(r"[\w-]+", name):
+        raise UserError(f"a task's name {name!r}: must be of letters, digits, _ and -")
     if name in TASKS and TASKS[name].env_id != f"{name} (registered)":
         raise UserError(f"there is a task {name} already")
     env = make_env()
     try:
         space, picture = env.action_space, env.observation_space
-        if not (isinstance(picture, Box) and picture.dtype == np.uint8 and len(picture.shape) in (2, 3)):
+        if not (isinstance(picture, Box) and picture.dtype == np.uint8
+                and (len(picture.shape) == 2 or picture.shape[2:] in ((1,), (3,)))):
             raise UserError(f"observations {picture}: must be pictures, a Box [h, w, 3] of uint8 "
                             "(gymnasium.wrappers.AddRenderObservation makes such ones)")
         box = continuous(space)

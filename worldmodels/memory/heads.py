@@ -21,7 +21,8 @@ class MemoryConfig(TrainConfig):
     reward_weight: Weight = 1.0         # of the squared error of the reward
     done_weight: Weight = 1.0           # of the cross-entropy of the end
     done_positive_weight: Weight = 1.0  # of terminal steps within it (released code: 10)
-    death: Literal["sampled", "threshold"] = "sampled"  # a dream ends by the done head's probability, or above 50% (paper)
+    # a dream ends by the done head's probability, or where that is above 50% (paper)
+    death: Literal["sampled", "threshold"] = "sampled"
 
 
 DEATH = {                                       # done logits -> the probability that the dream ends

@@ -37,7 +37,8 @@ def score(task: Task, world: str, controller: str, returns: np.ndarray, **more) 
     mean, half = float(returns.mean()), float(half_width(returns))
     std = float(returns.std(ddof=1)) if len(returns) > 1 else None
     return {"task": task.name, "env_id": task.env_id, "world": world, "controller": controller,
-            "episodes": len(returns), "mean": mean, "std": std, "ci95": None if np.isnan(half) else [mean - half, mean + half],
+            "episodes": len(returns), "mean": mean, "std": std,
+            "ci95": None if np.isnan(half) else [mean - half, mean + half],
             "returns": returns.round(4).tolist(), "git_commit": git_commit(), **more}
 
 

@@ -82,7 +82,8 @@ def dream(agent: Agent, run: Run, collect: CollectConfig, max_episode_steps: int
           settings: dict) -> tuple[DreamWorld, Callable[[], np.ndarray], int]:
     """The dream, its frames, and the game's frames in a step."""
     official = agent.task.steps(collect.repeat)
-    own = DreamConfig(run.settings(DreamConfig, "dream").temperature, max_steps=min(max_episode_steps or official, official))
+    own = DreamConfig(run.settings(DreamConfig, "dream").temperature,
+                      max_steps=min(max_episode_steps or official, official))
     config = with_options(own, settings, DREAM)
     world = DreamWorld(agent.memory, open_latents(run, collect.min_steps, agent.digest.split("-")[0]), config)
     return world, lambda: agent.decode(agent.memory.latent(world.state)), collect.repeat

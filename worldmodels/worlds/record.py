@@ -17,7 +17,8 @@ class Recorder:
 
     def __init__(self, world: World, see: Callable[[], list[Any]], end: Callable[[Track], None]):
         self.world, self.see, self.end = world, see, end
-        self.max_batch, self.compact_above = world.max_batch, world.compact_above
+        # what has ended goes at once, else it could end again
+        self.max_batch, self.compact_above = world.max_batch, 0.0
 
     def reset(self, seeds: Sequence[int]) -> State:
         state = self.world.reset(seeds)
