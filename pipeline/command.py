@@ -92,14 +92,14 @@ def parse(arguments: list[str], description: str | None = None, shown: Sequence[
 
 
 def of_kind(config, kind: str | None, section: str, kinds: dict):
-    """The settings of another kind: what both have stays as it is."""
+    """The settings of another kind: what both have, of one type, stays as it is."""
     if kind is None or kind == config.kind:
         return config
     if kind not in kinds:
         raise UserError(f"--{section}.kind {kind}: choose one of {', '.join(kinds)}")
     wanted = kinds[kind].Config
-    shared = {f.name for f in fields(wanted)} & {f.name for f in fields(config)} - {"kind"}
-    return from_dict(wanted, {name: getattr(config, name) for name in shared})
+    known = {f.name: f.type for f in fields(config) if f.name != "kind"}
+    return from_dict(wanted, {f.name: getattr(config, f.name) for f in fields(wanted) if known.get(f.name) == f.type})
 
 
 def option(arguments: list[str], name: str) -> str | None:

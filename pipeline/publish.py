@@ -46,11 +46,11 @@ def publish(config: Config, run: Run):
     scores = run.report / "scores.json"
     if not is_scored(config, run, agent.digest):
         raise UserError(f"{run.folder} is not scored: run `python -m pipeline.evaluate` first")
-    if config.preset == "smoke":
-        say("publish: a run of the preset smoke has learnt next to nothing")
     target = Run(run.root.parent.parent / "published" / config.task / config.run, run.round)
     if target.root.exists():
         raise UserError(f"{target.root} is there: delete it first, or choose another --run")
+    if config.preset == "smoke":
+        say("publish: a run of the preset smoke has learnt next to nothing")
     before = [run.at(run.round - 1).path("controller")] if run.round > 1 else []  # it collected, and is checked for
     files = [*run.report.glob("*.png"), *run.report.glob("temperature.json"), run.report / "made_with.json", *before,
              *map(run.path, ("vision", "memory", "controller")), *sorted(run.at(1).latents.glob("*"))[:STARTS]]

@@ -12,6 +12,8 @@ from worldmodels.runs import Run
 from worldmodels.types import Posterior
 from worldmodels.vision import VAE, VAEConfig
 
+torch.set_num_threads(1)        # the networks here are tiny: a second thread costs more than it does
+
 
 @pytest.fixture(autouse=True)
 def seeded():

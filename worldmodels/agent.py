@@ -67,6 +67,7 @@ class Agent:
         self.digest = digest                # of V and M: "<V's>-<M's>"
         self.controller = controller
         self.repeat = repeat                # frames of the game that an action is held for
+        self.policy: Policy | None = None   # from `reset` on
 
     @classmethod
     def load(cls, name: str | Path, device: str = "cpu") -> "Agent":
@@ -92,6 +93,8 @@ class Agent:
     @torch.no_grad()
     def act(self, observation: np.ndarray) -> np.ndarray:
         """The game's picture [h, w, 3] uint8, or the 64×64 of it that V sees -> action [A]."""
+        if self.policy is None:
+            raise UserError("reset the agent before it acts")
         frame = observation if observation.shape == (64, 64, 3) else self.task.to_frame(observation)
         if self.action is None:
             state = self.observer.select_and_begin(torch.zeros(0, dtype=torch.int64), frame[None], [self.seed])

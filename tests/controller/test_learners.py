@@ -20,7 +20,7 @@ VARIANTS = {                        # the settings that each kind is tested with
     "cma_es": [(SHORT, LinearConfig()), (SHORT, LinearConfig(bias=False, sees="z")), (SHORT, MLPConfig(hidden_size=2)),
                (SHORT | {"start": "least_squares"}, LinearConfig()),
                (SHORT | {"start": "least_squares_dream"}, LinearConfig(bias=False))],
-    "least_squares": [({}, LinearConfig()), ({"episodes": False}, LinearConfig(bias=False, sees="z"))],
+    "least_squares": [({}, LinearConfig()), ({"fit_episodes": False}, LinearConfig(bias=False, sees="z"))],
 }
 CASES = [pytest.param(LEARNERS[kind].Config(**settings), config, id=f"{kind}-{number}")
          for kind, variants in VARIANTS.items() for number, (settings, config) in enumerate(variants)]

@@ -254,7 +254,7 @@ def test_what_is_learnt_from_z_alone_does_not_look_at_the_rest(tmp_path):
     assert found[Doubled, "all"].shape == (5,)
 
 
-@pytest.mark.parametrize("config", (LeastSquaresConfig(), LeastSquaresConfig(episodes=False)), ids=str)
+@pytest.mark.parametrize("config", (LeastSquaresConfig(), LeastSquaresConfig(fit_episodes=False)), ids=str)
 def test_a_controller_that_is_not_linear_is_refused(tmp_path, run, config):
     latents = make_latents(tmp_path, episodes(lambda z, a: a[:, 0] * z[:, 1], count=5))
     with pytest.raises(UserError, match="linear.*--controller.kind mlp"):

@@ -320,7 +320,12 @@ def toy_memory(request, toy_latents, tmp_path_factory):
     cls, common = KINDS[request.param], {"hidden_size": 32, "steps": 500, "learning_rate": 2e-2}
     config = cls.Config(batch=16, sequence=20, final_anneal=0.5, **common | ON_TOY[request.param])
     memory = cls(config, POSITIONS, 1)
-    train_memory(memory, toy_latents, Run(tmp_path_factory.mktemp("memory")), {}, 0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)            # for so small a memory two take 30 times as long where the cores are busy
+    try:
+        train_memory(memory, toy_latents, Run(tmp_path_factory.mktemp("memory")), {}, 0)
+    finally:
+        torch.set_num_threads(threads)
     return memory
 
 

@@ -18,6 +18,7 @@ from pipeline.sweep_temperature import sweep_temperature
 from tests.pipeline.conftest import TOY, end, finish, start
 from worldmodels import episodes
 from worldmodels.commandline import flag, leaves
+from worldmodels.controller import LEARNERS
 from worldmodels.files import load_arrays
 
 ALL = [*stages.STAGES, publish, sweep_temperature, stages.pipeline]
@@ -193,6 +194,14 @@ def test_a_run_named_without_a_preset_goes_on_with_its_settings(tmp_path):
     assert (changed.evaluate.episodes, changed.memory, changed.seed) == (3, begun.memory, 7)
 
 
+def test_another_kind_keeps_the_settings_that_it_shares_with_the_one_before(tmp_path):
+    arguments = ["--data", str(tmp_path), "--memory.kind", "gru", "--learner.kind=least_squares"]
+    begun = settings(*TOY, *arguments, "--memory.hidden-size", "24")
+    assert (begun.memory.kind, begun.memory.hidden_size, begun.memory.steps) == ("gru", 24, 20)
+    assert begun.learner == LEARNERS["least_squares"].Config()          # its `episodes` are not CMA-ES's
+    assert settings("--task", "toy", "--run", "smoke", *arguments[:2]).memory == begun.memory
+
+
 def test_a_run_is_named_after_its_preset(tmp_path):
     assert settings(*TOY, "--data", tmp_path).run == "smoke"
     stored = json.loads((tmp_path / "toy" / "smoke" / "config.json").read_text())
@@ -315,6 +324,20 @@ def test_too_few_episodes_for_a_batch(fails, copied):
     folder, arguments = copied
     (folder / "checkpoints" / "memory.safetensors").unlink()
     assert "--memory.batch" in fails(stages.train_memory, *arguments, "--memory.batch", 1000)
+
+
+def test_a_size_that_no_layer_has_is_refused(fails, copied):
+    said = fails(stages.train_memory, *copied[1], "--memory.hidden-size", "99999999999")
+    assert "--memory.hidden-size" in said and "65,536" in said
+
+
+@pytest.mark.parametrize("allocate", (lambda: torch.empty(2**50), lambda: np.empty(2**50)), ids=("torch", "numpy"))
+def test_more_memory_than_there_is_ends_in_one_line(allocate, fails, tmp_path):
+    def ask(config, run):
+        """A stage that needs petabytes, more than a machine can address."""
+        allocate()
+    said = fails(ask, *TOY, "--data", tmp_path)
+    assert "not enough memory" in said and "smaller" in said
 
 
 # help

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from pipeline import __main__ as stages
-from pipeline.command import main
+from pipeline.command import current_round, main, parse
 from pipeline.publish import publish
 from pipeline.sweep_temperature import sweep_temperature
-from tests.pipeline.conftest import TOY
 from worldmodels import episodes
 from worldmodels.files import load_arrays
 from worldmodels.report.scores import read_scores
@@ -21,11 +20,11 @@ SETTINGS = ["--task", "toy", "--run", "two", "--rounds", "2", "--collect.episode
 
 
 @pytest.fixture(scope="session")
-def two_rounds(finished, tmp_path_factory):
-    """The folder of a toy run of two rounds, the first of them the finished smoke run."""
+def two_rounds(tmp_path_factory):
+    """The folder of a toy run of two rounds, made by the stages one after the other, as their table reads, twice."""
     data = tmp_path_factory.mktemp("rounds")
-    shutil.copytree(finished("toy"), data / "toy" / "two")
-    main(stages.pipeline, [*SETTINGS, "--preset", "smoke", "--data", str(data)])
+    for stage in 2 * stages.STAGES:
+        main(stage, [*SETTINGS, "--preset", "smoke", "--data", str(data)])
     return data
 
 
@@ -119,42 +118,37 @@ def test_each_round_is_scored_and_drawn(two_rounds):
         assert round.seconds.keys() == {stage.__name__ for stage in stages.STAGES}
 
 
-def test_the_stages_called_one_after_the_other_complete_round_after_round(tmp_path):
-    """As the table of stages reads, twice, without a word about rounds but their number."""
-    arguments = [*TOY, "--data", str(tmp_path), "--rounds", "2", "--collect.episodes-per-round", "3"]
-    run = tmp_path / "toy" / "smoke"
-    for finished in (1, 2):
-        for stage in stages.STAGES:
-            main(stage, arguments)
-        assert Run(run).last("controller").round == finished
-        assert Run(run, finished).report.joinpath("scores.json").exists()
-    assert len(list(run.glob("episodes/*.lz4"))) == 4 and len(list(run.glob("round-2/episodes/*.lz4"))) == 3
-    assert arrays(run / "round-2", "memory")[1]["controller_before"] == json.loads(
-        (run / "checkpoints" / "controller.json").read_text())["digest"]
-    assert not (run / "round-3").exists()
-    made = {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors*")}
-    for stage in [*stages.STAGES, stages.pipeline]:                     # all is done
-        main(stage, arguments)
-    assert {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors*")} == made
+def test_the_stages_called_one_after_the_other_complete_round_after_round(two_rounds):
+    run = two_rounds / "toy" / "two"
+    assert Run(run).last("controller").round == 2 and not (run / "round-3").exists()
+    for round in Run(run, 2).until_now:
+        assert round.path("memory").exists() and (round.report / "report.html").exists()
 
 
-@pytest.mark.parametrize("stage", (stages.evaluate, sweep_temperature, publish), ids=lambda stage: stage.__name__)
-def test_what_looks_at_controllers_looks_at_the_last_round_that_has_one(stage, copied, tmp_path):
+def test_the_pipeline_makes_what_its_stages_make(copied):
+    """Bit for bit, the second round from its episodes on; the report, which depends on the controller, then is there."""
     run, arguments = copied
-    shutil.rmtree(run / "round-2" / "checkpoints")
-    main(stage, [*arguments, "--sweep.temperatures", "1.05", "--sweep.trainings", "1"])
-    assert not (run / "round-2" / "temperature").exists() and not (run / "round-2" / "checkpoints").exists()
-    assert (stage is sweep_temperature) == (run / "report" / "temperature.json").exists()
-    assert (stage is publish) == (tmp_path / "published" / "toy" / "two" / "README.md").exists()
+    wanted = {name: arrays(run / "round-2", name) for name in ("memory", "controller")}
+    for made in ("episodes", "latents", "checkpoints"):
+        shutil.rmtree(run / "round-2" / made)
+    main(stages.pipeline, arguments)
+    for name, (expected, expected_info) in wanted.items():
+        found, info = arrays(run / "round-2", name)
+        assert info == expected_info and found.keys() == expected.keys()
+        assert all(np.array_equal(found[key], expected[key]) for key in expected)
 
 
-@pytest.mark.parametrize("rounds", (3, 9))
-def test_a_stage_by_itself_leaves_no_round_out(rounds, copied):
-    """Of a run of two rounds it works on the third, however many are wanted."""
+@pytest.mark.parametrize("stage", [*stages.STAGES, sweep_temperature, publish], ids=lambda stage: stage.__name__)
+def test_a_stage_by_itself_works_on_the_round_in_progress(stage, copied):
+    """And what looks at a controller on the last round that has one. However many rounds are wanted, none is left out."""
     run, arguments = copied
-    main(stages.collect, [*arguments, "--rounds", str(rounds)])
-    assert len(list(run.glob("round-3/episodes/*.lz4"))) == 5 and {path.name for path in run.glob("round-*")} == {
-        "round-2", "round-3"}
+    looks = stage in (stages.evaluate, sweep_temperature, publish)
+    here = lambda rounds: current_round(stage, parse([*arguments, "--rounds", str(rounds)]), Run(run))
+    assert (here(2), here(3), here(9)) == ((2, 2, 2) if looks else (2, 3, 3))
+    (run / "round-2" / "checkpoints" / "controller.safetensors").unlink()
+    assert (here(2), here(3), here(9)) == ((1, 1, 1) if looks else (2, 2, 2))
+    (run / "checkpoints" / "controller.safetensors").unlink()
+    assert (here(2), here(3), here(9)) == (1, 1, 1)
 
 
 def test_a_published_run_is_scored_without_its_episodes(copied, tmp_path, capsys):

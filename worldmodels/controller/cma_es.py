@@ -19,7 +19,7 @@ from worldmodels.commandline import Count, Positive, Range
 from worldmodels.controller.learner import LearnerConfig, Practice
 from worldmodels.controller.least_squares import LeastSquares, LeastSquaresConfig
 from worldmodels.controller.policy import ControllerConfig, PolicySpec
-from worldmodels.runs import Run, episode_seeds, seed_of
+from worldmodels.runs import EPISODES_PER_STAGE, Run, episode_seeds, seed_of
 from worldmodels.types import Fitness, UserError
 
 with warnings.catch_warnings():
@@ -27,18 +27,21 @@ with warnings.catch_warnings():
     import cma
 
 
+Episodes = Annotated[int, Range(1, EPISODES_PER_STAGE)]
+
+
 @dataclass(frozen=True)
 class EvolutionConfig(LearnerConfig):
     kind: str = "cma_es"                # which of LEARNERS
     generations: Count = 1800           # of the search
     population: Annotated[int, Range(4, 100_000)] = 64  # members of a generation
-    episodes: Count = 16                # of each member in each generation
+    episodes: Episodes = 16             # of each member in each generation
     # where the search begins: at the controller of the round before or zero, at least squares fitted on dreams, or on
     # dreams and episodes
     start: Literal["previous_or_zero", "least_squares_dream", "least_squares"] = "previous_or_zero"
     sigma: Positive = 0.1               # initial step size
     eval_every: Count = 25              # generations between scores of the CMA mean
-    eval_episodes: Count = 1024         # fresh ones, for each such score
+    eval_episodes: Episodes = 1024      # fresh ones, for each such score
 
 
 SEARCH = ("start", "means", "generations")      # what a checkpoint has beside the controller
@@ -104,7 +107,7 @@ def generation_seeds(seed: int, round: int, generation: int, episodes: int, eval
     """Fresh seeds of a generation's episodes, or of the scores of its mean, among those of the round's search."""
     block = episode_seeds(seed, round, "search")
     rng = np.random.default_rng(seed_of(seed, round, "search", generation, evaluation, training))
-    return rng.integers(block.start, block.stop, size=episodes).tolist()
+    return (block.start + rng.choice(len(block), size=episodes, replace=False)).tolist()
 
 
 def scored_means(tensors: dict[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
@@ -142,7 +145,7 @@ def previous_or_zero(agent, practice: Practice, config: ControllerConfig, run: R
 
 
 STARTS = {"previous_or_zero": previous_or_zero, "least_squares": LeastSquares(LeastSquaresConfig()).fit,
-          "least_squares_dream": LeastSquares(LeastSquaresConfig(episodes=False)).fit}
+          "least_squares_dream": LeastSquares(LeastSquaresConfig(fit_episodes=False)).fit}
 
 
 def evolve(config: EvolutionConfig, start: Callable[[], np.ndarray], fitness: Fitness, run: Run, info: dict,

@@ -45,7 +45,7 @@ PAIRS = 1024            # dreamt at once
 @dataclass(frozen=True)
 class LeastSquaresConfig(LearnerConfig):
     kind: str = "least_squares"         # which of LEARNERS
-    episodes: bool = True               # fit on the recorded episodes' returns too, not on dreams alone
+    fit_episodes: bool = True           # fit on the recorded episodes' returns too, not on dreams alone
 
 
 class Regression:
@@ -99,7 +99,7 @@ class LeastSquares:
             raise UserError(f"least squares fit a linear controller, not --controller.kind {config.kind}")
         seeds = lambda *index: seed_of(practice.seed, run.round, "least squares", practice.training, *index)
         slope, second, moments = from_episodes(agent, practice.latents(), config, seeds(0))
-        by_episodes = normalised(slope, second) if self.config.episodes else torch.zeros_like(slope)
+        by_episodes = normalised(slope, second) if self.config.fit_episodes else torch.zeros_like(slope)
         progress = run.load_progress("start", info)
         by_dreams, begun = (progress[0]["dreamt"], progress[1]) if progress else (torch.zeros_like(slope), 0)
 

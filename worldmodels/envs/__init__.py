@@ -16,7 +16,7 @@ from torch import Tensor
 import worldmodels
 from worldmodels.envs import policies
 from worldmodels.envs.car_racing import CarRacing, visible_part
-from worldmodels.envs.image_env import ImageEnv, continuous, random_actions, squash_to, to_frame
+from worldmodels.envs.image_env import ImageEnv, arrow_keys, continuous, random_actions, squash_to, to_frame
 from worldmodels.envs.take_cover import TakeCover, shrink, shrink_screen
 from worldmodels.envs.toy import Toy
 from worldmodels.types import UserError
@@ -98,7 +98,7 @@ def import_task(name: str) -> Task:
         return find_task(name)
     try:
         task = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError) as error:
         raise UserError(f"--task {name}: {error}") from None
     if not isinstance(task, Task):
         raise UserError(f"--task {name}: it is a {type(task).__name__}, not what worldmodels.register_task returns")
@@ -129,11 +129,10 @@ def register_task(name: str, make_env: Callable[[], gymnasium.Env], max_steps: i
         box = continuous(space)
     finally:
         env.close()
-    ends = {"left": box.low, "right": box.high}
     TASKS[name] = Task(name, f"{name} (registered)", partial(ImageEnv, make_env), box, squash_to(space), max_steps, fps,
                        {"held": random_actions(space, 8), "fresh": random_actions(space, 1)}, ("fresh",),
                        survival=survival, settings=("repeat",),
-                       keys={key: tuple(np.where(np.arange(len(end)) == 0, end, 0.0)) for key, end in ends.items()})
+                       keys=arrow_keys(space))
     if f"worldmodels/{name}Dream-v0" not in gymnasium.registry:
         worldmodels.register_worlds(name, name)
     return TASKS[name]

@@ -57,6 +57,17 @@ def random_actions(space: gymnasium.Space, longest: int) -> Callable[[np.random.
     return policy
 
 
+def arrow_keys(space: gymnasium.Space) -> dict[str, tuple[float, ...]]:
+    """What the arrow keys add to an action: choices 1 to 4 of a Discrete, 0 being that of no key; the bounds of a Box's
+    first two numbers."""
+    box, names = continuous(space), ("left", "right", "up", "down")
+    unit = np.eye(len(box.low))
+    if isinstance(space, Discrete):
+        return dict(zip(names, map(tuple, unit[1:])))
+    ends = (end * row for row in unit[:2] for end in (box.low, box.high))
+    return dict(zip(names, map(tuple, ends)))
+
+
 class ImageEnv(gymnasium.Wrapper):
     """Observation [64, 64, 3] uint8, action [A] (see `continuous`), held for `repeat` frames whose rewards are summed.
     Truncated after `max_steps` frames. `make_env` makes the environment."""

@@ -7,7 +7,8 @@ from worldmodels.types import Memory, Noise, State
 
 
 class PlainDreamer:
-    """See types.Dreamer. Its state stays in the same place, as a CUDA graph needs it."""
+    """See types.Dreamer. Its state stays in the same place, as a CUDA graph needs it. Where a layer's inputs are no
+    multiple of 8, torch's products may round a row differently by its place in the batch."""
 
     def __init__(self, memory: Memory, temperature: float):
         self.memory, self.temperature, self.state = memory, temperature, None

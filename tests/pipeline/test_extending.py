@@ -1,0 +1,71 @@
+"""What docs/extending.md shows: somebody's own environment, from one file, through all six stages."""
+
+import re
+import shutil
+
+import pytest
+
+from pipeline import __main__ as stages
+from pipeline.command import main
+from tests.pipeline.conftest import ROOT, finish, start
+
+CODE, USE = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def lander(tmp_path_factory):
+    """A folder that has the document's file and a smoke run of its task."""
+    cwd = tmp_path_factory.mktemp("lander")
+    (cwd / "lander.py").write_text(CODE)
+    small = ["--collect.episodes", "3", "--collect.max-steps", "80", "--evaluate.random-episodes", "1",
+             "--evaluate.episodes", "1", "--evaluate.gap-episodes", "1", "--workers", "2", "--device", "cpu"]
+    code, out, err = finish(start("-m", "pipeline", "--task", "lander:TASK", "--preset", "smoke", *small, cwd=cwd))
+    assert code == 0, err
+    assert "lunar_lander (registered)" in out
+    return cwd
+
+
+def test_an_environment_of_ones_own_goes_through_all_stages(lander):
+    run = lander / "data" / "lunar_lander" / "smoke"
+    assert {path.stem for path in run.glob("checkpoints/*.safetensors")} == {"vision", "memory", "controller"}
+    assert (run / "report" / "report.html").exists()
+
+
+def test_its_agent_acts_on_the_environments_own_pictures(lander):
+    code, out, err = finish(start("-c", USE.replace("quick", "smoke") + "print(picture.shape, int(choice))", cwd=lander))
+    assert code == 0, err
+    assert re.fullmatch(r"\(400, 600, 3\) [0-3]\n", out)
+
+
+def test_its_dream_is_a_gymnasium_environment(lander):
+    program = ("import gymnasium, lander\n"
+               "env = gymnasium.make('worldmodels/lunar_landerDream-v0', run='smoke')\n"
+               "env.reset(seed=0)\n"
+               "print(env.action_space.shape, len(env.step(env.action_space.sample())))")
+    assert finish(start("-c", program, cwd=lander))[:2] == (0, "(4,) 5\n")
+
+
+def test_a_run_names_its_task_and_imports_nothing(lander):
+    """Without --task lander:TASK the run of a task that is not known here stays closed."""
+    code, _, err = finish(start("-c", "import worldmodels; worldmodels.Agent.load('data/lunar_lander/smoke')", cwd=lander))
+    assert code == 1 and "no task lunar_lander here" in err
+
+
+KINDS = {"controller": ["--controller.kind", "mlp", "--controller.sees", "z"],
+         "memory": ["--memory.kind", "gru"],
+         "learner": ["--learner.kind", "least_squares"]}
+
+
+@pytest.mark.parametrize("section", KINDS)
+def test_every_kind_goes_through_the_stages(section, finished, tmp_path, capsys):
+    """From the finished toy run, whose V and episodes it takes over."""
+    folder = tmp_path / "toy" / "smoke"
+    shutil.copytree(finished("toy"), folder)
+    for path in folder.glob("checkpoints/*"):
+        if path.name.startswith(("memory", "controller")):
+            path.unlink()
+    main(stages.pipeline, ["--task", "toy", "--preset", "smoke", "--workers", "1", "--device", "cpu", "--data", str(tmp_path),
+                           *KINDS[section]])
+    assert "controller from the dream" in capsys.readouterr().out
+    assert KINDS[section][1] in (folder / "checkpoints" / "controller.json").read_text() + \
+        (folder / "checkpoints" / "memory.json").read_text()
