@@ -51,7 +51,8 @@ def lines(err: str) -> list[str]:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """finished(task): the folder of a smoke run that `python -m pipeline` took through all stages; no test changes it."""
+    """finished(task): the folder of a smoke run that `python -m pipeline` took through all stages, which no test
+    changes."""
     @cache
     def run(task: str) -> tuple[Path, int, str]:
         cwd = tmp_path_factory.mktemp(task)

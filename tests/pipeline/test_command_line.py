@@ -134,7 +134,8 @@ def test_cuda_without_a_gpu(fails, tmp_path):
     (stages.train_vision, ["episodes", "checkpoints", "latents"], "collect"),
     (stages.encode, ["checkpoints", "latents"], "train_vision"),
     (stages.train_memory, ["checkpoints", "latents"], "train_vision"),
-    (stages.train_memory, ["checkpoints/memory.safetensors", "checkpoints/controller.safetensors", "latents"], "encode"),
+    (stages.train_memory, ["checkpoints/memory.safetensors", "checkpoints/controller.safetensors", "latents"],
+     "encode"),
     (stages.train_controller, ["checkpoints"], "train_vision"),
     (stages.train_controller, ["checkpoints/memory.safetensors", "checkpoints/controller.safetensors"], "train_memory"),
     (stages.train_controller, ["checkpoints/controller.safetensors", "latents"], "encode"),
@@ -164,7 +165,8 @@ def test_data_cannot_be_written(fails):
 
 @pytest.mark.parametrize("name", ["../elsewhere", "a/b", "/elsewhere"])
 def test_a_run_is_a_name_and_not_a_path(name, fails, tmp_path, monkeypatch):
-    monkeypatch.setattr("worldmodels.runs.Run.locked", lambda self: nullcontext())      # so that nothing is made outside tmp_path
+    # so that nothing is made outside tmp_path
+    monkeypatch.setattr("worldmodels.runs.Run.locked", lambda self: nullcontext())
     monkeypatch.setattr("pipeline.command.write_json", lambda *_: None)
     assert "--run" in fails(nothing, *TOY, "--data", tmp_path, "--run", name)
 
@@ -180,14 +182,14 @@ def test_a_run_that_another_process_works_on(fails, tmp_path):
         assert "another process" in said and str(folder) in said and "--run" in said
     finally:
         end(other)
-    assert settings(*TOY, "--data", tmp_path).preset == "smoke"             # free again, although the file is still there
+    assert settings(*TOY, "--data", tmp_path).preset == "smoke"     # free again, although the file is still there
 
 
 # settings that a run remembers
 
 def test_a_run_named_without_a_preset_goes_on_with_its_settings(tmp_path):
-    begun = settings("--task", "toy", "--preset", "smoke", "--run", "mine", "--data", tmp_path, "--memory.hidden-size", "24",
-                     "--seed", "7")
+    begun = settings("--task", "toy", "--preset", "smoke", "--run", "mine", "--data", tmp_path,
+                     "--memory.hidden-size", "24", "--seed", "7")
     assert (begun.memory.hidden_size, begun.seed) == (24, 7)
     assert settings("--task", "toy", "--run", "mine", "--data", tmp_path) == begun
     changed = settings("--task", "toy", "--run=mine", f"--data={tmp_path}", "--evaluate.episodes", "3")
@@ -210,7 +212,7 @@ def test_a_run_is_named_after_its_preset(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "{", "\0\0\0", "[]", "{}", '{"config": 3}', '{"config": {"vision": 3}}',
-                                  '{"config": {"task": "toy", "preset": "smoke", "collect": {"policy": "fresh"}, "seed": "one"}}'])
+                                  '{"config": {"task": "toy", "preset": "smoke", "seed": "one"}}'])
 def test_a_damaged_config_is_named(text, fails, tmp_path):
     settings(*TOY, "--data", tmp_path, "--run", "mine")
     path = tmp_path / "toy" / "mine" / "config.json"
@@ -360,14 +362,15 @@ def of_sections(sections) -> set[str]:
 @pytest.mark.parametrize("stage", ALL, ids=lambda stage: stage.__name__)
 def test_help_all_shows_every_setting(stage, capsys):
     flags = {flag(name) for name, _ in leaves(Config())}
-    assert {"--task", "--preset", "--run", "--data", "--seed", "--device", "--workers", "--executor", "--memory.hidden-size",
-            "--learner.population"} <= flags
+    assert {"--task", "--preset", "--run", "--data", "--seed", "--device", "--workers", "--executor",
+            "--memory.hidden-size", "--learner.population"} <= flags
     assert shown(stage, capsys, "--help-all")[0] == flags
 
 
 @pytest.mark.parametrize("stage", ALL, ids=lambda stage: stage.__name__)
 def test_help_shows_what_a_stage_shares_with_all_and_its_own_settings(stage, capsys):
-    own, shared = getattr(stage, "sections", SECTIONS), {flag(name) for name, _ in leaves(Config())} - of_sections(SECTIONS)
+    own = getattr(stage, "sections", SECTIONS)
+    shared = {flag(name) for name, _ in leaves(Config())} - of_sections(SECTIONS)
     options, text = shown(stage, capsys, "--help")
     assert options == shared | of_sections(own)
     assert ("--help-all" in text) == (stage is not stages.pipeline)         # which shows everything at once
@@ -398,7 +401,8 @@ def test_help_shows_the_settings_of_the_kind_that_is_named(help, capsys):
 ])
 def test_an_unknown_option_is_answered_by_those_that_may_be_meant(given, meant, fails, tmp_path):
     said = fails(nothing, *TOY, "--data", tmp_path, given, "1")
-    assert f"no option {given}: did you mean " in said and all(option in said for option in meant) and "--run" not in said
+    assert f"no option {given}: did you mean " in said and "--run" not in said
+    assert all(option in said for option in meant)
     assert not list(tmp_path.iterdir())
 
 

@@ -32,7 +32,8 @@ def test_an_environment_of_ones_own_goes_through_all_stages(lander):
 
 
 def test_its_agent_acts_on_the_environments_own_pictures(lander):
-    code, out, err = finish(start("-c", USE.replace("quick", "smoke") + "print(picture.shape, int(choice))", cwd=lander))
+    program = USE.replace("quick", "smoke") + "print(picture.shape, int(choice))"
+    code, out, err = finish(start("-c", program, cwd=lander))
     assert code == 0, err
     assert re.fullmatch(r"\(400, 600, 3\) [0-3]\n", out)
 
@@ -47,7 +48,8 @@ def test_its_dream_is_a_gymnasium_environment(lander):
 
 def test_a_run_names_its_task_and_imports_nothing(lander):
     """Without --task lander:TASK the run of a task that is not known here stays closed."""
-    code, _, err = finish(start("-c", "import worldmodels; worldmodels.Agent.load('data/lunar_lander/smoke')", cwd=lander))
+    program = "import worldmodels; worldmodels.Agent.load('data/lunar_lander/smoke')"
+    code, _, err = finish(start("-c", program, cwd=lander))
     assert code == 1 and "no task lunar_lander here" in err
 
 
@@ -64,8 +66,8 @@ def test_every_kind_goes_through_the_stages(section, finished, tmp_path, capsys)
     for path in folder.glob("checkpoints/*"):
         if path.name.startswith(("memory", "controller")):
             path.unlink()
-    main(stages.pipeline, ["--task", "toy", "--preset", "smoke", "--workers", "1", "--device", "cpu", "--data", str(tmp_path),
-                           *KINDS[section]])
+    main(stages.pipeline, ["--task", "toy", "--preset", "smoke", "--workers", "1", "--device", "cpu",
+                           "--data", str(tmp_path), *KINDS[section]])
     assert "controller from the dream" in capsys.readouterr().out
     assert KINDS[section][1] in (folder / "checkpoints" / "controller.json").read_text() + \
         (folder / "checkpoints" / "memory.json").read_text()

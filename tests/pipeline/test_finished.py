@@ -21,7 +21,8 @@ def smoke(finished, tmp_path, monkeypatch):
 def test_a_finished_run_is_opened(smoke):
     found = opened("toy", smoke)
     assert found.run.root == smoke and found.config.preset == "smoke" and found.agent.task.name == "toy"
-    assert found.means.arrays["parameters"].shape == (2, found.controller.arrays["parameters"].shape[1]) and found.generations.tolist() == [0, 2]
+    parameters = found.controller.arrays["parameters"].shape[1]
+    assert found.means.arrays["parameters"].shape == (2, parameters) and found.generations.tolist() == [0, 2]
     played, = found.watch([7])
     assert len(played.seen) == len(played.action) + 1 and np.array_equal(played.seen, played.frames)
     with found.executor() as workers:

@@ -15,7 +15,7 @@ from worldmodels import episodes
 from worldmodels.files import load_arrays
 from worldmodels.runs import read_metrics
 
-# Stages, given by name, one after the other in one process, with a checkpoint at every line of the log instead of by time.
+# Stages, given by name, one after the other in one process, with a checkpoint at every line of the log, not by time.
 # With "hold" it stands still when it has stored something to go on from for the second time.
 RUNNER = """
 import os, signal, sys, time
@@ -77,8 +77,8 @@ def wait_for(condition, process=None, tries: int = 20_000):
 
 def products(name: str, cwd: Path) -> dict[str, Path]:
     """A stage's files by name."""
-    kind, pattern = {"collect": ("episodes", f"[!.]*{episodes.SUFFIX}"), "encode": ("latents", "[!.]*.safetensors")}.get(
-        name, ("checkpoints", f"{CHECKPOINTS.get(name)}.*"))
+    places = {"collect": ("episodes", f"[!.]*{episodes.SUFFIX}"), "encode": ("latents", "[!.]*.safetensors")}
+    kind, pattern = places.get(name, ("checkpoints", f"{CHECKPOINTS.get(name)}.*"))
     return {path.name: path for path in (folder(cwd) / kind).glob(pattern)}
 
 
@@ -175,7 +175,8 @@ def test_a_killed_stage_ends_the_same(name, at, begun, reference):
 def test_half_written_files_are_swept(begun):
     """What a kill leaves of the file that was just being written."""
     cwd = begun("encode")
-    left = [folder(cwd) / "latents" / ".000000003.safetensors.12345", folder(cwd) / "checkpoints" / ".vision.safetensors.12345"]
+    left = [folder(cwd) / "latents" / ".000000003.safetensors.12345",
+            folder(cwd) / "checkpoints" / ".vision.safetensors.12345"]
     for path in left:
         path.write_bytes(b"half")
     code, _, err = finish(stage("encode", cwd))
@@ -197,13 +198,13 @@ def test_killed_collecting_leaves_no_worker_and_ends_the_same(tmp_path):
     finally:
         end(process)
     kept = {name: path.stat().st_mtime_ns for name, path in products("collect", tmp_path).items()}
-    assert all(len(episodes.read(path).frames) > 1 for path in products("collect", tmp_path).values())  # whole ones only
+    assert all(len(episodes.read(path).frames) > 1 for path in products("collect", tmp_path).values())   # whole ones
     code, _, err = finish(stage("collect", tmp_path, COLLECT))
     assert code == 0, err
     assert resumed_at("collect", err) == len(kept)
     found = products("collect", tmp_path)
-    assert kept.items() <= {name: path.stat().st_mtime_ns for name, path in found.items()}.items()      # not played again
-    assert not list((folder(tmp_path) / "episodes").glob(".*"))                                         # no half-written ones
+    assert kept.items() <= {name: path.stat().st_mtime_ns for name, path in found.items()}.items()   # not played again
+    assert not list((folder(tmp_path) / "episodes").glob(".*"))                                 # no half-written ones
 
     undisturbed = tmp_path / "undisturbed"
     undisturbed.mkdir()

@@ -92,8 +92,8 @@ def test_what_is_collected_anew_is_encoded_anew(copied, fails):
     latents = {path: path.read_bytes() for path in run.rglob("latents/*")}
     main(stages.collect, arguments)
     assert len(list(run.glob("round-2/episodes/*.lz4"))) == 5
-    assert {path: path.read_bytes() for path in run.rglob("latents/*")} == latents          # collecting deletes nothing,
-    said = fails(stages.train_memory, *arguments)                                           # training takes no old ones,
+    assert {path: path.read_bytes() for path in run.rglob("latents/*")} == latents      # collecting deletes nothing,
+    said = fails(stages.train_memory, *arguments)                                       # training takes no old ones,
     assert "collected again" in said and "pipeline.encode`" in said
     main(stages.encode, arguments)
     assert {path.parent.parent.name for path, old in latents.items() if path.read_bytes() != old} == {"round-2"}
@@ -126,7 +126,7 @@ def test_the_stages_called_one_after_the_other_complete_round_after_round(two_ro
 
 
 def test_the_pipeline_makes_what_its_stages_make(copied):
-    """Bit for bit, the second round from its episodes on; the report, which depends on the controller, then is there."""
+    """Bit for bit, the second round from its episodes on; so the report, which depends on the controller, is there."""
     run, arguments = copied
     wanted = {name: arrays(run / "round-2", name) for name in ("memory", "controller")}
     for made in ("episodes", "latents", "checkpoints"):
@@ -140,7 +140,7 @@ def test_the_pipeline_makes_what_its_stages_make(copied):
 
 @pytest.mark.parametrize("stage", [*stages.STAGES, sweep_temperature, publish], ids=lambda stage: stage.__name__)
 def test_a_stage_by_itself_works_on_the_round_in_progress(stage, copied):
-    """And what looks at a controller on the last round that has one. However many rounds are wanted, none is left out."""
+    """And what looks at a controller on the last round that has one. However many are wanted, none is left out."""
     run, arguments = copied
     looks = stage in (stages.evaluate, sweep_temperature, publish)
     here = lambda rounds: current_round(stage, parse([*arguments, "--rounds", str(rounds)]), Run(run))
@@ -155,11 +155,13 @@ def test_a_published_run_is_scored_without_its_episodes(copied, tmp_path, capsys
     run, arguments = copied
     main(publish, arguments)
     given = tmp_path / "published"
-    assert "collecting and training: 2;" in (given / "toy" / "two" / "README.md").read_text() and not list(given.rglob("*.lz4"))
+    assert "collecting and training: 2;" in (given / "toy" / "two" / "README.md").read_text()
+    assert not list(given.rglob("*.lz4"))
     assert str(tmp_path) not in (given / "toy" / "two" / "config.json").read_text()         # no path of ours
     shutil.rmtree(run)
     report = given / "toy" / "two" / "round-2" / "report"
-    before, again = (report / "scores.json").read_bytes(), ["--task", "toy", "--run", "two", "--data", str(given), "--workers", "1"]
+    before = (report / "scores.json").read_bytes()
+    again = ["--task", "toy", "--run", "two", "--data", str(given), "--workers", "1"]
     main(stages.evaluate, again)
     assert "controller from the dream" in capsys.readouterr().out and (report / "scores.json").read_bytes() == before
     main(stages.evaluate, [*again, "--evaluate.first-seed", "2000000000"])

@@ -15,10 +15,10 @@ from worldmodels.files import load_arrays
 from worldmodels.report.scores import read_scores
 from worldmodels.runs import read_metrics
 
-FIELDS = {"task", "env_id", "world", "temperature", "controller", "episodes", "first_seed", "mean", "std", "ci95", "returns",
-          "wall_s", "workers", "device", "git_commit"}
-PICTURES = {"returns.png", "dream_vs_real.png", "sim_to_real_gap.png", "curves.png", "film_strip.png", "real.webp", "dream.webp",
-            "report.html"}
+FIELDS = {"task", "env_id", "world", "temperature", "controller", "episodes", "first_seed", "mean", "std", "ci95",
+          "returns", "wall_s", "workers", "device", "git_commit"}
+PICTURES = {"returns.png", "dream_vs_real.png", "sim_to_real_gap.png", "curves.png", "film_strip.png", "real.webp",
+            "dream.webp", "report.html"}
 CAPTION = 28            # rows of black with white letters above each frame of a video
 
 STAGES = {"collect", "vision", "encode", "memory", "controller", "evaluate"}
@@ -52,7 +52,8 @@ def test_every_stage_has_its_curves_in_tensorboard(task, finished):
     for stage in STAGES:
         events = EventAccumulator(str(folder / "tensorboard" / stage)).Reload()
         rows = read_metrics(folder, stage)
-        assert set(events.Tags()["scalars"]) == {f"{stage}/{name}" for row in rows for name in row.keys() - {"stage", "step"}}
+        logged = set().union(*rows) - {"stage", "step"}
+        assert set(events.Tags()["scalars"]) == {f"{stage}/{name}" for name in logged}
         for tag in events.Tags()["scalars"]:
             drawn = [(event.step, pytest.approx(event.value, rel=1e-5)) for event in events.Scalars(tag)]
             assert [(row["step"], row[tag.split("/", 1)[1]]) for row in rows if tag.split("/", 1)[1] in row] == drawn
@@ -92,11 +93,12 @@ def test_scores(task, finished):
     collector = f"random ({collect['policy']}" + (f" × {collect['repeat']})" if collect["repeat"] > 1 else ")")
     random = dict.fromkeys([*(f"random ({policy})" for policy in TASKS[task].baselines), collector])
     tensors, _ = load_arrays(folder / "checkpoints" / "controller.safetensors")
-    evolved = task == "take_cover" and not np.array_equal(tensors["start"], tensors["parameters"])     # else there is one to score
+    # else there is one controller to score
+    evolved = task == "take_cover" and not np.array_equal(tensors["start"], tensors["parameters"])
     controllers = ["start of the search (least_squares)"] * evolved + ["controller from the dream"]
     played = [*random, *controllers, *([f"{controllers[-1]}, skill 5"] if task == "take_cover" else [])]
-    assert [(s["world"], s["controller"]) for s in entries] == [*(("real", name) for name in played),
-                                                                *(("dream", name) for name in [collector, *controllers])]
+    assert [(s["world"], s["controller"]) for s in entries] == [
+        *(("real", name) for name in played), *(("dream", name) for name in [collector, *controllers])]
     for s in entries:
         assert s.keys() == FIELDS | ({"settings"} if s["world"] == "real" else set())
         assert (s["task"], s["env_id"]) == (task, TASKS[task].env_id)
@@ -131,14 +133,15 @@ def test_pictures_open_and_show_something(task, finished):
     for path in report.glob("*.webp"):
         frames = [np.asarray(frame.convert("L"), float)[CAPTION:] for frame in ImageSequence.Iterator(Image.open(path))]
         assert min(frames[0].shape) >= 200 and all(frame.std() > 1 for frame in frames), path
-    moving = [np.asarray(frame.convert("L"), float)[CAPTION:] for frame in ImageSequence.Iterator(Image.open(report / "real.webp"))]
+    film = ImageSequence.Iterator(Image.open(report / "real.webp"))
+    moving = [np.asarray(frame.convert("L"), float)[CAPTION:] for frame in film]
     assert len(moving) > 3 and not np.array_equal(moving[0], moving[-1])
 
 
 def test_a_second_call_skips_what_is_finished(copied, capsys):
     folder, arguments = copied
-    kept = [path for kind in ("checkpoints", "episodes", "latents", "report") for path in sorted((folder / kind).rglob("*"))
-            if path.name != "settings.json"]
+    kept = [path for kind in ("checkpoints", "episodes", "latents", "report")
+            for path in sorted((folder / kind).rglob("*")) if path.name != "settings.json"]
     before = [(path.read_bytes(), path.stat().st_mtime_ns) for path in kept]
     main(stages.pipeline, arguments)
     assert [(path.read_bytes(), path.stat().st_mtime_ns) for path in kept] == before
@@ -153,7 +156,8 @@ def test_scores_are_the_same_with_another_number_of_workers(copied):
     after = scores(folder)
     assert {s["workers"] for s in before if s["world"] == "real"} == {2}
     assert {s["workers"] for s in after if s["world"] == "real"} == {1}
-    assert [s["returns"] for s in after if s["world"] == "real"] == [s["returns"] for s in before if s["world"] == "real"]
+    played = lambda scores: [s["returns"] for s in scores if s["world"] == "real"]
+    assert played(after) == played(before)
     for s in (s for s in after if s["world"] == "dream"):
         low, high = s["ci95"]
         assert s["episodes"] == 12 and (low + high) / 2 == pytest.approx(s["mean"]) and low <= s["mean"] <= high
