@@ -204,7 +204,7 @@ def test_two_dreams_differ_in_what_is_done_only():
 def test_an_interrupted_fit_goes_on(tmp_path, monkeypatch, episodes_too):
     agent = agent_of(Blank(lambda z, a: a[:, 0] * z[:, 1]))
     latents = make_latents(tmp_path, episodes(lambda z, a: a[:, 0] * z[:, 1], count=200))
-    learner, calls, real = LeastSquares(LeastSquaresConfig(episodes=episodes_too)), [], least_squares.from_dreams
+    learner, calls, real = LeastSquares(LeastSquaresConfig(fit_episodes=episodes_too)), [], least_squares.from_dreams
     fit = lambda name: learner.fit(agent, practice(latents), LinearConfig(bias=False), Run(tmp_path / name), {"a": 1})
     expected = fit("undisturbed")
     assert abs(expected[0]) < 0.2 and expected[1] == pytest.approx(GAIN, rel=0.05)
