@@ -1,0 +1,1 @@
+"""Scores, pictures and the page of a run."""
