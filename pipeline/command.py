@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import os
 import platform
 import sys
 import time
@@ -16,10 +15,10 @@ import torch
 from pipeline.presets import KINDS, Config, presets
 from worldmodels.commandline import check_ranges, errors_in_one_line, parsed
 from worldmodels.envs import TASKS, Task, import_task
-from worldmodels.executors import EXECUTORS, check_workers
+from worldmodels.executors import EXECUTORS, check_workers, default_workers
 from worldmodels.files import write_atomic, write_json
 from worldmodels.report.scores import git_commit
-from worldmodels.runs import EVALUATION, Run, from_dict, no_run, plain
+from worldmodels.runs import EVALUATION, Run, from_dict, no_run
 from worldmodels.types import Executor, UserError
 from worldmodels.worlds.collect import CollectConfig
 
@@ -124,7 +123,8 @@ def check(config: Config):
                         "episodes' are not")
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: this machine has no CUDA GPU that torch can use; try --device cpu")
-    check_workers(workers(config))
+    if config.workers:
+        check_workers(config.workers)
 
 
 @contextlib.contextmanager
@@ -170,7 +170,7 @@ def device(config: Config) -> str:
 
 def workers(config: Config) -> int:
     """The worker processes asked for, or one for each core."""
-    return config.workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    return config.workers or default_workers()
 
 
 def open_executor(config: Config, most: int | None = None) -> Executor:

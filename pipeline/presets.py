@@ -9,7 +9,6 @@ from typing import Annotated, Callable, Literal
 from worldmodels.commandline import Count, Range, Whole
 from worldmodels.controller import CONTROLLERS, LEARNERS, ControllerConfig, EvolutionConfig, LearnerConfig, LinearConfig
 from worldmodels.envs import Task
-from worldmodels.executors import EXECUTORS
 from worldmodels.memory import MEMORIES, MDNRNNConfig, MemoryConfig
 from worldmodels.report.scores import EvaluateConfig
 from worldmodels.runs import ROUNDS, RUNS

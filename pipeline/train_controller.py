@@ -58,7 +58,7 @@ FITNESS = {"dream": dream_fitness, "real": real_fitness}
 
 def encoded(config: Config, run: Run, agent: Agent) -> Latents:
     """The run's episodes as the V of this agent encoded them."""
-    return open_latents(run, config.collect.min_steps, agent.digest.split("-")[0])
+    return open_latents(run, config.collect.min_steps, agent.vision_digest)
 
 
 def checked_agent(config: Config, run: Run) -> Agent:

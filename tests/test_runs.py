@@ -1,6 +1,5 @@
 """A run's folder: checkpoints that know how they were made, and metrics."""
 
-import json
 import os
 from dataclasses import dataclass, field, make_dataclass
 from itertools import product

@@ -17,7 +17,7 @@ from worldmodels.controller.cma_es import SEARCH
 from worldmodels.envs import Task, find_task
 from worldmodels.memory import MEMORIES
 from worldmodels.memory.noise import OBSERVE, NoiseStream
-from worldmodels.runs import Run, find, from_dict
+from worldmodels.runs import Run, config_of, find
 from worldmodels.types import Memory, Policy, State, UserError, Vision
 from worldmodels.vision import VISIONS
 
@@ -82,11 +82,16 @@ class Agent:
         agent.controller = load_controller(run, agent)
         return agent
 
+    @property
+    def vision_digest(self) -> str:
+        """Of V alone, by which latents are known."""
+        return self.digest.split("-")[0]
+
     def reset(self, seed: int = 0):
         """An episode begins; `seed` is all the chance in what the agent makes of it."""
         if self.controller is None:
             raise UserError("this agent has no controller: Agent.load opens a finished run")
-        self.policy, self.observer = build(self.controller, self), Observer(self.vision, self.memory)
+        self.policy, self.observer = self.policy_of(self.controller), Observer(self.vision, self.memory)
         self.seed, self.action = seed, None
         self.policy.reset([seed])
 
@@ -120,14 +125,14 @@ class Agent:
 
 def build_vision(info: dict) -> nn.Module:
     """V as the info of its checkpoint describes it."""
-    kind = VISIONS[info["vision"]["kind"]]
-    return kind(from_dict(kind.Config, info["vision"]))
+    config = config_of(VISIONS, info["vision"])
+    return VISIONS[config.kind](config)
 
 
 def build_memory(info: dict, task: Task) -> nn.Module:
     """M as the info of its checkpoint describes it."""
-    kind = MEMORIES[info["memory"]["kind"]]
-    return kind(from_dict(kind.Config, info["memory"]), info["vision"]["z_size"], task.action_size)
+    config = config_of(MEMORIES, info["memory"])
+    return MEMORIES[config.kind](config, info["vision"]["z_size"], task.action_size)
 
 
 def load_agent(run: Run, device: str = "cpu", task: Task | None = None) -> Agent:
@@ -175,5 +180,5 @@ def load_controller(run: Run, agent: Agent) -> PolicySpec:
 
 def controller_spec(tensors: dict[str, Tensor], info: dict) -> PolicySpec:
     """The controller in a checkpoint."""
-    config = from_dict(CONTROLLERS[info["controller"]["kind"]].Config, info["controller"])
+    config = config_of(CONTROLLERS, info["controller"])
     return PolicySpec(config, {name: tensor.numpy()[None] for name, tensor in tensors.items() if name not in SEARCH})

@@ -254,13 +254,18 @@ def from_dict(cls, values: dict, kinds: dict[str, dict] = {}):
     for key, value in values.items():
         default = getattr(made, key)
         if is_dataclass(default):
-            section = kinds[key][value["kind"]].Config if key in kinds else type(default)
-            given[key] = from_dict(section, value, kinds)
+            stored = config_of(kinds[key], value, kinds) if key in kinds else from_dict(type(default), value, kinds)
+            given[key] = stored
         else:
             given[key] = tuple(value) if isinstance(default, tuple) else value
             if type(given[key]) is not type(default) and not (isinstance(default, float) and type(value) is int):
                 raise TypeError(f"{key}: {value!r}")
     return replace(made, **given)
+
+
+def config_of(kinds: dict[str, type], values: dict, nested: dict[str, dict] = {}):
+    """The Config of the kind that stored settings name, from a registry; a KeyError where it has none of that name."""
+    return from_dict(kinds[values["kind"]].Config, values, nested)
 
 
 def differences(found: dict, wanted: dict, prefix: str = "") -> str:

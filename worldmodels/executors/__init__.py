@@ -16,8 +16,9 @@ ATTEMPTS times it ends in WorkerDied. What cannot be pickled fails with the pick
 """
 
 from worldmodels.executors.local import ATTEMPTS, LocalExecutor, WorkerDied, ctrl_c_waits
-from worldmodels.executors.machine import check_workers
+from worldmodels.executors.machine import check_workers, default_workers
 
 EXECUTORS = {"local": LocalExecutor}
 
-__all__ = ["ATTEMPTS", "EXECUTORS", "LocalExecutor", "WorkerDied", "check_workers", "ctrl_c_waits"]
+__all__ = ["ATTEMPTS", "EXECUTORS", "LocalExecutor", "WorkerDied", "check_workers", "ctrl_c_waits",
+           "default_workers"]

@@ -4,6 +4,7 @@ import math
 import os
 import resource
 import time
+from functools import cache
 
 from worldmodels.types import UserError
 
@@ -21,15 +22,27 @@ def available_memory() -> float:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def check_workers(count: int):
-    """A UserError where this machine cannot serve `count` workers."""
+def most_workers() -> int:
+    """How many workers this machine can serve now."""
     limits = [available_memory() / MEMORY]
     for name, each in (resource.RLIMIT_NPROC, TASKS), (resource.RLIMIT_NOFILE, FILES):
         soft, _ = resource.getrlimit(name)
         limits.append(math.inf if soft == resource.RLIM_INFINITY else soft / each)
-    most = max(1, int(min(limits)))
+    return max(1, int(min(limits)))
+
+
+def check_workers(count: int):
+    """A UserError where this machine cannot serve `count` workers."""
+    most = most_workers()
     if not 1 <= count <= most:
         raise UserError(f"--workers {count}: this machine can serve 1 to about {most}")
+
+
+@cache
+def default_workers() -> int:
+    """One worker for each core this process may use, as far as the machine can serve them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(cores, most_workers())
 
 
 def idle_cores() -> list[int]:

@@ -85,7 +85,7 @@ def dream(agent: Agent, run: Run, collect: CollectConfig, max_episode_steps: int
     own = DreamConfig(run.settings(DreamConfig, "dream").temperature,
                       max_steps=min(max_episode_steps or official, official))
     config = with_options(own, settings, DREAM)
-    world = DreamWorld(agent.memory, open_latents(run, collect.min_steps, agent.digest.split("-")[0]), config)
+    world = DreamWorld(agent.memory, open_latents(run, collect.min_steps, agent.vision_digest), config)
     return world, lambda: agent.decode(agent.memory.latent(world.state)), collect.repeat
 
 

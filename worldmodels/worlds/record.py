@@ -3,7 +3,6 @@
 from typing import Any, Callable, NamedTuple, Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from worldmodels.episodes import Episode, Track
