@@ -80,6 +80,7 @@ class Imagined(NamedTuple):
     p_done: Tensor                      # [B] float32, the probability that the episode ends with this step
     done: Tensor                        # [B] bool: noise["done"] < p_done
     uncertainty: Tensor                 # [B] float32, how far the members of an ensemble disagree; 0 for a single model
+    mean: Tensor                        # [B, Z] of the z that may come, before one is drawn
 
 
 class Step(NamedTuple):
@@ -117,8 +118,15 @@ class Vision(Protocol):
     def fast_encoder(self) -> Callable[[Tensor], Posterior]:
         """`encode` by the weights of now, as fast as small batches can be encoded beside a game."""
 
+    def error(self, z: Tensor, frames: Tensor) -> Tensor:
+        """z [N, Z], frames [N, 64, 64, 3] uint8 -> squared error of each decoded frame [N], before rounding, values in
+        0..1. It is differentiable in z and in the weights."""
+
+    def prior(self, posterior: Posterior) -> Tensor:
+        """What z costs beside `error`, [N], differentiable in the posterior [N, Z]."""
+
     def loss(self, frames: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and metrics of frames."""
+        """Loss and metrics of frames: `error` and `prior`, which a kind may bound."""
 
 
 class Memory(Protocol):
@@ -133,7 +141,7 @@ class Memory(Protocol):
     action_size: int
     # the parts of `State.features` in their order: z first, as a policy sees it, then others
     feature_sizes: dict[str, int]
-    observe_noise: NoiseSize            # of `initial` and `observe`
+    observe_noise: NoiseSize            # of `initial`, `observe` and `correct`
     imagine_noise: NoiseSize            # of `imagine`
 
     def initial(self, z: Tensor, noise: Noise | None = None) -> State:
@@ -144,6 +152,9 @@ class Memory(Protocol):
 
     def imagine(self, state: State, action: Tensor, temperature: float, noise: Noise) -> Imagined:
         """The same, with the latent, reward and done drawn from the model itself; `noise` is all the chance in it."""
+
+    def correct(self, state: State, z: Tensor, noise: Noise | None = None) -> State:
+        """What `observe` makes of the step to a state that was imagined, had the real latent `z` [B, Z] come."""
 
     def latent(self, state: State) -> Tensor:
         """z [B, Z] of a state: what V decodes."""

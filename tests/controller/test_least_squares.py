@@ -42,7 +42,8 @@ class Blank(torch.nn.Module):
     def imagine(self, state, action, temperature, noise):
         z = self.latent(state)
         reward, p_done = self.reward(z, action), self.p_done(z, action)
-        return Imagined(self.initial(noise["z"]), reward, p_done, noise["done"][:, 0] < p_done, 0 * reward)
+        done = noise["done"][:, 0] < p_done
+        return Imagined(self.initial(noise["z"]), reward, p_done, done, 0 * reward, 0 * noise["z"])
 
     def latent(self, state):
         return state.inner[0]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.memory.test_memories import A, B, KINDS, Z, make, noise, watched
+from tests.memory.test_memories import A, B, KINDS, Z, initial, make, noise, observe, watched
 from worldmodels.memory.dreamer import PlainDreamer
 from worldmodels.memory.noise import draw
 from worldmodels.memory.unroll import Trajectory, advance, observed, states_at, unroll
@@ -65,12 +65,12 @@ def test_endless_noise_serves_as_many_steps_as_are_asked_for(memory):
 def test_the_last_reward_is_differentiable_in_the_first_action_and_the_start(memory):
     """And so is what a policy earns in its parameters."""
     z, scale = torch.randn(B, Z).double().requires_grad_(), torch.ones(A).double().requires_grad_()
-    state, actions = memory.initial(z), torch.randn(B, STEPS, A).double().requires_grad_()
+    state, actions = initial(memory, z), torch.randn(B, STEPS, A).double().requires_grad_()
     found = unroll(memory, actions, state, noises(memory), STEPS)
     of_actions, of_z = torch.autograd.grad(found.reward[:, -1].sum(), (actions, z))
     assert (of_actions[:, 0] != 0).all() and (of_z != 0).all()
     assert of_actions.isfinite().all() and of_z.isfinite().all()
-    earned = lambda scale: unroll(memory, lambda s: scale * s.features[:, :A], memory.initial(z.detach()),
+    earned = lambda scale: unroll(memory, lambda s: scale * s.features[:, :A], initial(memory, z.detach()),
                                   noises(memory), STEPS).reward.sum()
     assert torch.autograd.gradcheck(earned, (scale,))
     assert (torch.autograd.grad(earned(scale), scale)[0] != 0).all()
@@ -98,13 +98,18 @@ def recorded(memory):
     return z, action
 
 
+def observing(memory):
+    """The noise that `initial` and `observe` of the tests have."""
+    return iter([noise(memory, 21, of="observe")] + STEPS * [noise(memory, 22, of="observe")])
+
+
 def test_what_is_observed_is_the_state_before_each_action_and_the_last(memory):
     z, action = recorded(memory)
-    found = list(observed(memory, z, action))
-    state = memory.initial(z[:, 0])
+    found = list(observed(memory, z, action, observing(memory)))
+    state = initial(memory, z[:, 0])
     for t in range(STEPS):
         same(found[t], state)
-        state = memory.observe(state, action[:, t], z[:, t + 1])
+        state = observe(memory, state, action[:, t], z[:, t + 1])
     same(found[STEPS], state)
     assert len(found) == STEPS + 1
 
@@ -112,11 +117,12 @@ def test_what_is_observed_is_the_state_before_each_action_and_the_last(memory):
 def test_states_at_some_steps_are_those_that_were_observed(memory):
     """In the order asked for, steps and rows that repeat, the first and the last included."""
     z, action = recorded(memory)
-    states = list(observed(memory, z, action))
+    states = list(observed(memory, z, action, observing(memory)))
     row, step = torch.tensor([2, 0, 1, 1, 0, 2]), torch.tensor([STEPS, 0, 3, 3, 5, 0])
-    found = states_at(memory, z, action, row, step)
+    found = states_at(memory, z, action, row, step, observing(memory))
     same(found, State.cat([states[t].select(row[i:i + 1]) for i, t in enumerate(step.tolist())]))
-    same(states_at(memory, z, action, torch.tensor([1]), torch.tensor([0])), states[0].select(torch.tensor([1])))
+    first = states_at(memory, z, action, torch.tensor([1]), torch.tensor([0]), observing(memory))
+    same(first, states[0].select(torch.tensor([1])))
 
 
 @pytest.mark.parametrize("plain", (False, True), ids=("its own", "plain"))

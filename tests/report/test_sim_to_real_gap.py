@@ -31,7 +31,8 @@ class Counter:
         t = state.inner[0] + 1
         z = state.features + action + self.noise * noise["z"]
         done = t[:, 0] >= self.end
-        return Imagined(State(z, (t,)), torch.full((len(t),), self.pay), done.float(), done, torch.zeros(len(t)))
+        return Imagined(State(z, (t,)), torch.full((len(t),), self.pay), done.float(), done, torch.zeros(len(t)),
+                        z)
 
     def latent(self, state):
         return state.features

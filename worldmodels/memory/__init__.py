@@ -3,10 +3,12 @@
 from worldmodels.memory.gru import GRU
 from worldmodels.memory.heads import MemoryConfig
 from worldmodels.memory.mdn_rnn import MDNRNN, MDNRNNConfig
+from worldmodels.memory.rssm import RSSM
 
 MEMORIES = {kind.Config.kind: kind for kind in (
     MDNRNN,
     GRU,
+    RSSM,
 )}
 
-__all__ = ["GRU", "MDNRNN", "MDNRNNConfig", "MEMORIES", "MemoryConfig"]
+__all__ = ["GRU", "MDNRNN", "MDNRNNConfig", "MEMORIES", "MemoryConfig", "RSSM"]

@@ -14,11 +14,13 @@ drawn.
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldmodels.commandline import Size
 from worldmodels.memory.dreamer import PlainDreamer
 from worldmodels.memory.heads import DEATH, MemoryConfig, cross_entropy
+from worldmodels.memory.step_linear import StepGRU
 from worldmodels.types import Imagined, Noise, NoiseSize, State, Transitions
 
 
@@ -52,7 +54,10 @@ class GRU(nn.Module):
         h = self._transition(state, action)
         z, reward, logit = self._heads(h)
         p_done = DEATH[self.config.death](logit)
-        return Imagined(self._state(z, h), reward, p_done, noise["done"][:, 0] < p_done, torch.zeros_like(reward))
+        return Imagined(self._state(z, h), reward, p_done, noise["done"][:, 0] < p_done, torch.zeros_like(reward), z)
+
+    def correct(self, state: State, z: Tensor, noise: Noise | None = None) -> State:
+        return self._state(z, state.inner[1])
 
     def latent(self, state: State) -> Tensor:
         return state.inner[0]
@@ -62,10 +67,11 @@ class GRU(nn.Module):
 
     def loss(self, batch: Transitions, carry: tuple[Tensor] | None, generator: torch.Generator):
         """The sum above, each part a mean over steps; `carry` is the last h."""
-        x, keep = torch.cat([batch.z, batch.action], -1), 1 - batch.restart[..., None]          # [B, T, Z+A], [B, T, 1]
-        h, states = carry[0] if carry else x.new_zeros(len(x), self.config.hidden_size), []
-        for t in range(x.shape[1]):
-            h = self.cell(x[:, t], h * keep[:, t])
+        x = torch.cat([batch.z, batch.action], -1).transpose(0, 1)                              # [T, B, Z+A]
+        keep, (T, B, _) = 1 - batch.restart.t()[..., None], x.shape
+        h, states, next_h = carry[0] if carry else x.new_zeros(B, self.config.hidden_size), [], StepGRU(self.cell, T, B)
+        for from_x, kept in zip(F.linear(x, self.cell.weight_ih, self.cell.bias_ih).unbind(0), keep):
+            h = next_h(from_x, h * kept)
             states.append(h)
         z, reward, logit = self._heads(torch.stack(states, 1))
         squared_error = (z - batch.next_z).square().mean()

@@ -1,5 +1,7 @@
-"""What every kind of M has: the settings of its training, and heads for the reward and for the end of the episode."""
+"""What kinds of M share: the settings of their training, heads for the reward and for the end of the episode, and how
+far several predictions of one thing disagree."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,6 +31,18 @@ DEATH = {                                       # done logits -> the probability
     "threshold": lambda logit: (logit > 0).to(logit.dtype),
     "sampled": torch.sigmoid,
 }
+
+
+# predictions of K members [B, K, D] -> how far they disagree, [B]
+DISAGREEMENT = {
+    # root mean over dimensions of the members' variance (Plan2Explore; OfflineRL-Kit's "ensemble_std")
+    "std": lambda means: means.var(1, unbiased=False).mean(-1).sqrt(),
+    # max_k |mu_k - mean|_2 (MOPO's alternative to its own, max_k |sigma_k|_2, which is no disagreement)
+    "deviation": lambda means: (means - means.mean(1, keepdim=True)).norm(dim=-1).amax(1),
+    # max_{i<j} |mu_i - mu_j|_2 (MOReL)
+    "pair": lambda means: (means[:, :, None] - means[:, None]).norm(dim=-1).amax((1, 2)),
+}
+LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
 
 def cross_entropy(logit: Tensor, terminated: Tensor, positive_weight: float) -> Tensor:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, Normal
 
+from worldmodels.memory.heads import LOG_SQRT_2PI
+
 LOG_SIGMA = 7.0         # bound on |log sigma|
-LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
 
 def distribution(raw: Tensor, z_size: int) -> MixtureSameFamily:
@@ -59,6 +60,12 @@ def sample(raw: Tensor, temperature: float, uniform: Tensor, normal: Tensor) -> 
     k = (weights.cumsum(-2)[..., :-1, :] < uniform[..., None, :]).sum(-2, keepdim=True)
     mu, log_sigma = mu.gather(-2, k).squeeze(-2), log_sigma.gather(-2, k).squeeze(-2)
     return mu + math.sqrt(temperature) * torch.exp(log_sigma) * normal          # tau scales the variance
+
+
+def mean(raw: Tensor, z_size: int, temperature: float) -> Tensor:
+    """The mean of what `sample` draws from, sum_k pi_k^(1/tau) mu_k, [..., Z]."""
+    logits, mu, _ = split(raw, z_size)
+    return (torch.softmax(logits / temperature, -2) * mu).sum(-2)
 
 
 def split(raw: Tensor, z_size: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -35,10 +35,10 @@ def unroll(memory: Memory, act: Callable[[State], Tensor] | Tensor, state: State
     features, latent, moments = [state.features], [memory.latent(state)], []
     for t, chance in zip(range(steps), noise):
         action = act[:, t] if isinstance(act, Tensor) else act(state)
-        state, *outcome = memory.imagine(state, action, temperature, chance)
+        state, reward, p_done, done, uncertainty, _ = memory.imagine(state, action, temperature, chance)
         features.append(state.features)
         latent.append(memory.latent(state))
-        moments.append((action, *outcome))
+        moments.append((action, reward, p_done, done, uncertainty))
     features, latent, *moments = (torch.stack(list(rows), 1) for rows in (features, latent, *zip(*moments)))
     return Trajectory(features, latent, *moments, state)
 

@@ -1,0 +1,193 @@
+"""M: a recurrent state-space model, RSSM (Hafner et al. 2019, PlaNet; the form and sizes of Dreamer V1, 2020).
+
+Memory and uncertainty are apart: h is computed, s is drawn.
+
+    h_t+1 = f(h_t, s_t, a_t)                a GRU
+    prior       p(s_t+1 | h_t+1)            what a dream draws s from
+    posterior   q(s_t+1 | h_t+1, z_t+1)     the same, once z is known
+    z_t+1 ~ N(mu(s, h), sigma^2), r_t, P(done_t)    read off the state arrived at; sigma is learnt, one a dimension
+
+    loss = mean_t [ (-log p(z | s, h) + KL(q || p)) / Z + w_reward (r_t - r)^2 + w_done cross-entropy ]
+
+The first frame's z is given: s_0 ~ q(s | 0, z_0). So an episode's start has neither an old state nor an old action.
+
+KL. With `free_nats_per` "mean" the batch's mean KL costs nothing below `free_nats` (Dreamer V1, V2), with "step" that
+of each step (PlaNet, Dreamer V3). Its gradient to the prior is multiplied by `kl_prior_weight`, that to the posterior
+by `kl_posterior_weight`: 1 and 1 is the plain KL (PlaNet, V1), 0.8 and 0.2 V2's balance, 1 and 0.1 V3's.
+
+The temperature tau of a dream scales the variances of s and z; of a categorical s it divides the logits.
+
+Deliberate differences: z is V's latent, not an image. The loss is per dimension of z, so that the weights of reward and
+end mean the same in all kinds.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldmodels.commandline import Count, Size, Weight
+from worldmodels.memory.dreamer import PlainDreamer
+from worldmodels.memory.heads import DEATH, DISAGREEMENT, LOG_SQRT_2PI, MemoryConfig, cross_entropy
+from worldmodels.memory.step_linear import StepGRU, StepLinear
+from worldmodels.memory.stochastic import LATENTS
+from worldmodels.types import Imagined, Noise, NoiseSize, State, Transitions
+
+
+@dataclass(frozen=True)
+class RSSMConfig(MemoryConfig):
+    kind: str = "rssm"                  # which of MEMORIES
+    hidden_size: Size = 200             # of h (PlaNet, Dreamer V1)
+    stochastic_size: Size = 30          # of s: dimensions, or categorical variables (Dreamer V2, V3: 32)
+    latents: Literal["gaussian", "categorical"] = "gaussian"    # what s is
+    classes: Size = 32                  # of each categorical variable (Dreamer V2, V3)
+    units: Size = 200                   # of the hidden layer of each network (Dreamer V1)
+    # PlaNet's ablations: without h from step to step, or with the mean of s in place of s
+    paths: Literal["both", "stochastic", "deterministic"] = "both"
+    free_nats: Weight = 3.0             # of KL that cost nothing (PlaNet, Dreamer V1; V3: 1)
+    free_nats_per: Literal["mean", "step"] = "mean"     # of the batch's mean, or of each step
+    kl_prior_weight: Weight = 1.0       # of the KL's gradient to the prior
+    kl_posterior_weight: Weight = 1.0   # of its gradient to the posterior
+    # networks of the prior; one is drawn at each step of a dream, and where they differ it is uncertain (Dreamer V2)
+    prior_heads: Count = 1
+    disagreement: Literal["std", "deviation", "pair"] = "std"   # of prior heads, see heads.DISAGREEMENT
+
+
+class RSSM(nn.Module):
+    """Inner state: z [B, Z], s [B, S], h [B, H]."""
+
+    Config = RSSMConfig
+
+    def __init__(self, config: RSSMConfig, z_size: int, action_size: int):
+        super().__init__()
+        self.config, self.z_size, self.action_size = config, z_size, action_size
+        self.of_s = LATENTS[config.latents](config.stochastic_size, config.classes)
+        S, H, U, P = self.of_s.size, config.hidden_size, config.units, self.of_s.parameters
+        self.reads_h = config.paths != "stochastic"
+        self.draws_s = config.paths != "deterministic"
+        self.input = nn.Linear(S + action_size, U)
+        self.cell = nn.GRUCell(U, H) if self.reads_h else nn.Linear(U, H)
+        self.priors = nn.ModuleList(network(H, U, P) for _ in range(config.prior_heads))
+        self.posterior = network(H + z_size, U, P)
+        self.head = network(S + H * self.reads_h, U, z_size + 2)                # z's mean, reward, done logit
+        self.log_sigma = nn.Parameter(torch.zeros(z_size))
+        self.feature_sizes = {"z": z_size, "s": S} | ({"h": H} if self.reads_h else {})
+        drawn = {"s": self.of_s.noise_size} if self.draws_s else {}
+        uniform, normal = ({}, drawn) if self.of_s.normal else (drawn, {})
+        self.observe_noise = NoiseSize(uniform, normal)
+        which = {"prior_head": 1} if config.prior_heads > 1 else {}
+        self.imagine_noise = NoiseSize(uniform | which | {"done": 1}, normal | {"z": z_size})
+
+    def initial(self, z: Tensor, noise: Noise | None = None) -> State:
+        return self._infer(z, z.new_zeros(len(z), self.config.hidden_size), noise)
+
+    def observe(self, state: State, action: Tensor, z: Tensor, noise: Noise | None = None) -> State:
+        return self._infer(z, self._transition(*state.inner[1:], action), noise)
+
+    def correct(self, state: State, z: Tensor, noise: Noise | None = None) -> State:
+        return self._infer(z, state.inner[2], noise)
+
+    def imagine(self, state: State, action: Tensor, temperature: float, noise: Noise) -> Imagined:
+        h = self._transition(*state.inner[1:], action)
+        priors = torch.stack([prior(h) for prior in self.priors], 1)                        # [B, heads, P]
+        head = (noise["prior_head"][:, 0] * len(self.priors)).long() if len(self.priors) > 1 else 0
+        prior = priors[torch.arange(len(h), device=h.device), head]
+        s = self._draw(prior, temperature, noise)
+        mean, reward, logit = self._heads(s, h)
+        z = mean + temperature**0.5 * self.log_sigma.exp() * noise["z"]
+        means = self.of_s.mean(priors)
+        expected, *_ = self._heads(means.mean(1), h)                    # to first order in s
+        p_done = DEATH[self.config.death](logit)
+        disagree = DISAGREEMENT[self.config.disagreement] if len(self.priors) > 1 else lambda means: 0 * reward
+        return Imagined(self._state(z, s, h), reward, p_done, noise["done"][:, 0] < p_done, disagree(means), expected)
+
+    def latent(self, state: State) -> Tensor:
+        return state.inner[0]
+
+    def dreamer(self, batch: int, temperature: float) -> PlainDreamer:
+        return PlainDreamer(self, temperature)
+
+    def loss(self, batch: Transitions, carry: tuple[Tensor, Tensor] | None, generator: torch.Generator):
+        """The sum above; `carry` is the last s and h."""
+        h, s, posterior, carry = self._follow(batch, carry, generator)                      # [T, B, ...]
+        next_z, true_reward, terminated = (t.transpose(0, 1) for t in (batch.next_z, batch.reward, batch.terminated))
+        mean, reward, logit = self._heads(s, h)
+        # -log N(z; mu, sigma^2)
+        deviation = (next_z - mean) * torch.exp(-self.log_sigma)
+        nll = (0.5 * deviation.square() + self.log_sigma).mean() + LOG_SQRT_2PI
+        q = scaled_gradient(posterior, self.config.kl_posterior_weight)
+        priors = torch.stack([scaled_gradient(prior(h), self.config.kl_prior_weight) for prior in self.priors])
+        kl = self.of_s.kl(q, priors).mean(0)                                                # [T, B]
+        free, config = self.config.free_nats, self.config
+        counted = kl.clamp(min=free).mean() if config.free_nats_per == "step" else kl.mean().clamp(min=free)
+        reward_error = (reward - true_reward).square().mean()
+        done = cross_entropy(logit, terminated, config.done_positive_weight).mean()
+        loss = nll + counted / self.z_size + config.reward_weight * reward_error + config.done_weight * done
+        metrics = {"loss": loss, "nll": nll, "kl": kl.mean(), "reward_error": reward_error, "done": done}
+        return loss, metrics, carry
+
+    def _follow(self, batch: Transitions, carry: tuple[Tensor, Tensor] | None, generator: torch.Generator):
+        """The same as `observe` along the streams, with as much as can be done for all steps at once -> h, s and the
+        posterior's parameters after each step, [T, B, ...], and the last s and h."""
+        H, (first, _, last) = self.config.hidden_size, self.posterior
+        of_h, of_z = first.weight.split([H, self.z_size], 1)
+        of_s, of_a = self.input.weight.split([self.of_s.size, self.action_size], 1)
+        T, B = batch.z.shape[1], len(batch.z)
+        time_first = lambda x: x.transpose(0, 1)
+        x_of = StepLinear(of_s, F.linear(time_first(batch.action), of_a, self.input.bias))
+        hidden_of = StepLinear(of_h, F.linear(time_first(batch.next_z), of_z, first.bias))
+        parameters_of = StepLinear(last.weight, last.bias.expand(T, B, -1))
+        of_x = self.cell.weight_ih if self.reads_h else self.cell.weight
+        bias = self.cell.bias_ih if self.reads_h else self.cell.bias
+        from_x = StepLinear(of_x, bias.expand(T, B, -1))
+        next_h = StepGRU(self.cell, T, B) if self.reads_h else lambda gates, h: F.relu(gates)
+        restart = time_first(batch.restart).clone()[..., None]                              # [T, B, 1]
+        restart[0] = 1 if carry is None else restart[0]
+        begins = restart.flatten(1).any(1).tolist()
+        s, h = carry or (batch.z.new_zeros(B, self.of_s.size), batch.z.new_zeros(B, H))
+        steps = []
+        for at, begin, z in zip(restart, begins, time_first(batch.z)):
+            if begin:
+                s = torch.where(at > 0, self.initial(z, self._noise(B, generator, h)).inner[1], s)
+                h = h * (1 - at)
+            h = next_h(from_x(F.relu(x_of(s))), h)
+            parameters = parameters_of(F.relu(hidden_of(h)))
+            s = self._draw(parameters, 1.0, self._noise(B, generator, h))
+            steps.append((h, s, parameters))
+        return *(torch.stack(parts) for parts in zip(*steps)), (s.detach(), h.detach())
+
+    def _noise(self, batch: int, generator: torch.Generator, like: Tensor) -> Noise:
+        """Of one draw of s."""
+        draw = torch.randn if self.of_s.normal else torch.rand
+        return {"s": draw(batch, self.of_s.noise_size, generator=generator, device=like.device, dtype=like.dtype)}
+
+    def _transition(self, s: Tensor, h: Tensor, action: Tensor) -> Tensor:
+        return self._next_h(self.input(torch.cat([s, action], -1)), h)
+
+    def _next_h(self, x: Tensor, h: Tensor) -> Tensor:
+        return self.cell(F.relu(x), h) if self.reads_h else F.relu(self.cell(F.relu(x)))
+
+    def _infer(self, z: Tensor, h: Tensor, noise: Noise | None) -> State:
+        return self._state(z, self._draw(self.posterior(torch.cat([h, z], -1)), 1.0, noise), h)
+
+    def _draw(self, parameters: Tensor, temperature: float, noise: Noise | None) -> Tensor:
+        return self.of_s.sample(parameters, temperature, noise["s"]) if self.draws_s else self.of_s.mean(parameters)
+
+    def _heads(self, s: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        out = self.head(torch.cat([s, h], -1) if self.reads_h else s)
+        return out[..., :-2], out[..., -2], out[..., -1]
+
+    def _state(self, z: Tensor, s: Tensor, h: Tensor) -> State:
+        return State(torch.cat([z, s, h] if self.reads_h else [z, s], -1), (z, s, h))
+
+
+def network(inputs: int, units: int, outputs: int) -> nn.Sequential:
+    """One hidden layer (PlaNet)."""
+    return nn.Sequential(nn.Linear(inputs, units), nn.ReLU(), nn.Linear(units, outputs))
+
+
+def scaled_gradient(x: Tensor, weight: float) -> Tensor:
+    """x, whose gradient is multiplied by `weight`."""
+    return x if weight == 1 else weight * x + (1 - weight) * x.detach()

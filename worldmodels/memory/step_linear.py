@@ -1,0 +1,48 @@
+"""Layers within a recurrent loop, the gradients of whose weights are one matrix product for all steps.
+
+Autograd takes them step by step: many products with few rows, which a CPU is slow at, and a sum over as many matrices.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+class StepLinear:
+    """y_t = base_t + x_t W^T of the steps t in their order: weight [O, I], base [T, B, O] (a bias, or what is known
+    before the loop begins)."""
+
+    def __init__(self, weight: Tensor, base: Tensor):
+        self.inputs: list[Tensor] = []
+        self.base = iter(OneProduct.apply(base, weight, self.inputs).unbind(0))
+        self.weight = weight.detach().t()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The next step: x [B, I] -> [B, O]."""
+        self.inputs.append(x.detach())
+        return torch.addmm(next(self.base), x, self.weight)
+
+
+class OneProduct(torch.autograd.Function):
+    """base, whose gradient is that of all y. When it is known all inputs are too, and so the weight's gradient is."""
+
+    @staticmethod
+    def forward(ctx, base: Tensor, weight: Tensor, inputs: list[Tensor]) -> Tensor:
+        ctx.inputs = inputs
+        return base.view_as(base)
+
+    @staticmethod
+    def backward(ctx, d_y: Tensor):
+        return d_y, d_y.flatten(0, 1).t() @ torch.cat(ctx.inputs), None
+
+
+class StepGRU:
+    """A GRU cell of T steps of a batch B: the gates' sums that come from the input [B, 3H], and h [B, H] -> h."""
+
+    def __init__(self, cell: nn.GRUCell, T: int, B: int):
+        self.recurrent = StepLinear(cell.weight_hh, cell.bias_hh.expand(T, B, -1))
+
+    def __call__(self, from_x: Tensor, h: Tensor) -> Tensor:
+        H, from_h = h.shape[1], self.recurrent(h)
+        reset, update = (from_x[:, :2 * H] + from_h[:, :2 * H]).sigmoid().chunk(2, 1)
+        candidate = torch.addcmul(from_x[:, 2 * H:], reset, from_h[:, 2 * H:]).tanh()
+        return torch.lerp(candidate, h, update)                             # (1 - u) n + u h
