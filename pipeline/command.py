@@ -18,7 +18,7 @@ from worldmodels.envs import TASKS, Task, import_task
 from worldmodels.executors import EXECUTORS, check_workers, default_workers
 from worldmodels.files import write_atomic, write_json
 from worldmodels.report.scores import git_commit
-from worldmodels.runs import EVALUATION, Run, from_dict, no_run
+from worldmodels.runs import EVALUATION, Run, from_dict, kinds_within, no_run
 from worldmodels.types import Executor, UserError
 from worldmodels.worlds.collect import CollectConfig
 
@@ -80,25 +80,29 @@ def parse(arguments: list[str], description: str | None = None, shown: Sequence[
     else:
         raise UserError(f"--task {task.name} has no --preset {chosen['preset']}: choose one of {', '.join(named)}")
     for section, kinds in KINDS.items():
-        chosen_kind = of_kind(getattr(default, section), option(arguments, f"{section}.kind"), section, kinds)
-        default = replace(default, **{section: chosen_kind})
-    choices = {"preset": named, "executor": EXECUTORS, "collect.policy": task.policies,
-               **{f"{section}.kind": kinds for section, kinds in KINDS.items()}}
+        default = replace(default, **{section: of_kind(getattr(default, section), arguments, section, kinds)})
+    choices = {"preset": named, "executor": EXECUTORS, "collect.policy": task.policies}
+    for section, kinds in KINDS.items():
+        within = [f"{section}.{name}" for name in kinds_within(getattr(default, section))]
+        choices |= {f"{name}.kind": kinds for name in (section, *within)}
     config = parsed(default, arguments, description, choices, [section for section in SECTIONS if section not in shown])
     config = replace(config, task=task.name, run=config.run or config.preset)
     check(config)
     return config
 
 
-def of_kind(config, kind: str | None, section: str, kinds: dict):
-    """The settings of another kind: what both have, of one type, stays as it is."""
-    if kind is None or kind == config.kind:
-        return config
+def of_kind(config, arguments: list[str], section: str, kinds: dict):
+    """The settings of the kind that --section.kind names, and of those within it: what the old kind and the new one
+    both have, of one type, stays as it is."""
+    kind = option(arguments, f"{section}.kind") or config.kind
     if kind not in kinds:
         raise UserError(f"--{section}.kind {kind}: choose one of {', '.join(kinds)}")
-    wanted = kinds[kind].Config
-    known = {f.name: f.type for f in fields(config) if f.name != "kind"}
-    return from_dict(wanted, {f.name: getattr(config, f.name) for f in fields(wanted) if known.get(f.name) == f.type})
+    if kind != config.kind:
+        wanted, known = kinds[kind].Config, {f.name: f.type for f in fields(config) if f.name != "kind"}
+        config = from_dict(wanted, {f.name: getattr(config, f.name) for f in fields(wanted)
+                                    if known.get(f.name) == f.type})
+    return replace(config, **{name: of_kind(getattr(config, name), arguments, f"{section}.{name}", kinds)
+                              for name in kinds_within(config)})
 
 
 def option(arguments: list[str], name: str) -> str | None:

@@ -109,20 +109,33 @@ class Latents:
         """An episode, from memory or from its file; a UserError names a damaged one."""
         return self._episode(int(number))
 
-    def windows(self, batch: int, sequence: int, seed: int, skip: int = 0) -> Iterator[Transitions]:
+    def windows(self, batch: int, sequence: int, seed: int, skip: int = 0,
+                bootstraps: int = 0) -> Iterator[Transitions]:
         """Endless windows of `sequence` steps from `batch` parallel streams, one following the other in time.
 
         Each epoch shuffles the episodes, joins them end to end and cuts the whole into `batch` equal streams. z and
         next_z are sampled anew in every window. The order is a function of `seed` alone, and `skip` starts at a later
-        window.
+        window. With `bootstraps` a window has as many batches of streams, one after the other, each of its own sample
+        of as many episodes, drawn with replacement.
         """
-        per_epoch = int(self.lengths.sum()) // (batch * sequence)
+        count = len(self.lengths)
+        if not bootstraps:
+            return self._windows(np.arange(count), batch, sequence, seed, skip)
+        seeds = [seed_of(seed, member, "bootstrap") for member in range(bootstraps)]
+        samples = [np.random.default_rng(seed).integers(count, size=count) for seed in seeds]
+        streams = [self._windows(sample, batch, sequence, seed, skip) for sample, seed in zip(samples, seeds)]
+        return (Transitions(*map(torch.cat, zip(*windows))) for windows in zip(*streams))
+
+    def _windows(self, sample: np.ndarray, batch: int, sequence: int, seed: int, skip: int) -> Iterator[Transitions]:
+        """The same of the episodes `sample`."""
+        steps = int(self.lengths[sample].sum())
+        per_epoch = steps // (batch * sequence)
         if not per_epoch:
-            raise UserError(f"{self.lengths.sum()} transitions do not fill one batch of {batch} × {sequence}: "
+            raise UserError(f"{steps} transitions do not fill one batch of {batch} × {sequence}: "
                             "collect more episodes, or lower --memory.batch or --memory.sequence")
         epoch, number = divmod(skip, per_epoch)
         while True:
-            order = np.random.default_rng([seed, epoch]).permutation(len(self.lengths))
+            order = np.random.default_rng([seed, epoch]).permutation(sample)
             for number in range(number, per_epoch):
                 begins = (np.arange(batch) * per_epoch + number) * sequence
                 generator = torch.Generator().manual_seed(seed_of(seed, epoch, "window", number))

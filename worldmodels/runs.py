@@ -6,7 +6,7 @@ import re
 import zlib
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Iterator
+from typing import Any, Iterator
 
 import numpy as np
 import torch
@@ -254,7 +254,7 @@ def from_dict(cls, values: dict, kinds: dict[str, dict] = {}):
     for key, value in values.items():
         default = getattr(made, key)
         if is_dataclass(default):
-            stored = config_of(kinds[key], value, kinds) if key in kinds else from_dict(type(default), value, kinds)
+            stored = config_of(kinds[key], value) if key in kinds else from_dict(type(default), value, kinds)
             given[key] = stored
         else:
             given[key] = tuple(value) if isinstance(default, tuple) else value
@@ -263,9 +263,16 @@ def from_dict(cls, values: dict, kinds: dict[str, dict] = {}):
     return replace(made, **given)
 
 
-def config_of(kinds: dict[str, type], values: dict, nested: dict[str, dict] = {}):
-    """The Config of the kind that stored settings name, from a registry; a KeyError where it has none of that name."""
-    return from_dict(kinds[values["kind"]].Config, values, nested)
+def config_of(kinds: dict[str, type], values: dict) -> Any:
+    """The Config of the kind that stored settings name, from a registry; a KeyError where it has none of that name. A
+    kind within it is of the same registry."""
+    cls = kinds[values["kind"]].Config
+    return from_dict(cls, values, dict.fromkeys(kinds_within(cls()), kinds))
+
+
+def kinds_within(config) -> list[str]:
+    """The settings of a config that are themselves a kind's."""
+    return [f.name for f in fields(config) if hasattr(getattr(config, f.name), "kind")]
 
 
 def differences(found: dict, wanted: dict, prefix: str = "") -> str:

@@ -1,5 +1,6 @@
 """M: how the world moves. A new kind is one file here and one line in MEMORIES."""
 
+from worldmodels.memory.ensemble import Ensemble
 from worldmodels.memory.gru import GRU
 from worldmodels.memory.heads import MemoryConfig
 from worldmodels.memory.mdn_rnn import MDNRNN, MDNRNNConfig
@@ -9,6 +10,7 @@ MEMORIES = {kind.Config.kind: kind for kind in (
     MDNRNN,
     GRU,
     RSSM,
+    Ensemble,
 )}
 
-__all__ = ["GRU", "MDNRNN", "MDNRNNConfig", "MEMORIES", "MemoryConfig", "RSSM"]
+__all__ = ["Ensemble", "GRU", "MDNRNN", "MDNRNNConfig", "MEMORIES", "MemoryConfig", "RSSM"]

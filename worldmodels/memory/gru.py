@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from worldmodels.commandline import Size
 from worldmodels.memory.dreamer import PlainDreamer
 from worldmodels.memory.heads import DEATH, MemoryConfig, cross_entropy
-from worldmodels.memory.step_linear import StepGRU
+from worldmodels.memory.recurrent import StepLinear, gru, next_h
 from worldmodels.types import Imagined, Noise, NoiseSize, State, Transitions
 
 
@@ -69,9 +69,12 @@ class GRU(nn.Module):
         """The sum above, each part a mean over steps; `carry` is the last h."""
         x = torch.cat([batch.z, batch.action], -1).transpose(0, 1)                              # [T, B, Z+A]
         keep, (T, B, _) = 1 - batch.restart.t()[..., None], x.shape
-        h, states, next_h = carry[0] if carry else x.new_zeros(B, self.config.hidden_size), [], StepGRU(self.cell, T, B)
-        for from_x, kept in zip(F.linear(x, self.cell.weight_ih, self.cell.bias_ih).unbind(0), keep):
-            h = next_h(from_x, h * kept)
+        from_x = F.linear(x, self.cell.weight_ih, self.cell.bias_ih)
+        recurrent = StepLinear(self.cell.weight_hh, self.cell.bias_hh.expand(T, B, -1))
+        h, states = carry[0] if carry else x.new_zeros(B, self.config.hidden_size), []
+        for gates, kept in zip(from_x.unbind(0), keep):
+            h = h * kept
+            h = next_h(gates, recurrent(h), h)
             states.append(h)
         z, reward, logit = self._heads(torch.stack(states, 1))
         squared_error = (z - batch.next_z).square().mean()
@@ -83,7 +86,7 @@ class GRU(nn.Module):
 
     def _transition(self, state: State, action: Tensor) -> Tensor:
         z, h = state.inner
-        return self.cell(torch.cat([z, action], -1), h)
+        return gru(self.cell, torch.cat([z, action], -1), h)
 
     def _heads(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         out = self.head(h)

@@ -26,6 +26,12 @@ class MemoryConfig(TrainConfig):
     # a dream ends by the done head's probability, or where that is above 50% (paper)
     death: Literal["sampled", "threshold"] = "sampled"
 
+    @property
+    def bootstraps(self) -> int:
+        """How many samples of the episodes, drawn with replacement, a batch has streams of; 0: streams of all
+        episodes."""
+        return 0
+
 
 DEATH = {                                       # done logits -> the probability that the dream ends
     "threshold": lambda logit: (logit > 0).to(logit.dtype),

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from worldmodels.commandline import Count, Size, Weight
 from worldmodels.memory.dreamer import PlainDreamer
 from worldmodels.memory.heads import DEATH, DISAGREEMENT, LOG_SQRT_2PI, MemoryConfig, cross_entropy
-from worldmodels.memory.step_linear import StepGRU, StepLinear
+from worldmodels.memory.recurrent import StepLinear, gru, next_h
 from worldmodels.memory.stochastic import LATENTS
 from worldmodels.types import Imagined, Noise, NoiseSize, State, Transitions
 
@@ -44,7 +44,7 @@ class RSSMConfig(MemoryConfig):
     latents: Literal["gaussian", "categorical"] = "gaussian"    # what s is
     classes: Size = 32                  # of each categorical variable (Dreamer V2, V3)
     units: Size = 200                   # of the hidden layer of each network (Dreamer V1)
-    # PlaNet's ablations: without h from step to step, or with the mean of s in place of s
+    # PlaNet's ablations: "stochastic" keeps no h from step to step, "deterministic" has the mean of s in its place
     paths: Literal["both", "stochastic", "deterministic"] = "both"
     free_nats: Weight = 3.0             # of KL that cost nothing (PlaNet, Dreamer V1; V3: 1)
     free_nats_per: Literal["mean", "step"] = "mean"     # of the batch's mean, or of each step
@@ -64,16 +64,16 @@ class RSSM(nn.Module):
         super().__init__()
         self.config, self.z_size, self.action_size = config, z_size, action_size
         self.of_s = LATENTS[config.latents](config.stochastic_size, config.classes)
-        S, H, U, P = self.of_s.size, config.hidden_size, config.units, self.of_s.parameters
-        self.reads_h = config.paths != "stochastic"
-        self.draws_s = config.paths != "deterministic"
+        self.keeps_h, self.draws_s = config.paths != "stochastic", config.paths != "deterministic"
+        S, U, P = self.of_s.size, config.units, self.of_s.parameters
+        self.h_size = H = config.hidden_size if self.keeps_h else U
         self.input = nn.Linear(S + action_size, U)
-        self.cell = nn.GRUCell(U, H) if self.reads_h else nn.Linear(U, H)
+        self.cell = nn.GRUCell(U, H) if self.keeps_h else None
         self.priors = nn.ModuleList(network(H, U, P) for _ in range(config.prior_heads))
         self.posterior = network(H + z_size, U, P)
-        self.head = network(S + H * self.reads_h, U, z_size + 2)                # z's mean, reward, done logit
+        self.head = network(S + H * self.keeps_h, U, z_size + 2)                # z's mean, reward, done logit
         self.log_sigma = nn.Parameter(torch.zeros(z_size))
-        self.feature_sizes = {"z": z_size, "s": S} | ({"h": H} if self.reads_h else {})
+        self.feature_sizes = {"z": z_size, "s": S} | ({"h": H} if self.keeps_h else {})
         drawn = {"s": self.of_s.noise_size} if self.draws_s else {}
         uniform, normal = ({}, drawn) if self.of_s.normal else (drawn, {})
         self.observe_noise = NoiseSize(uniform, normal)
@@ -81,7 +81,7 @@ class RSSM(nn.Module):
         self.imagine_noise = NoiseSize(uniform | which | {"done": 1}, normal | {"z": z_size})
 
     def initial(self, z: Tensor, noise: Noise | None = None) -> State:
-        return self._infer(z, z.new_zeros(len(z), self.config.hidden_size), noise)
+        return self._infer(z, z.new_zeros(len(z), self.h_size), noise)
 
     def observe(self, state: State, action: Tensor, z: Tensor, noise: Noise | None = None) -> State:
         return self._infer(z, self._transition(*state.inner[1:], action), noise)
@@ -131,7 +131,7 @@ class RSSM(nn.Module):
     def _follow(self, batch: Transitions, carry: tuple[Tensor, Tensor] | None, generator: torch.Generator):
         """The same as `observe` along the streams, with as much as can be done for all steps at once -> h, s and the
         posterior's parameters after each step, [T, B, ...], and the last s and h."""
-        H, (first, _, last) = self.config.hidden_size, self.posterior
+        H, (first, _, last) = self.h_size, self.posterior
         of_h, of_z = first.weight.split([H, self.z_size], 1)
         of_s, of_a = self.input.weight.split([self.of_s.size, self.action_size], 1)
         T, B = batch.z.shape[1], len(batch.z)
@@ -139,10 +139,9 @@ class RSSM(nn.Module):
         x_of = StepLinear(of_s, F.linear(time_first(batch.action), of_a, self.input.bias))
         hidden_of = StepLinear(of_h, F.linear(time_first(batch.next_z), of_z, first.bias))
         parameters_of = StepLinear(last.weight, last.bias.expand(T, B, -1))
-        of_x = self.cell.weight_ih if self.reads_h else self.cell.weight
-        bias = self.cell.bias_ih if self.reads_h else self.cell.bias
-        from_x = StepLinear(of_x, bias.expand(T, B, -1))
-        next_h = StepGRU(self.cell, T, B) if self.reads_h else lambda gates, h: F.relu(gates)
+        if self.keeps_h:
+            gates_of_x, gates_of_h = (StepLinear(weight, bias.expand(T, B, -1)) for weight, bias in (
+                (self.cell.weight_ih, self.cell.bias_ih), (self.cell.weight_hh, self.cell.bias_hh)))
         restart = time_first(batch.restart).clone()[..., None]                              # [T, B, 1]
         restart[0] = 1 if carry is None else restart[0]
         begins = restart.flatten(1).any(1).tolist()
@@ -152,7 +151,8 @@ class RSSM(nn.Module):
             if begin:
                 s = torch.where(at > 0, self.initial(z, self._noise(B, generator, h)).inner[1], s)
                 h = h * (1 - at)
-            h = next_h(from_x(F.relu(x_of(s))), h)
+            x = F.relu(x_of(s))
+            h = next_h(gates_of_x(x), gates_of_h(h), h) if self.keeps_h else x
             parameters = parameters_of(F.relu(hidden_of(h)))
             s = self._draw(parameters, 1.0, self._noise(B, generator, h))
             steps.append((h, s, parameters))
@@ -164,10 +164,8 @@ class RSSM(nn.Module):
         return {"s": draw(batch, self.of_s.noise_size, generator=generator, device=like.device, dtype=like.dtype)}
 
     def _transition(self, s: Tensor, h: Tensor, action: Tensor) -> Tensor:
-        return self._next_h(self.input(torch.cat([s, action], -1)), h)
-
-    def _next_h(self, x: Tensor, h: Tensor) -> Tensor:
-        return self.cell(F.relu(x), h) if self.reads_h else F.relu(self.cell(F.relu(x)))
+        x = F.relu(self.input(torch.cat([s, action], -1)))
+        return gru(self.cell, x, h) if self.keeps_h else x
 
     def _infer(self, z: Tensor, h: Tensor, noise: Noise | None) -> State:
         return self._state(z, self._draw(self.posterior(torch.cat([h, z], -1)), 1.0, noise), h)
@@ -176,11 +174,11 @@ class RSSM(nn.Module):
         return self.of_s.sample(parameters, temperature, noise["s"]) if self.draws_s else self.of_s.mean(parameters)
 
     def _heads(self, s: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        out = self.head(torch.cat([s, h], -1) if self.reads_h else s)
+        out = self.head(torch.cat([s, h], -1) if self.keeps_h else s)
         return out[..., :-2], out[..., -2], out[..., -1]
 
     def _state(self, z: Tensor, s: Tensor, h: Tensor) -> State:
-        return State(torch.cat([z, s, h] if self.reads_h else [z, s], -1), (z, s, h))
+        return State(torch.cat([z, s, h] if self.keeps_h else [z, s], -1), (z, s, h))
 
 
 def network(inputs: int, units: int, outputs: int) -> nn.Sequential:

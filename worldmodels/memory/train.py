@@ -12,7 +12,8 @@ def train_memory(memory, latents: Latents, run: Run, info: dict, seed: int):
     config = memory.config
 
     def batches(skip: int):
-        for batch in latents.windows(config.batch, config.sequence, seed_of(seed, run.round, "windows"), skip):
+        stream = seed_of(seed, run.round, "windows")
+        for batch in latents.windows(config.batch, config.sequence, stream, skip, config.bootstraps):
             yield Transitions(*(tensor.to(device) for tensor in batch))
 
     train("memory", memory, config, batches, memory.loss, run, info, seed)

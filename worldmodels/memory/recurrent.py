@@ -1,9 +1,10 @@
-"""Layers within a recurrent loop, the gradients of whose weights are one matrix product for all steps.
+"""A GRU's step, and layers within a recurrent loop the gradients of whose weights are one matrix product for all steps.
 
 Autograd takes them step by step: many products with few rows, which a CPU is slow at, and a sum over as many matrices.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -35,14 +36,14 @@ class OneProduct(torch.autograd.Function):
         return d_y, d_y.flatten(0, 1).t() @ torch.cat(ctx.inputs), None
 
 
-class StepGRU:
-    """A GRU cell of T steps of a batch B: the gates' sums that come from the input [B, 3H], and h [B, H] -> h."""
+def gru(cell: nn.GRUCell, x: Tensor, h: Tensor) -> Tensor:
+    """`cell`'s step, x [B, I], h [B, H] -> h, of operations that torch can batch over members of an ensemble."""
+    return next_h(F.linear(x, cell.weight_ih, cell.bias_ih), F.linear(h, cell.weight_hh, cell.bias_hh), h)
 
-    def __init__(self, cell: nn.GRUCell, T: int, B: int):
-        self.recurrent = StepLinear(cell.weight_hh, cell.bias_hh.expand(T, B, -1))
 
-    def __call__(self, from_x: Tensor, h: Tensor) -> Tensor:
-        H, from_h = h.shape[1], self.recurrent(h)
-        reset, update = (from_x[:, :2 * H] + from_h[:, :2 * H]).sigmoid().chunk(2, 1)
-        candidate = torch.addcmul(from_x[:, 2 * H:], reset, from_h[:, 2 * H:]).tanh()
-        return torch.lerp(candidate, h, update)                             # (1 - u) n + u h
+def next_h(from_x: Tensor, from_h: Tensor, h: Tensor) -> Tensor:
+    """The same of what the gates (reset, update, candidate) get from x and from h, [B, 3H] each (Cho et al. 2014)."""
+    H = h.shape[-1]
+    reset, update = (from_x[..., :2 * H] + from_h[..., :2 * H]).sigmoid().chunk(2, -1)
+    candidate = torch.addcmul(from_x[..., 2 * H:], reset, from_h[..., 2 * H:]).tanh()
+    return torch.lerp(candidate, h, update)                                 # (1 - update) candidate + update h
