@@ -6,18 +6,21 @@ from pipeline.encode import encode
 from pipeline.evaluate import evaluate
 from pipeline.presets import Config
 from pipeline.train_controller import train_controller
+from pipeline.train_jointly import train_jointly
 from pipeline.train_memory import train_memory
 from pipeline.train_vision import train_vision
 from worldmodels.runs import Run
 
-STAGES = (collect, train_vision, encode, train_memory, train_controller, evaluate)
+STAGED = (collect, train_vision, encode, train_memory, train_controller, evaluate)
+JOINTLY = (collect, train_jointly, encode, train_controller, evaluate)
 
 
 def pipeline(config: Config, run: Run):
-    """All six stages in order, --rounds times; finished ones are skipped."""
+    """All stages in order, --rounds times; finished ones are skipped."""
     for round in range(1, config.rounds + 1):
-        for number, stage in enumerate(STAGES, 1):
-            where = f"round {round}/{config.rounds}, " * (config.rounds > 1) + f"{number}/{len(STAGES)}"
+        stages = JOINTLY if config.training == "jointly" and round == 1 else STAGED
+        for number, stage in enumerate(stages, 1):
+            where = f"round {round}/{config.rounds}, " * (config.rounds > 1) + f"{number}/{len(stages)}"
             say(f"\n[{where}] {stage.__doc__.split(':', 1)[1].strip()}")
             stage(config, run.at(round))
 

@@ -188,7 +188,9 @@ def vision_info(config: Config) -> dict:
     default = CollectConfig()
     later = {name: getattr(default, name) for name in ("episodes_per_round", "explore_share")}    # of later rounds
     collect = replace(config.collect, **later)
-    return {"task": config.task, "seed": config.seed, "collect": collect, "vision": config.vision}
+    info = {"task": config.task, "seed": config.seed, "collect": collect, "vision": config.vision}
+    jointly = {"joint": config.joint, "memory": config.memory}
+    return info | (jointly if config.training == "jointly" else {})
 
 
 def memory_info(config: Config, run: Run) -> dict:

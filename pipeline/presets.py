@@ -10,6 +10,7 @@ from worldmodels.commandline import Count, Range, Whole
 from worldmodels.controller import CONTROLLERS, LEARNERS, ControllerConfig, EvolutionConfig, LearnerConfig, LinearConfig
 from worldmodels.envs import Task
 from worldmodels.memory import MEMORIES, MDNRNNConfig, MemoryConfig
+from worldmodels.memory.joint import JointConfig
 from worldmodels.report.scores import EvaluateConfig
 from worldmodels.runs import ROUNDS, RUNS
 from worldmodels.vision import VISIONS, VAEConfig, VisionConfig
@@ -49,12 +50,15 @@ class Config:
     """Worker processes; 0: one for each CPU core."""
     world: Literal["dream", "real"] = "dream"
     """Where the controller is trained."""
+    training: Literal["staged", "jointly"] = "staged"
+    """V first and then M (the paper), or both by one objective; in later rounds M alone is trained on."""
     rounds: Annotated[int, Range(1, ROUNDS)] = 1
     """How often to collect, train M and C (the paper's iterative procedure). From the second round on, C plays, with
     --collect.explore-share."""
     collect: CollectConfig = field(default_factory=CollectConfig)
     vision: VisionConfig = field(default_factory=VAEConfig)
     memory: MemoryConfig = field(default_factory=MDNRNNConfig)
+    joint: JointConfig = field(default_factory=JointConfig)
     dream: DreamConfig = field(default_factory=DreamConfig)
     controller: ControllerConfig = field(default_factory=LinearConfig)
     learner: LearnerConfig = field(default_factory=EvolutionConfig)
@@ -147,6 +151,7 @@ def smoke(base: Config, steps: int) -> Config:
         collect=replace(base.collect, episodes=4, max_steps=steps, min_steps=0),
         vision=replace(base.vision, steps=20, batch=16),
         memory=replace(base.memory, hidden_size=16, steps=20, batch=2, sequence=10),
+        joint=replace(base.joint, steps=20, batch=2, sequence=10),
         dream=replace(base.dream, max_steps=30, warmup=5),
         learner=tiny(base.learner),
         evaluate=replace(base.evaluate, episodes=2, random_episodes=2, dream_episodes=8, gap_episodes=2,

@@ -8,10 +8,10 @@ from pipeline.presets import Config
 from worldmodels.agent import Agent, controller_spec, load_agent
 from worldmodels.controller import LEARNERS, PolicySpec, Practice
 from worldmodels.latents import Latents, open_latents
-from worldmodels.runs import Run
+from worldmodels.runs import Run, seed_of
 from worldmodels.types import UserError
 from worldmodels.worlds.collect import env_settings
-from worldmodels.worlds.dream import DreamWorld
+from worldmodels.worlds.dream import DreamWorld, pessimistic
 from worldmodels.worlds.fitness import DreamFitness, RealFitness
 
 
@@ -27,10 +27,11 @@ def train(config: Config, run: Run, agent: Agent, place: Run, training: int = 0)
     info = controller_info(config, agent.digest)
     if place.finished("controller", info):
         return say(f"train_controller: {place.path('controller')} is there")
+    latents, seed = partial(encoded, config, run, agent), seed_of(config.seed, run.round, "recorded uncertainty")
+    agent = agent.with_memory(pessimistic(agent.memory, latents, config.dream, seed))
     with ExitStack() as stack:
         fitness = FITNESS[config.world](config, run, agent, stack)
-        practice = Practice(fitness, partial(encoded, config, run, agent), config.dream.temperature, config.seed,
-                            training, previous(place))
+        practice = Practice(fitness, latents, config.dream.temperature, config.seed, training, previous(place))
         LEARNERS[config.learner.kind](config.learner).learn(agent, practice, config.controller, place, info)
 
 

@@ -8,6 +8,7 @@ from pipeline.presets import Config
 from worldmodels.agent import build_vision
 from worldmodels.episodes import EpisodeFolder
 from worldmodels.runs import Run, plain, seed_of
+from worldmodels.types import UserError
 from worldmodels.vision.train import train_vision as train
 
 
@@ -17,6 +18,8 @@ def train_vision(config: Config, run: Run):
     info, run = vision_info(config), run.at(1)
     if run.finished("vision", info):
         return say("train_vision: V is trained")
+    if config.training == "jointly":
+        raise UserError("with --training jointly V is trained together with M: run `python -m pipeline.train_jointly`")
     check_collected(config, run)
     episodes = EpisodeFolder(run.episodes, config.collect.min_steps)
     torch.manual_seed(seed_of(config.seed, run.round, "weights of V"))

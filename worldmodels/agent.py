@@ -5,6 +5,7 @@
     action = agent.act(frame)               # the game's own picture, or 64×64 of it; once every agent.repeat frames
 """
 
+from copy import copy
 from pathlib import Path
 from typing import Sequence
 
@@ -80,6 +81,12 @@ class Agent:
         run = run.last("controller")
         agent = load_agent(run, device)
         agent.controller = load_controller(run, agent)
+        return agent
+
+    def with_memory(self, memory: Memory) -> "Agent":
+        """The same agent with this memory, which dreams otherwise and observes the same."""
+        agent = copy(self)
+        agent.memory = memory
         return agent
 
     @property

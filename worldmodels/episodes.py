@@ -8,7 +8,7 @@ import json
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Iterator, NamedTuple
+from typing import Any, Callable, Iterator, NamedTuple
 
 import lz4.frame
 import numpy as np
@@ -28,6 +28,19 @@ class Episode(NamedTuple):
     reward: np.ndarray          # [T] float32
     terminated: np.ndarray      # [T] bool
     truncated: np.ndarray       # [T] bool
+
+
+class FrameWindows(NamedTuple):
+    """T consecutive steps of B streams of episodes with their N frames; `restart` marks an episode's first step, and a
+    window's."""
+
+    frames: np.ndarray          # [N, 64, 64, 3] uint8
+    now: np.ndarray             # [B, T] which frame a step is taken from ...
+    then: np.ndarray            # [B, T] ... and which it leads to
+    action: np.ndarray          # [B, T, A] float32
+    reward: np.ndarray          # [B, T] float32
+    terminated: np.ndarray      # [B, T] bool
+    restart: np.ndarray         # [B, T] bool
 
 
 class Track(NamedTuple):
@@ -123,29 +136,68 @@ class EpisodeFolder:
         ahead of the one in use; batches are drawn without replacement within a pool. The order is a function of `seed`
         alone; `skip` starts at a later batch of the same order, without reading what lies before it.
         """
-        for frames, batches in ahead(self._read_pools(batch, seed, pool_frames, skip)):
-            for index in batches:
-                yield frames[index]
+        def cut(rng: np.random.Generator, lengths: np.ndarray) -> list[np.ndarray]:
+            order = rng.permutation(int((lengths + 1).sum()))
+            batches = max(1, len(order) // batch)
+            return np.array_split(order[:batches * batch], batches)
 
-    def _read_pools(self, batch: int, seed: int, pool_frames: int,
-                    skip: int) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
-        """Each pool's frames, and which of them make its batches."""
+        for pool, _, batches in ahead(self._read_pools(cut, seed, max(pool_frames, batch), skip)):
+            for index in batches:
+                yield pool.frames[index]
+
+    def windows(self, batch: int, sequence: int, seed: int, pool_frames: int = 50_000,
+                skip: int = 0) -> Iterator[FrameWindows]:
+        """Endless shuffled batches of `sequence` consecutive steps, in pools as those of `frame_batches`. A pool's
+        episodes are joined end to end and cut into windows, from another step on in each epoch."""
+        def cut(rng: np.random.Generator, lengths: np.ndarray) -> list[np.ndarray]:
+            first = np.arange(rng.integers(sequence), int(lengths.sum()) - sequence + 1, sequence)
+            count = len(first) // batch
+            return np.split(rng.permutation(first)[:count * batch], count) if count else []
+
+        if self.lengths.sum() < (batch + 1) * sequence:
+            raise UserError(f"{self.lengths.sum()} steps do not fill one batch of {batch} × {sequence}: collect more "
+                            "episodes, or lower --joint.batch or --joint.sequence")
+        pool_frames = max(pool_frames, 2 * (batch + 2) * sequence)
+        for pool, lengths, batches in ahead(self._read_pools(cut, seed, pool_frames, skip)):
+            ends = np.cumsum(lengths)
+            begins = np.zeros(ends[-1], bool)
+            begins[np.append(0, ends[:-1])] = True
+            episode = np.repeat(np.arange(len(lengths)), lengths)
+            for first in batches:
+                step = first[:, None] + np.arange(sequence)                     # [B, T] of the pool's steps
+                now = step + episode[step]                                      # an episode has a frame more than steps
+                used, place = np.unique(np.stack([now, now + 1]), return_inverse=True)
+                now, then = place.reshape(2, *step.shape)
+                restart = begins[step]
+                restart[:, 0] = True
+                yield FrameWindows(pool.frames[used], now, then, pool.action[step], pool.reward[step],
+                                   pool.terminated[step], restart)
+
+    def _read_pools(self, cut: Callable[[np.random.Generator, np.ndarray], list[np.ndarray]], seed: int,
+                    pool_frames: int, skip: int) -> Iterator[tuple[Episode, np.ndarray, list[np.ndarray]]]:
+        """Each pool's episodes joined end to end, their lengths, and what its batches are made of: `cut(rng,
+        lengths)`."""
         epoch = 0
         while True:
             rng = np.random.default_rng([seed, epoch])
-            for pool in self._pools(rng.permutation(len(self.paths)), max(pool_frames, batch)):
-                order = rng.permutation(int((self.lengths[pool] + 1).sum()))
-                batches = max(1, len(order) // batch)
-                if skip >= batches:
-                    skip -= batches
+            for pool in self._pools(rng.permutation(len(self.paths)), pool_frames):
+                batches = cut(rng, self.lengths[pool])
+                if skip >= len(batches):
+                    skip -= len(batches)
                     continue
-                frames = np.empty((len(order), 64, 64, 3), np.uint8)
-                for i, place in zip(pool, np.split(frames, np.cumsum(self.lengths[pool] + 1)[:-1])):
-                    place[:] = read(self.paths[i]).frames
-                yield frames, np.array_split(order[:batches * batch], batches)[skip:]
+                yield self._joined(pool), self.lengths[pool], batches[skip:]
                 skip = 0
-                del frames, place                       # makes room before the next pool is read
             epoch += 1
+
+    def _joined(self, pool: np.ndarray) -> Episode:
+        """Some episodes, end to end. Frames are read into their place, so that no more memory is needed than theirs."""
+        lengths = self.lengths[pool]
+        frames, rest = np.empty((int((lengths + 1).sum()), 64, 64, 3), np.uint8), []
+        for i, place in zip(pool, np.split(frames, np.cumsum(lengths + 1)[:-1])):
+            episode = read(self.paths[i])
+            place[:] = episode.frames
+            rest.append(episode[1:])
+        return Episode(frames, *map(np.concatenate, zip(*rest)))
 
     def _pools(self, order: np.ndarray, pool_frames: int) -> list[np.ndarray]:
         """Splits an order of episodes where the running number of frames passes a multiple of `pool_frames`."""

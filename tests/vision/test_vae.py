@@ -77,6 +77,13 @@ def test_below_its_floor_the_kl_has_no_gradient(frames):
         assert bool(vision.posterior.weight.grad.abs().sum() > 0) == pulled
 
 
+def test_the_prior_is_the_kl_without_its_floor():
+    """KL(N(2, e) || N(0, 1)) = (e + 4 - 1 - 1) / 2, and of N(0, 1) it is 0."""
+    vision = VAE(VAEConfig(z_size=3, channels=2, kl_floor=100.0))
+    mean, log_var = torch.tensor([[2.0, 0.0, 0.0], [0.0, 0.0, 0.0]]), torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    torch.testing.assert_close(vision.prior(Posterior(mean, log_var)), torch.tensor([(math.e + 2) / 2, 0]))
+
+
 def test_a_few_steps_of_training_lower_the_loss():
     frames = torch.zeros(16, 64, 64, 3, dtype=torch.uint8)
     for i in range(16):

@@ -15,6 +15,7 @@ from worldmodels.vision.train import encode, train_vision
 B, Z = 5, 6
 VARIANTS = {                                    # the settings that each kind is tested with
     "vae": {"": {"channels": 4, "kl_floor": 0.0}, "paper's width": {"kl_floor": 0.0}},
+    "autoencoder": {"": {"channels": 4}, "paper's width": {}},
 }
 
 
@@ -99,6 +100,73 @@ def test_all_chance_in_the_loss_is_that_of_the_generator(vision, frames):
     assert losses[0] == losses[1]
     drawn = vision.encode(frames).log_var is not None
     assert (losses[0] != losses[2]) == drawn
+
+
+def test_the_error_is_that_of_the_decoded_frame(vision, frames):
+    """Each frame's own, to rounding: a decoded value is within half a step of 1/255."""
+    z = 3 * torch.randn(B, Z)
+    with torch.no_grad():
+        found = vision.error(z, frames).double()
+    difference = (vision.decode(z).double() - frames.double()).flatten(1) / 255                     # [B, 64*64*3]
+    # sum (d + e)^2 - sum d^2 where |e| <= 1/510
+    bound = (2 * difference.abs() / 510 + 1 / 510**2).sum(1)
+    assert found.shape == (B,)
+    assert ((found - difference.square().sum(1)).abs() <= bound).all() and (bound < 0.02 * found).all()
+    assert torch.pdist(found[:, None]).min() > 0.1                  # so that one frame's error is not another's
+
+
+def test_the_error_has_gradients_in_z_and_in_the_decoder(vision, frames):
+    z = torch.randn(B, Z, requires_grad=True)
+    vision.error(z, frames).sum().backward()
+    assert z.grad.isfinite().all() and (z.grad.abs().sum(1) > 0).all()
+    for name, parameter in vision.named_parameters():
+        assert (parameter.grad is not None) == name.startswith("decoder."), name
+    assert all(p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in vision.decoder.parameters())
+
+
+def test_the_gradient_of_the_error_points_downhill(vision, frames):
+    z = torch.randn(B, Z, requires_grad=True)
+    error = vision.error(z, frames)
+    gradient, = torch.autograd.grad(error.sum(), z)
+    unit = gradient / gradient.norm(dim=1, keepdim=True)
+    with torch.no_grad():
+        assert (vision.error(z - 0.05 * unit, frames) < error).all()
+
+
+def test_the_error_of_what_is_encoded_has_gradients_in_all_weights(vision, frames):
+    vision.error(vision.encode(frames).mean, frames).sum().backward()
+    for name, parameter in vision.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.abs().sum() > 0, name
+
+
+def test_the_prior_has_gradients_in_the_posterior_and_in_the_encoder_alone(vision, frames):
+    posterior = vision.encode(frames)
+    for part in parts(posterior):
+        part.retain_grad()
+    found = vision.prior(posterior)
+    found.sum().backward()
+    assert found.shape == (B,) and found.isfinite().all() and (found > 0).all()
+    assert all((part.grad.abs().sum(1) > 0).all() for part in parts(posterior))
+    for name, parameter in vision.named_parameters():
+        assert (parameter.grad is not None) == (not name.startswith("decoder.")), name
+    assert all(p.grad.abs().sum() > 0 for p in vision.encoder.parameters())
+
+
+def test_the_prior_of_a_frame_grows_with_its_own_mean(vision, frames):
+    mean, *rest = parts(vision.encode(frames))
+    far = mean.clone()
+    far[2] *= 3
+    before, after = vision.prior(Posterior(mean, *rest)), vision.prior(Posterior(far, *rest))
+    assert (after > before).tolist() == [i == 2 for i in range(B)]
+    assert torch.equal(after[3:], before[3:])
+
+
+def test_the_loss_is_the_error_and_the_prior(vision, frames):
+    """Of a z that is sampled by the generator."""
+    posterior = vision.encode(frames)
+    normal = torch.randn(B, Z, generator=torch.Generator().manual_seed(3))
+    expected = vision.error(posterior.sample(normal), frames) + vision.prior(posterior)
+    torch.testing.assert_close(vision.loss(frames, torch.Generator().manual_seed(3))[0], expected.mean())
 
 
 def test_neither_encoding_nor_decoding_nor_the_loss_changes_v(vision, frames):

@@ -1,10 +1,12 @@
 """V: what the agent sees, compressed. A new kind is one file here and one line in VISIONS."""
 
+from worldmodels.vision.autoencoder import Autoencoder, AutoencoderConfig
 from worldmodels.vision.config import VisionConfig
 from worldmodels.vision.vae import VAE, VAEConfig
 
 VISIONS = {kind.Config.kind: kind for kind in (
     VAE,
+    Autoencoder,
 )}
 
-__all__ = ["VAE", "VAEConfig", "VISIONS", "VisionConfig"]
+__all__ = ["Autoencoder", "AutoencoderConfig", "VAE", "VAEConfig", "VISIONS", "VisionConfig"]

@@ -1,4 +1,4 @@
-"""V's encoder as it runs beside a game: the same function as VAE.encode, rounding apart, for small batches on a CPU.
+"""V's encoder as it runs beside a game: the same function as `encode`, rounding apart, for small batches on a CPU.
 
 oneDNN rearranges a convolution's weights at every call. In the last two layers, which hold most of them, that takes
 longer than the arithmetic on a small batch; as a matrix product over the patches they need no rearranging.
@@ -15,11 +15,14 @@ from worldmodels.vision.layers import patches
 
 
 def frozen_encoder(vision: nn.Module) -> Callable[[Tensor], Posterior]:
-    """Frames [B, 64, 64, 3] uint8 -> z's mean and log-variance, each [B, Z], by the weights that the VAE has now."""
+    """Frames [B, 64, 64, 3] uint8 -> Posterior, by the weights that V has now.
+
+    V has a `conv_encoder` and a Linear layer `posterior`, which puts out z's mean, or its mean and log-variance.
+    """
     first, second, third, fourth = (layer for layer in vision.encoder if isinstance(layer, nn.Conv2d))
     first_weight = (first.weight / 255).contiguous(memory_format=torch.channels_last)
     products = [(patch_weight(layer.weight), layer.bias) for layer in (third, fourth)]
-    # the flattened features come as [rows, columns, channels] here, as [channels, rows, columns] in the VAE
+    # the flattened features come as [rows, columns, channels] here, as [channels, rows, columns] in V
     channels = fourth.out_channels
     posterior = vision.posterior.weight.unflatten(1, (channels, -1)).transpose(1, 2).flatten(1).t().contiguous()
 
@@ -29,7 +32,7 @@ def frozen_encoder(vision: nn.Module) -> Callable[[Tensor], Posterior]:
         for weight, bias in products:
             col = patches(x, 4)                                                     # [B, n, n, 4, 4, C]
             x = torch.addmm(bias, col.flatten(0, 2).flatten(1), weight).relu_().unflatten(0, col.shape[:3])
-        return Posterior(*torch.addmm(vision.posterior.bias, x.flatten(1), posterior).chunk(2, -1))
+        return Posterior(*torch.addmm(vision.posterior.bias, x.flatten(1), posterior).split(vision.config.z_size, -1))
 
     return encode
 

@@ -1,14 +1,49 @@
-"""torch's convolutions of stride 2, with the same parameters and results, in forms that are faster to train on a CPU.
+"""The convolutional layers that every kind of V has (Ha & Schmidhuber 2018, app. A.1), in forms that train fast on a
+CPU.
 
-Where channels are many and pixels few, oneDNN's convolutions are far from the rate of a matrix product: `PatchConv2d`
-and `PixelConvTranspose2d` are one. Where only three channels come out, `PhaseConvTranspose2d` gives oneDNN more of
-them. In training with batches of 100 on two cores they take 0.6, 0.2 and 0.7 of the time. Tensors are [B, C, n, n],
-channels last in memory.
+All convolutions have stride 2. The classes here have the parameters and results of torch's own layers. Where channels
+are many and pixels few, oneDNN's convolutions are far from the rate of a matrix product: `PatchConv2d` and
+`PixelConvTranspose2d` are one. Where only three channels come out, `PhaseConvTranspose2d` gives oneDNN more of them. In
+training with batches of 100 on two cores they take 0.6, 0.2 and 0.7 of the time. Tensors are [B, C, n, n], channels
+last in memory.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+def conv_encoder(channels: int) -> nn.Sequential:
+    """[B, 3, 64, 64] -> features [B, 32 * channels]; `channels` is the width of the first layer."""
+    c = channels
+    return nn.Sequential(
+        nn.Conv2d(3, c, 4, 2), nn.ReLU(),                       # 64 -> 31
+        nn.Conv2d(c, 2 * c, 4, 2), nn.ReLU(),                   # -> 14
+        nn.Conv2d(2 * c, 4 * c, 4, 2), nn.ReLU(),               # -> 6
+        PatchConv2d(4 * c, 8 * c, 4, 2), nn.ReLU(),             # -> 2
+        nn.Flatten())
+
+
+def conv_decoder(channels: int, z_size: int) -> nn.Sequential:
+    """z [B, Z] -> [B, 3, 64, 64] in 0..1; `channels` is the width of the last hidden layer."""
+    c, flat = channels, 32 * channels
+    return nn.Sequential(
+        nn.Linear(z_size, flat),                                # no activation here (released code)
+        nn.Unflatten(1, (flat, 1, 1)),
+        PixelConvTranspose2d(flat, 4 * c, 5, 2), nn.ReLU(),     # 1 -> 5
+        nn.ConvTranspose2d(4 * c, 2 * c, 5, 2), nn.ReLU(),      # -> 13
+        nn.ConvTranspose2d(2 * c, c, 6, 2), nn.ReLU(),          # -> 30
+        PhaseConvTranspose2d(c, 3, 6, 2), nn.Sigmoid())         # -> 64
+
+
+def scale(frames: Tensor) -> Tensor:
+    """[B, 64, 64, 3] uint8 -> [B, 3, 64, 64] float32 in 0..1, channels last in memory."""
+    return frames.permute(0, 3, 1, 2).float() / 255
+
+
+def unscale(x: Tensor) -> Tensor:
+    """The inverse of `scale`, rounded."""
+    return (x.permute(0, 2, 3, 1) * 255).round().to(torch.uint8)
 
 
 class PatchConv2d(nn.Conv2d):

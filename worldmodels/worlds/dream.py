@@ -2,16 +2,17 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Sequence
+from typing import Callable, Literal, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodels.commandline import Count, Temperature, Whole
+from worldmodels.commandline import Count, Share, Temperature, Weight, Whole
 from worldmodels.episodes import locate
 from worldmodels.latents import Latents
 from worldmodels.memory.noise import OBSERVE, NoiseStream
+from worldmodels.memory.pessimism import Pessimism, PessimisticMemory, recorded_uncertainty
 from worldmodels.memory.unroll import states_at
 from worldmodels.types import Memory, State, Step
 
@@ -23,6 +24,19 @@ class DreamConfig:
     start: Literal["first", "anywhere"] = "first"
     warmup: Whole = 50              # real frames that M sees before a start "anywhere"
     max_steps: Count = 2100         # a dream is cut here
+    pessimism: Weight = 0.0         # lambda: a reward is less by lambda times the uncertainty of M (MOPO)
+    # a dream ends where the uncertainty is above this quantile of that along recorded episodes (MOReL); 1: nowhere
+    uncertainty_quantile: Share = 1.0
+
+
+def pessimistic(memory: Memory, latents: Callable[[], Latents], config: DreamConfig, seed: int) -> Memory:
+    """The memory as the config's dreams have it; itself, where they are not pessimistic. `latents` opens the recorded
+    episodes."""
+    if not config.pessimism and config.uncertainty_quantile == 1:
+        return memory
+    uncertainty = recorded_uncertainty(memory, latents(), seed)
+    limit = math.inf if config.uncertainty_quantile == 1 else np.quantile(uncertainty, config.uncertainty_quantile)
+    return PessimisticMemory(memory, Pessimism(config.pessimism, float(limit)))
 
 
 class DreamWorld:

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from worldmodels.agent import Agent, load_agent
 from worldmodels.controller import PolicySpec
 from worldmodels.envs import Task
+from worldmodels.memory.pessimism import Pessimism, PessimisticMemory, pessimism_of
 from worldmodels.runs import Run
 from worldmodels.types import Executor, State, UserError
 from worldmodels.worlds.dream import DreamConfig, DreamWorld
@@ -107,6 +108,7 @@ class DreamJob:
     task: Task
     run: Run
     digest: str
+    pessimism: Pessimism
     config: DreamConfig
     start: tuple[np.ndarray, ...]   # the state in which each seed's dream begins: features and what is inside, [S, ...]
     seeds: np.ndarray               # S
@@ -120,6 +122,7 @@ class DreamJob:
 
     def __call__(self) -> tuple[np.ndarray, np.ndarray]:
         agent = worker_agent(self.task, self.run, self.digest)
+        agent = agent.with_memory(PessimisticMemory(agent.memory, self.pessimism))
         features, *inner = map(torch.from_numpy, self.start)
         spec, seed = self.spec.select(self.member), torch.from_numpy(self.seed)
         dreamt = dream(agent, spec, State(features, tuple(inner)), self.seeds, seed, self.config)
@@ -133,7 +136,7 @@ class DreamFitness:
     def __init__(self, agent: Agent, world: DreamWorld, executor: Executor | None = None, run: Run | None = None):
         on_gpu = world.device.type == "cuda"
         self.world, self.executor = world, None if on_gpu else executor
-        self.job = partial(DreamJob, agent.task, run, agent.digest, world.config)
+        self.job = partial(DreamJob, agent.task, run, agent.digest, pessimism_of(agent.memory), world.config)
         self.dream = GraphedDream(agent, world.config) if on_gpu else partial(dream, agent, config=world.config)
 
     def __call__(self, spec: PolicySpec, seeds: Sequence[int]) -> np.ndarray:
