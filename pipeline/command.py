@@ -150,11 +150,8 @@ def kept_settings(config: Config, run: Run):
     """Writes config.json, and puts the one before back when the command turns out not to fit the run."""
     path = run.config
     before = path.read_bytes() if path.exists() else None
-    packages = {name: version(name) for name in ("torch", "numpy", "gymnasium", "vizdoom", "cma")}
-    settings = {name: value for name, value in asdict(config).items() if name != "data"}  # a run works where it is
     try:
-        about = {"python": platform.python_version(), "packages": packages, "git_commit": git_commit()}
-        write_json(path, {"config": settings} | about)
+        write_settings(config, run)
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror}): choose another --data") from None
     try:
@@ -162,6 +159,14 @@ def kept_settings(config: Config, run: Run):
     except UserError:
         path.unlink() if before is None else write_atomic(path, before)
         raise
+
+
+def write_settings(config: Config, run: Run):
+    """config.json: every setting, and what the run is made with."""
+    packages = {name: version(name) for name in ("torch", "numpy", "gymnasium", "vizdoom", "cma")}
+    settings = {name: value for name, value in asdict(config).items() if name != "data"}  # a run works where it is
+    about = {"python": platform.python_version(), "packages": packages, "git_commit": git_commit()}
+    write_json(run.config, {"config": settings} | about)
 
 
 def task_of(config: Config) -> Task:
@@ -207,8 +212,6 @@ def controller_info(config: Config, agent_digest: str) -> dict:
     dreams = config.world == "dream" or getattr(config.learner, "start", "") != "previous_or_zero"
     return {"task": config.task, "seed": config.seed, "world": config.world, "controller": config.controller,
             "learner": config.learner, "agent_digest": agent_digest} | ({"dream": config.dream} if dreams else {})
-
-
 
 
 def say(text: str):

@@ -31,6 +31,16 @@ class SweepConfig:
 
 
 @dataclass(frozen=True)
+class CompareConfig:
+    models: tuple[str, ...] = ()    # the world models that are compared (pipeline/compare.py); none: all
+    trainings: Count = 1            # of each, with seeds of their own
+    seconds: Count = 90             # that M is trained for; jointly, as many as V and M have
+    episodes: Count = 24            # of the random policy and of the controller, that predictions are scored on
+    # how controllers are trained: by whole dreams alone, from zero
+    learner: LearnerConfig = field(default_factory=EvolutionConfig)
+
+
+@dataclass(frozen=True)
 class Config:
     task: str = "take_cover"
     """The game (toy: an instant world for tests), or my_module:TASK for one of your own."""
@@ -64,6 +74,7 @@ class Config:
     learner: LearnerConfig = field(default_factory=EvolutionConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
+    compare: CompareConfig = field(default_factory=CompareConfig)
 
 
 def paper_car_racing() -> Config:
@@ -100,7 +111,8 @@ def quick_car_racing() -> Config:
         dream=replace(c.dream, max_steps=250),
         learner=learner,
         evaluate=replace(c.evaluate, episodes=40, dream_episodes=256),
-        sweep=replace(c.sweep, learner=learner))
+        sweep=replace(c.sweep, learner=learner),
+        compare=replace(c.compare, learner=replace(learner, generations=30)))
 
 
 def quick_take_cover() -> Config:
@@ -118,7 +130,9 @@ def quick_take_cover() -> Config:
                         eval_episodes=1024),
         evaluate=replace(c.evaluate, other_skills=(5,)),
         sweep=replace(c.sweep, temperatures=(0.1, 0.5, 1.0, 1.05, 1.15, 1.3),
-                      learner=replace(c.learner, generations=60, episodes=16, eval_every=5, eval_episodes=512)))
+                      learner=replace(c.learner, generations=60, episodes=16, eval_every=5, eval_episodes=512)),
+        compare=replace(c.compare, learner=replace(c.learner, generations=30, episodes=16, eval_every=5,
+                                                   eval_episodes=512)))
 
 
 def laptop_car_racing() -> Config:
@@ -156,7 +170,8 @@ def smoke(base: Config, steps: int) -> Config:
         learner=tiny(base.learner),
         evaluate=replace(base.evaluate, episodes=2, random_episodes=2, dream_episodes=8, gap_episodes=2,
                          video_steps=20),
-        sweep=replace(base.sweep, learner=tiny(base.sweep.learner)))
+        sweep=replace(base.sweep, learner=tiny(base.sweep.learner)),
+        compare=replace(base.compare, seconds=1, episodes=2, learner=tiny(base.compare.learner)))
 
 
 def own(task: Task) -> Config:

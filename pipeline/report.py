@@ -3,6 +3,7 @@
 import inspect
 from contextlib import closing
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Iterator
 
 import numpy as np
@@ -13,7 +14,7 @@ from worldmodels.agent import Agent, load_agent
 from worldmodels.commandline import leaves
 from worldmodels.controller import PolicySpec
 from worldmodels.episodes import Episode
-from worldmodels.report import page, plots
+from worldmodels.report import comparison, page, plots
 from worldmodels.report.scores import interval, read_scores, spread
 from worldmodels.report.sim_to_real_gap import dream_from, sim_to_real_gap
 from worldmodels.runs import Run, read_metrics
@@ -77,6 +78,23 @@ def draw(config: Config, run: Run, agent: Agent, dream: DreamWorld, controller: 
     ]
     page.write(folder / "report.html", f"{agent.task.env_id}: run {config.run}, round {run.round}",
                headline(config, scores, name), sections)
+
+
+def compared(entries: list[dict], folder: Path):
+    """The pictures of a comparison (report/comparison.py)."""
+    loops = [comparison.open_loop(entries, score, whose) for score in ("z_error_of_mean", "frame_error")
+             for whose in comparison.EPISODES]
+    sheets = {
+        "scores": ([comparison.one_step(entries), comparison.dream_vs_game(entries), comparison.cost(entries),
+                    comparison.cost(entries, by="dream_steps_per_s")],
+                   "World models trained on the same episodes for the same time"),
+        "open-loop": (loops, "How errors grow while a world model dreams on, given the recorded actions"),
+        "calibration": ([comparison.reward_calibration(entries, "controller"),
+                         comparison.done_calibration(entries, "controller"),
+                         *(comparison.spread_skill(entries, whose) for whose in comparison.EPISODES)],
+                        "Are rewards, ends and uncertainty what they are said to be?")}
+    for name, (panels, title) in sheets.items():
+        plots.save(plots.sheet(panels, title, 2, (7, 4.6)), folder / f"compare-{name}.png")
 
 
 def recorded(config: Config, agent: Agent, dream: DreamWorld, controller: PolicySpec) -> tuple[Recording, Recording]:

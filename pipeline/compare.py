@@ -1,0 +1,242 @@
+"""World models compared: each trained on a run's episodes for as many seconds, a controller evolved in its dream, both
+scored on episodes of the game that nothing was trained on -> compare/, report/compare.json, .md and pictures."""
+
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Callable
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from pipeline.command import device, main, open_executor, say, stage, task_of, write_settings
+from pipeline.encode import encode
+from pipeline.evaluate import dream_seeds, in_the_dream, score_played, trained_name, whole_dream
+from pipeline.presets import Config
+from pipeline.report import compared
+from pipeline.train_controller import checked_agent, encoded, train_controller
+from pipeline.train_jointly import train_jointly
+from pipeline.train_memory import train_memory
+from pipeline.train_vision import train_vision
+from worldmodels.agent import Agent, build_memory, build_vision, load_agent, load_controller
+from worldmodels.episodes import EpisodeFolder, episode_path, read
+from worldmodels.files import read_json, write_atomic, write_json
+from worldmodels.latents import open_latents
+from worldmodels.memory import GRU, MDNRNN, RSSM, Ensemble, MemoryConfig
+from worldmodels.memory.joint import train_jointly as fit_jointly
+from worldmodels.memory.train import train_memory as fit_memory
+from worldmodels.report import comparison
+from worldmodels.report.prediction import prediction
+from worldmodels.report.scores import score
+from worldmodels.runs import EVALUATION, RUNS, Run, plain
+from worldmodels.types import UserError
+from worldmodels.vision import Autoencoder, AutoencoderConfig
+from worldmodels.worlds.collect import CollectJob, env_settings
+from worldmodels.worlds.explore import ExploreJob
+from worldmodels.worlds.fitness import DreamFitness, split_jobs
+
+HELD_OUT = EVALUATION.stop - 10**6      # seeds of the episodes that predictions are scored on, from here on
+FEWEST = 20                             # optimiser steps
+TIMED = 10, 40                          # steps of the two trainings by which a step is timed
+
+
+def world_models(config: Config) -> dict[str, Config]:
+    """What is compared, by name: the run's settings with another V, M or way of training."""
+    config = replace(config, training="staged", rounds=1, world="dream", learner=config.compare.learner)
+    common = {f.name: getattr(config.memory, f.name) for f in fields(MemoryConfig) if f.name != "kind"}
+    of = lambda kind, **settings: replace(config, memory=kind.Config(**common | settings))
+    rssm = {"learning_rate": 1e-3}
+    vision = {f.name: getattr(config.vision, f.name) for f in fields(AutoencoderConfig)
+              if f.name != "kind" and hasattr(config.vision, f.name)}
+    jointly = lambda found: replace(found, training="jointly")
+    made = {
+        "gru": of(GRU),
+        "mdn_rnn": replace(config, memory=config.memory if isinstance(config.memory, MDNRNN.Config)
+                           else MDNRNN.Config(**common)),
+        "rssm": of(RSSM, **rssm),
+        "rssm-categorical": of(RSSM, latents="categorical", stochastic_size=16, classes=16, **rssm),
+        "rssm-heads": of(RSSM, prior_heads=5, **rssm),
+        "ensemble": of(Ensemble),
+        "autoencoder-gru": replace(of(GRU), vision=Autoencoder.Config(**vision))}
+    return made | {f"{name}-jointly": jointly(made[name]) for name in ("mdn_rnn", "rssm")}
+
+
+@stage("compare", of_finished=True)
+def compare(config: Config, run: Run):
+    """Beside the stages: world models trained on the same episodes, compared -> report/compare.json, .md, pictures."""
+    agent = checked_agent(config, run)
+    models = world_models(config)
+    if unknown := set(config.compare.models) - models.keys():
+        raise UserError(f"--compare.models {' '.join(sorted(unknown))}: choose from {', '.join(models)}")
+    chosen = config.compare.models or tuple(models)
+    held_out = collect_held_out(config, run, agent)
+    path, entries = run.report / "compare.json", []
+    for training in range(config.compare.trainings):
+        for name in chosen:
+            say(f"\n{name}, training {training + 1} of {config.compare.trainings}")
+            mine = replace(models[name], seed=(config.seed + training) % RUNS)
+            entries.append(entry(name, training, mine, run, held_out))
+            write_json(path, {"task": config.task, "seconds": config.compare.seconds, "entries": entries})
+    entries.sort(key=lambda e: chosen.index(e["name"]))
+    write_atomic(run.report / "compare.md", f"{comparison.markdown(entries)}\n".encode())
+    compared(entries, run.report)
+    print(comparison.table(entries))
+    print(f"\nin {run.report}/: compare.json, compare.md, compare-*.png")
+
+
+def entry(name: str, training: int, config: Config, run: Run, held_out: dict[str, list]) -> dict:
+    """Trains and scores one world model, or takes what is there."""
+    place = Run(run.root / "compare" / f"{name}-{training}")
+    done = place.folder / "entry.json"
+    if done.exists():
+        return read_json(done)["entry"]
+    config = with_budget(name, prepared(config, run, place, training), run, place)
+    write_settings(config, place)
+    if config.training == "jointly":
+        train_jointly(config, place)
+        encode(config, place)
+    else:
+        train_memory(config, place)
+    train_controller(config, place)
+    agent, took = load_agent(place), place.seconds
+    found = {
+        "name": name, "training": training, "steps": config.memory.steps,
+        "parameters": sum(p.numel() for p in agent.memory.parameters()),
+        "seconds": sum(took.get(stage, 0) for stage in ("train_vision", "train_memory", "train_jointly")),
+        **scored(config, place, agent),
+        "prediction": {whose: prediction(agent, list(map(read, paths)), config.seed)
+                       for whose, paths in held_out.items()}}
+    write_json(done, {"entry": found})
+    return found
+
+
+def prepared(config: Config, run: Run, place: Run, training: int) -> Config:
+    """Links the run's episodes into a run of their own, with a trained V and its latents where V is trained first."""
+    link([path for round in run.until_now for path in round.episodes.glob("*.lz4")], place.episodes)
+    config = replace(config, run=place.root.name)
+    if config.training == "jointly":
+        return config
+    if isinstance(config.vision, AutoencoderConfig):
+        train_vision(config, place)
+        encode(config, place)
+        return config
+    shared = Run(run.root / "compare" / f"vae-{training}")
+    link(list(place.episodes.glob("*.lz4")), shared.episodes)
+    if training == 0:                               # the run's own
+        take_vision(run, shared)
+    train_vision(config, shared)
+    encode(config, shared)
+    take_vision(shared, place)
+    return config
+
+
+def take_vision(of: Run, place: Run):
+    """Links the V of a run, with the latents of its episodes, and takes over the seconds that its training took."""
+    link([path for round in of.until_now for path in round.latents.glob("*.safetensors")], place.latents)
+    link([of.path("vision"), of.path("vision").with_suffix(".json")], place.path("vision").parent)
+    if not place.wall.exists():
+        write_json(place.wall, {"train_vision": of.at(1).seconds.get("train_vision", 0)})
+
+
+def link(files: list[Path], folder: Path):
+    """The same files in another folder: without a copy where the file system can."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in files:
+        if not (folder / path.name).exists():
+            try:
+                os.link(path, folder / path.name)
+            except OSError:
+                shutil.copyfile(path, folder / path.name)
+
+
+def with_budget(name: str, config: Config, run: Run, place: Run) -> Config:
+    """The settings with as many steps of training as fit into the budget on this machine. They are found once and kept
+    in compare/plan.json: what is interrupted goes on with them, and further trainings take as many."""
+    path = run.root / "compare" / "plan.json"
+    plan = read_json(path) if path.exists() else {}
+    key = f"{name}, {config.compare.seconds} s"
+    if key not in plan:
+        seconds = config.compare.seconds
+        if config.training == "jointly":            # V's seconds too
+            seconds += run.at(1).seconds.get("train_vision", 0)
+        plan[key] = max(FEWEST, int(seconds / seconds_of_a_step(config, place)))
+        write_json(path, plan)
+    steps = plan[key]
+    return replace(config, memory=replace(config.memory, steps=steps), joint=replace(config.joint, steps=steps))
+
+
+def seconds_of_a_step(config: Config, place: Run) -> float:
+    """Of training, by the difference of a longer and a shorter one."""
+    took = []
+    for steps in TIMED:
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.monotonic()
+            STEPS[config.training](config, place, steps, Run(Path(folder)))
+            took.append(time.monotonic() - start)
+    return (took[1] - took[0]) / (TIMED[1] - TIMED[0])
+
+
+def some_steps(config: Config, place: Run, steps: int, run: Run):
+    memory = build(config)[1]
+    memory.config = replace(memory.config, steps=steps)
+    latents = open_latents(place, config.collect.min_steps, place.load("vision", "train_vision")[1]["digest"])
+    fit_memory(memory.to(device(config)), latents, run, {}, config.seed)
+
+
+def some_joint_steps(config: Config, place: Run, steps: int, run: Run):
+    vision, memory = (part.to(device(config)) for part in build(config))
+    episodes = EpisodeFolder(place.episodes, config.collect.min_steps)
+    fit_jointly(vision, memory, replace(config.joint, steps=steps), episodes, run, {}, config.seed)
+
+
+STEPS: dict[str, Callable[[Config, Run, int, Run], None]] = {"staged": some_steps, "jointly": some_joint_steps}
+
+
+def build(config: Config) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """V and M, untrained."""
+    info = plain({"vision": config.vision, "memory": config.memory})
+    return build_vision(info), build_memory(info, task_of(config))
+
+
+def scored(config: Config, place: Run, agent: Agent) -> dict:
+    """The controller's scores in the game and in the dream, and the dream's speed."""
+    controller, name = load_controller(place, agent), trained_name(config)
+    with open_executor(config) as executor:
+        real = score_played(config, place, agent, controller, name, executor)
+        world = whole_dream(config, agent, encoded(config, place, agent))
+        dream, seeds = DreamFitness(agent, world, executor, place), dream_seeds(config)
+        dream(controller, seeds)                    # workers open V and M
+        start = time.monotonic()
+        returns, lengths = dream.play(controller, seeds)
+        took = time.monotonic() - start
+    about = in_the_dream(config, world) | {"wall_s": round(took, 2)}
+    return {"scores": [real, score(agent.task, "dream", name, returns[0], **about)],
+            "dream_steps_per_s": float(lengths.sum() / took)}
+
+
+def collect_held_out(config: Config, run: Run, agent: Agent) -> dict[str, list[Path]]:
+    """Episodes of the random policy that collects first, and of the run's controller, each as long as the game."""
+    task, count = task_of(config), config.compare.episodes
+    collect = replace(config.collect, max_steps=task.max_steps, explore_share=0.0)
+    folders = {whose: run.root / "compare" / "held-out" / whose for whose in ("random", "controller")}
+    seeds = range(HELD_OUT, HELD_OUT + count)
+    missing = {whose: [seed for seed in seeds if not episode_path(folder, seed).exists()]
+               for whose, folder in folders.items()}
+    random = [CollectJob(task, collect, seed, folders["random"]) for seed in missing["random"]]
+    spec = load_controller(run, agent)
+    own = [ExploreJob(task, run, agent.digest, collect, env_settings(task, collect), spec,
+                      tuple(missing["controller"][part]), folders["controller"])
+           for part in split_jobs(len(missing["controller"]))]
+    total = sum(map(len, missing.values()))
+    if total:
+        with open_executor(config) as executor, tqdm(total=total, desc="held-out episodes", unit="episode") as bar:
+            executor.run([*random, *own], bar, weight=lambda played: int(np.size(played[0])))
+    return {whose: [episode_path(folder, seed) for seed in seeds] for whose, folder in folders.items()}
+
+
+if __name__ == "__main__":
+    main(compare)
