@@ -49,7 +49,6 @@ def world_models(config: Config) -> dict[str, Config]:
     config = replace(config, training="staged", rounds=1, world="dream", learner=config.compare.learner)
     common = {f.name: getattr(config.memory, f.name) for f in fields(MemoryConfig) if f.name != "kind"}
     of = lambda kind, **settings: replace(config, memory=kind.Config(**common | settings))
-    rssm = {"learning_rate": 1e-3}
     vision = {f.name: getattr(config.vision, f.name) for f in fields(AutoencoderConfig)
               if f.name != "kind" and hasattr(config.vision, f.name)}
     jointly = lambda found: replace(found, training="jointly")
@@ -57,9 +56,9 @@ def world_models(config: Config) -> dict[str, Config]:
         "gru": of(GRU),
         "mdn_rnn": replace(config, memory=config.memory if isinstance(config.memory, MDNRNN.Config)
                            else MDNRNN.Config(**common)),
-        "rssm": of(RSSM, **rssm),
-        "rssm-categorical": of(RSSM, latents="categorical", stochastic_size=16, classes=16, **rssm),
-        "rssm-heads": of(RSSM, prior_heads=5, **rssm),
+        "rssm": of(RSSM),
+        "rssm-categorical": of(RSSM, latents="categorical", stochastic_size=16, classes=16),
+        "rssm-heads": of(RSSM, prior_heads=5),
         "ensemble": of(Ensemble),
         "autoencoder-gru": replace(of(GRU), vision=Autoencoder.Config(**vision))}
     return made | {f"{name}-jointly": jointly(made[name]) for name in ("mdn_rnn", "rssm")}

@@ -24,6 +24,7 @@ def episode(steps, first=0):
 
 
 LENGTHS = (5, 17, 2, 30, 9, 21, 12, 4)
+FRAMES = np.array(LENGTHS) + 1
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +153,145 @@ def test_two_pools_are_in_memory_at_most(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert 200 * 64 * 64 * 3 < peak < 250 * 64 * 64 * 3
+
+
+@pytest.mark.parametrize("pool_frames, first, later", [
+    (40, [17, 18, 8, 13, 66, 25, 12, 63, 65], [88, 83, 77, 82, 67, 65, 25, 78, 86]),
+    (50_000, [96, 89, 75, 64, 40, 59, 34, 39, 10], [98, 87, 8, 22, 17, 51, 85, 90, 75])])
+def test_the_order_of_frames_is_that_of_earlier_versions(folder, pool_frames, first, later):
+    """So that a training of V that one of them began goes on with the batches that would have followed."""
+    batches = numbers(islice(EpisodeFolder(folder).frame_batches(9, 5, pool_frames), 14))
+    assert (batches[0], batches[13]) == (first, later)
+
+
+# windows
+
+def windows(folder, count, batch=3, sequence=4, seed=0, **more):
+    return list(islice(EpisodeFolder(folder).windows(batch, sequence, seed, **more), count))
+
+
+def named(window):
+    """The episode and the step of the frames before each step, and of those after it, [B, T] each."""
+    number, = map(np.array, numbers([window.frames]))
+    return *locate(number[window.now], FRAMES), *locate(number[window.then], FRAMES)
+
+
+def steps_of(window):
+    """Each step's number among those of all episodes, [B, T]."""
+    episode, t, *_ = named(window)
+    return (np.cumsum(LENGTHS) - LENGTHS)[episode] + t
+
+
+def one_epoch(windows):
+    """The windows before the first one that has a step again."""
+    seen = set()
+    for window in windows:
+        steps = set(steps_of(window).flat)
+        if seen & steps:
+            return
+        seen |= steps
+        yield window
+
+
+def test_a_windows_frames_are_those_before_and_after_each_step_of_its_episode(folder):
+    """And its actions, rewards and ends are that step's."""
+    stored = [read(path) for path in sorted(folder.iterdir())]
+    for window in windows(folder, 30):
+        assert window.now.shape == window.then.shape == (3, 4) and window.frames.dtype == np.uint8
+        episode, t, next_episode, next_t = named(window)
+        assert np.array_equal(next_episode, episode) and np.array_equal(next_t, t + 1)
+        for name in ("action", "reward", "terminated"):
+            expected = [[getattr(stored[e], name)[i] for e, i in zip(*row)] for row in zip(episode, t)]
+            np.testing.assert_array_equal(getattr(window, name), expected)
+
+
+def test_a_window_is_steps_that_follow_each_other_in_episodes_joined_end_to_end(folder):
+    joints = 0
+    for window in windows(folder, 40):
+        episode, t, *_ = named(window)
+        follows = (episode[:, 1:] == episode[:, :-1]) & (t[:, 1:] == t[:, :-1] + 1)
+        begins = (t[:, 1:] == 0) & (t[:, :-1] == np.array(LENGTHS)[episode[:, :-1]] - 1)
+        assert (follows ^ begins).all()
+        joints += begins.sum()
+    assert joints > 10
+
+
+def test_a_window_restarts_where_an_episode_begins_and_at_its_own_first_step(folder):
+    for window in windows(folder, 40):
+        _, t, *_ = named(window)
+        assert np.array_equal(window.restart, (t == 0) | (np.arange(4) == 0))
+
+
+def test_a_batch_of_windows_has_each_of_its_frames_once_and_no_others(folder):
+    for window in windows(folder, 30):
+        number, = numbers([window.frames])
+        assert len(number) == len(set(number)) and {*window.now.flat, *window.then.flat} == {*range(len(number))}
+    shared = [len(window.frames) < 3 * 5 for window in windows(folder, 30)]
+    assert any(shared)                              # where one window ends and the next begins
+
+
+def test_windows_of_an_epoch_do_not_overlap_and_nearly_cover_it(folder):
+    """100 steps: less than a window before the first, and less than a batch of windows behind the last."""
+    for seed in range(5):
+        epoch = [steps_of(window) for window in one_epoch(windows(folder, 20, seed=seed))]
+        steps = np.concatenate(epoch).flatten()
+        assert len(set(steps)) == len(steps) > 100 - 4 - 3 * 4
+
+
+def test_each_epoch_cuts_its_windows_elsewhere(folder):
+    per_epoch = len(list(one_epoch(windows(folder, 20, batch=1))))
+    first = [tuple(steps_of(window)[0]) for window in windows(folder, 4 * per_epoch, batch=1)]
+    assert len(set(first)) > 2 * per_epoch
+
+
+def test_the_order_of_windows_is_a_function_of_the_seed(folder):
+    steps = lambda seed: [steps_of(window).tolist() for window in windows(folder, 12, seed=seed)]
+    assert steps(0) == steps(0) and steps(0) != steps(1)
+
+
+@pytest.mark.parametrize("pool_frames", (10, 50_000))
+@pytest.mark.parametrize("batch, sequence", ((1, 2), (3, 4)))
+def test_skipping_gives_the_windows_that_would_have_followed_across_pools_and_epochs(folder, pool_frames, batch,
+                                                                                     sequence):
+    pooled = {"batch": batch, "sequence": sequence, "pool_frames": pool_frames}
+    expected = windows(folder, 80, **pooled)
+    for skip in (0, 1, 2, 7, 8, 20, 41, 60, 77):
+        for window, theirs in zip(windows(folder, 3, skip=skip, **pooled), expected[skip:skip + 3], strict=True):
+            assert all(map(np.array_equal, window, theirs))
+
+
+@pytest.mark.parametrize("pool_frames", (1, 20, 40))
+def test_small_pools_of_windows_leave_out_few_steps_and_no_episode_always(folder, pool_frames):
+    """Less than a window before the first one of a pool, less than a batch behind its last. A pool has 12 frames or
+    more here, which is what one batch of one window of two steps may need."""
+    seen = set()
+    for seed in range(4):
+        epoch = list(one_epoch(windows(folder, 60, 1, 2, seed, pool_frames=pool_frames)))
+        steps = [step for window in epoch for step in steps_of(window).flat]
+        pools = 108 // max(pool_frames, 12)
+        assert len(steps) >= 100 - pools * (2 - 1 + 2 - 1)
+        seen |= {episode for window in epoch for episode in named(window)[0].flat}
+    assert seen == {*range(8)}
+
+
+def test_pools_of_windows_are_no_larger_than_they_are_said_to_be(tmp_path):
+    """Two of them, the episode that is being read, and a batch."""
+    for seed in range(40):
+        write(episode_path(tmp_path, seed), episode(9), {})
+    batches = EpisodeFolder(tmp_path).windows(2, 5, 0, pool_frames=100)
+    tracemalloc.start()
+    assert len(numbers(window.frames for window in islice(batches, 80))) == 80          # two epochs of four pools
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 200 * 64 * 64 * 3 < peak < 265 * 64 * 64 * 3
+
+
+def test_too_few_steps_for_one_batch_of_windows_are_a_user_error(folder):
+    """As many as a batch and another window always do, wherever the first one begins."""
+    for seed in range(20):
+        assert len(windows(folder, 2, 9, 10, seed)) == 2
+    with pytest.raises(UserError, match="100 steps .* 10 × 10.*--joint.batch or --joint.sequence"):
+        windows(folder, 1, 10, 10)
 
 
 def test_items_made_ahead_are_the_same_and_so_are_their_errors():

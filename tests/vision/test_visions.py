@@ -15,7 +15,7 @@ from worldmodels.vision.train import encode, train_vision
 B, Z = 5, 6
 VARIANTS = {                                    # the settings that each kind is tested with
     "vae": {"": {"channels": 4, "kl_floor": 0.0}, "paper's width": {"kl_floor": 0.0}},
-    "autoencoder": {"": {"channels": 4}, "paper's width": {}},
+    "autoencoder": {"": {"channels": 4, "z_weight": 100.0}, "paper's width": {}},
 }
 
 

@@ -8,10 +8,13 @@ from worldmodels.agent import Agent
 from worldmodels.controller import LinearConfig, PolicySpec
 from worldmodels.envs import TASKS
 from worldmodels.memory import MDNRNN, MEMORIES, MDNRNNConfig
+from worldmodels.memory.ensemble import Ensemble, EnsembleConfig
+from worldmodels.memory.gru import GRUConfig
 from worldmodels.memory.noise import BLOCK, OBSERVE, NoiseStream, draw
+from worldmodels.memory.pessimism import recorded_uncertainty
 from worldmodels.memory.unroll import unroll
-from worldmodels.types import NoiseSize
-from worldmodels.worlds.dream import STARTS, DreamConfig, DreamWorld
+from worldmodels.types import NoiseSize, UserError
+from worldmodels.worlds.dream import STARTS, DreamConfig, DreamWorld, pessimistic
 from worldmodels.worlds.fitness import DreamFitness
 from worldmodels.worlds.rollout import rollout
 
@@ -215,3 +218,37 @@ def test_dream_fitness_is_members_by_episodes(counted_latents):
         noise = next(draw(world.memory.imagine_noise, 4, torch.Generator(), state.features))    # not in the reward
         expected = world.memory.imagine(state, policy(state), 1.0, noise).reward
         np.testing.assert_allclose(of_member, expected, atol=1e-6)
+
+
+def uncertain(**settings):
+    """A random ensemble."""
+    torch.manual_seed(3)
+    return Ensemble(EnsembleConfig(members=3, member=GRUConfig(hidden_size=5), **settings), 2, 1).requires_grad_(False)
+
+
+@pytest.mark.parametrize("kind", MEMORIES)
+def test_a_dream_that_is_not_pessimistic_has_the_memory_itself_and_opens_no_episodes(kind):
+    memory = MEMORIES[kind](MEMORIES[kind].Config(), 2, 1)
+    assert pessimistic(memory, lambda: pytest.fail("opened"), DreamConfig(), 0) is memory
+
+
+@pytest.mark.parametrize("weight, quantile", ((0.0, 0.9), (0.0, 0.0), (2.5, 0.5), (2.5, 1.0)))
+def test_the_limit_of_a_pessimistic_dream_is_a_quantile_of_the_recorded_uncertainty(counted_latents, weight, quantile):
+    """Above which is the rest of the recorded steps; of all of them, none."""
+    memory, config = uncertain(), DreamConfig(pessimism=weight, uncertainty_quantile=quantile)
+    found = pessimistic(memory, lambda: counted_latents, config, 7)
+    recorded = recorded_uncertainty(memory, counted_latents, 7)
+    assert found.memory is memory and found.pessimism.weight == weight
+    if quantile == 1:
+        assert found.pessimism.limit == np.inf
+    else:
+        assert found.pessimism.limit == pytest.approx(np.quantile(recorded, quantile), rel=1e-6)
+        assert (recorded > found.pessimism.limit).mean() == pytest.approx(1 - quantile, abs=1 / len(recorded))
+
+
+@pytest.mark.parametrize("settings", ({"pessimism": 1.0}, {"uncertainty_quantile": 0.9}), ids=str)
+@pytest.mark.parametrize("kind", ("gru", "mdn_rnn", "rssm"))
+def test_a_pessimistic_dream_of_a_memory_that_is_never_uncertain_is_a_user_error(counted_latents, kind, settings):
+    memory = MEMORIES[kind](MEMORIES[kind].Config(), 2, 1)
+    with pytest.raises(UserError, match=f"{kind}.*ensemble"):
+        pessimistic(memory, lambda: counted_latents, DreamConfig(**settings), 0)

@@ -1,6 +1,9 @@
 """The population's dream equals the plain loop over `imagine`, whatever memory dreams, whatever kind of controller
 acts, and whatever shares the batch, in one process or in several."""
 
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +14,12 @@ from worldmodels.agent import Agent, load_agent
 from worldmodels.controller import CONTROLLERS, PolicySpec
 from worldmodels.envs import TASKS
 from worldmodels.executors import LocalExecutor
-from worldmodels.memory import MEMORIES
+from worldmodels.memory import MEMORIES, MDNRNNConfig
 from worldmodels.memory.dreamer import PlainDreamer
+from worldmodels.memory.ensemble import EnsembleConfig
+from worldmodels.memory.gru import GRUConfig
+from worldmodels.memory.pessimism import Pessimism, PessimisticMemory
+from worldmodels.memory.rssm import RSSMConfig
 from worldmodels.types import Imagined, NoiseSize, State
 from worldmodels.worlds import population
 from worldmodels.worlds.dream import DreamConfig, DreamWorld
@@ -24,24 +31,51 @@ SEEDS = [3, 14, 15, 92, 65, 35, 89, 79, 32, 38, 46, 26]
 BIAS = {"sampled": 5.0, "threshold": 1.0}      # against death, so that some dreams last and others do not
 SCALE = {"mlp": 0.3}            # of a controller's parameters, else 1: with more, a dream magnifies rounding
 SMALL = {"hidden_size": 9, "mixtures": 3}
+SMALL_RSSM = RSSMConfig(hidden_size=8, units=8, stochastic_size=7)
 VARIANTS = {
-    "plain": ("mdn_rnn", SMALL),
-    "paper's TakeCover": ("mdn_rnn", SMALL | {"restart_input": True, "cell_feature": True, "death": "threshold"}),
-    "sees_current_frame": ("mdn_rnn", SMALL | {"sees_current_frame": True}),
-} | {kind: (kind, {"hidden_size": 8}) for kind in MEMORIES if kind != "mdn_rnn"}
+    "plain": MDNRNNConfig(**SMALL),
+    "paper's TakeCover": MDNRNNConfig(**SMALL, restart_input=True, cell_feature=True, death="threshold"),
+    "sees_current_frame": MDNRNNConfig(**SMALL, sees_current_frame=True),
+    "gru": GRUConfig(hidden_size=8),
+    "rssm": SMALL_RSSM,
+    "rssm, three prior heads": replace(SMALL_RSSM, prior_heads=3),
+    "ensemble": EnsembleConfig(members=3, member=GRUConfig(hidden_size=8)),
+    "ensemble of RSSMs": EnsembleConfig(members=3, member=SMALL_RSSM, member_per="dream"),
+}
 
 
-@pytest.fixture(params=VARIANTS)
+# of random weights: their standard deviation, and how many times as large those of the done head are
+WEIGHTS = {"mdn_rnn": (0.6, 4), "gru": (1.0, 4), "ensemble": (0.8, 1), "rssm": (0.52, 1)}
+
+
+def draws_s(memory):
+    """Whether it is an RSSM, or made of them."""
+    return any("posterior" in name for name, _ in memory.named_parameters())
+
+
+def mortal(memory):
+    """A random memory in which some dreams end soon and others do not."""
+    within = getattr(memory, "of_members", None)                # whose parameters are [members, ...]
+    head = memory.head if within is None else within.memory.head
+    last = head[-1] if isinstance(head, nn.Sequential) else head
+    std, of_done = WEIGHTS["rssm" if draws_s(memory) else memory.config.kind]
+    for parameter in memory.parameters():
+        nn.init.normal_(parameter, std=std)
+    last.weight.data[..., -1, :] *= of_done
+    last.bias.data[..., -1] = -BIAS[memory.config.death]
+    return memory.requires_grad_(False)
+
+
+@pytest.fixture(params=VARIANTS.values(), ids=VARIANTS)
 def world(request, counted_latents):
     """A dream of a random M whose rollouts end at all times, some at the cap, which is no multiple of BLOCK."""
     torch.manual_seed(4)
-    kind, options = VARIANTS[request.param]
-    memory = MEMORIES[kind](MEMORIES[kind].Config(**options), 2, 1).requires_grad_(False)
-    for parameter in memory.parameters():
-        torch.nn.init.normal_(parameter, std=0.6 if kind == "mdn_rnn" else 1.0)
-    memory.head.weight.data[-1] *= 4
-    memory.head.bias.data[-1] = -BIAS[memory.config.death]
+    memory = mortal(MEMORIES[request.param.kind](request.param, 2, 1))
     return DreamWorld(memory, counted_latents, DreamConfig(temperature=1.2, max_steps=3 * BLOCK + 5))
+
+
+def test_every_kind_is_tested():
+    assert {config.kind for config in VARIANTS.values()} == MEMORIES.keys()
 
 
 @pytest.fixture(params=CONTROLLERS)
@@ -92,12 +126,37 @@ def test_it_equals_the_plain_loop(world, kind):
     np.testing.assert_allclose(played[0], expected[0], atol=1e-3)
 
 
+def with_pessimism(world, weight=0.0, limit=torch.inf):
+    return DreamWorld(PessimisticMemory(world.memory, Pessimism(weight, limit)), world.latents, world.config)
+
+
+def test_a_pessimistic_population_equals_the_plain_loop(world):
+    """Where the memory may be uncertain at all, its returns are others, and some dreams end sooner."""
+    spec = controllers(world, 11)
+    level = with_pessimism(world, 0.7, 0.5)
+    plain, played, expected = (f(spec, SEEDS) for f in (
+        fitness(world).play, fitness(level).play, lambda spec, seeds: by_rollout(level, spec, seeds)))
+    np.testing.assert_array_equal(played[1], expected[1])
+    np.testing.assert_allclose(played[0], expected[0], atol=1e-3)
+    several = any(getattr(world.memory.config, name, 1) > 1 for name in ("members", "prior_heads"))
+    assert (played[1] <= plain[1]).all() and (played[1] < plain[1]).any() == several
+    assert (played[0] != plain[0]).any() == several
+
+
+def test_no_pessimism_changes_no_bit(world):
+    spec, none = controllers(world, 11), with_pessimism(world)
+    np.testing.assert_array_equal(fitness(none).play(spec, SEEDS), fitness(world).play(spec, SEEDS))
+    np.testing.assert_array_equal(by_rollout(none, spec, SEEDS), by_rollout(world, spec, SEEDS))
+
+
 def test_a_dream_is_the_same_to_the_last_bit_whatever_is_dreamt_beside_it(world, kind, one_thread):
+    """Of an RSSM to rounding alone: its layers have inputs of all sizes (see PlainDreamer)."""
+    same = partial(np.testing.assert_allclose, atol=1e-3) if draws_s(world.memory) else np.testing.assert_array_equal
     spec = controllers(world, 20, kind=kind)
     together = fitness(world).play(spec, SEEDS)
     for members in ([7], [19, 7, 0], range(10, 20)):
-        np.testing.assert_array_equal(fitness(world).play(spec.select(members), SEEDS), together[:, members])
-    np.testing.assert_array_equal(fitness(world).play(spec, SEEDS[::-1]), together[:, :, ::-1])
+        same(fitness(world).play(spec.select(members), SEEDS), together[:, members])
+    same(fitness(world).play(spec, SEEDS[::-1]), together[:, :, ::-1])
 
 
 def test_the_batch_shrinks_in_whole_widths_and_returns_stay_in_their_place(world, kind):
