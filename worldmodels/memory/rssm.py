@@ -13,8 +13,9 @@ The first frame's z is given: s_0 ~ q(s | 0, z_0). So an episode's start has nei
 
 KL. With `free_nats_per` "mean" the batch's mean KL costs nothing below `free_nats` (Dreamer V1, V2), with "step" that
 of each step (PlaNet, Dreamer V3). Its gradient to the prior is multiplied by `kl_prior_weight`, that to the posterior
-by `kl_posterior_weight`: 1 and 1 is the plain KL (PlaNet, V1), 0.8 and 0.2 V2's balance, 1 and 0.1 V3's. The defaults
-are V3's: with the plain KL s takes long to say anything of z.
+by `kl_posterior_weight`: 1 and 1 is the plain KL (PlaNet, V1), 0.8 and 0.2 V2's balance, 1 and 0.1 V3's.
+
+In the ablation "deterministic" the heads learn to read the prior's mean of s: the posterior's has seen z.
 
 The temperature tau of a dream scales the variances of s and z; of a categorical s it divides the logits.
 
@@ -47,10 +48,10 @@ class RSSMConfig(MemoryConfig):
     units: Size = 200                   # of the hidden layer of each network (Dreamer V1)
     # PlaNet's ablations: "stochastic" keeps no h from step to step, "deterministic" has the mean of s in its place
     paths: Literal["both", "stochastic", "deterministic"] = "both"
-    free_nats: Weight = 1.0             # of KL that cost nothing (Dreamer V3; PlaNet and V1: 3)
-    free_nats_per: Literal["mean", "step"] = "step"     # of the batch's mean, or of each step
+    free_nats: Weight = 3.0             # of KL that cost nothing (PlaNet, Dreamer V1; V3: 1)
+    free_nats_per: Literal["mean", "step"] = "mean"     # of the batch's mean, or of each step
     kl_prior_weight: Weight = 1.0       # of the KL's gradient to the prior
-    kl_posterior_weight: Weight = 0.1   # of its gradient to the posterior (Dreamer V3)
+    kl_posterior_weight: Weight = 1.0   # of its gradient to the posterior
     # networks of the prior; one is drawn at each step of a dream, and where they differ it is uncertain (Dreamer V2)
     prior_heads: Count = 1
     disagreement: Literal["std", "deviation", "pair"] = "std"   # of prior heads, see heads.DISAGREEMENT
@@ -112,16 +113,17 @@ class RSSM(nn.Module):
 
     def loss(self, batch: Transitions, carry: tuple[Tensor, Tensor] | None, generator: torch.Generator):
         """The sum above; `carry` is the last s and h."""
+        config = self.config
         h, s, posterior, carry = self._follow(batch, carry, generator)                      # [T, B, ...]
         next_z, true_reward, terminated = (t.transpose(0, 1) for t in (batch.next_z, batch.reward, batch.terminated))
-        mean, reward, logit = self._heads(s, h)
+        q = scaled_gradient(posterior, config.kl_posterior_weight)
+        priors = torch.stack([scaled_gradient(prior(h), config.kl_prior_weight) for prior in self.priors])
+        mean, reward, logit = self._heads(s if self.draws_s else self.of_s.mean(priors).mean(0), h)
         # -log N(z; mu, sigma^2)
         deviation = (next_z - mean) * torch.exp(-self.log_sigma)
         nll = (0.5 * deviation.square() + self.log_sigma).mean() + LOG_SQRT_2PI
-        q = scaled_gradient(posterior, self.config.kl_posterior_weight)
-        priors = torch.stack([scaled_gradient(prior(h), self.config.kl_prior_weight) for prior in self.priors])
         kl = self.of_s.kl(q, priors).mean(0)                                                # [T, B]
-        free, config = self.config.free_nats, self.config
+        free = config.free_nats
         counted = kl.clamp(min=free).mean() if config.free_nats_per == "step" else kl.mean().clamp(min=free)
         reward_error = (reward - true_reward).square().mean()
         done = cross_entropy(logit, terminated, config.done_positive_weight).mean()

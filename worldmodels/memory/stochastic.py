@@ -61,7 +61,7 @@ class Categorical:
         p = self.probabilities(parameters / temperature)
         drawn = (p.cumsum(-1)[..., :-1] < uniform[..., None]).sum(-1)                   # [..., groups]
         one_hot = F.one_hot(drawn, self.classes).to(p.dtype)
-        return (one_hot + p - p.detach()).flatten(-2)
+        return (one_hot + (p - p.detach())).flatten(-2)
 
     def mean(self, parameters: Tensor) -> Tensor:
         return self.probabilities(parameters).flatten(-2)
