@@ -195,3 +195,14 @@ def test_the_weights_have_the_same_gradient_whether_z_needs_one_or_not(memory):
     joint = batch._replace(next_z=batch.next_z.clone().requires_grad_())
     for a, b in zip(plain, torch.autograd.grad(loss(joint), list(memory.parameters()))):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("temperature", (0.5, 1.0, 1.3))
+def test_the_mean_of_what_may_come_is_that_of_the_mixture_at_the_temperature(memory, temperature):
+    """Before any of it is drawn: whatever the noise. At 1 it is what M expects."""
+    state, action = watched(memory), torch.randn(B, A).double()
+    first, other = (memory.imagine(state, action, temperature, noise(memory, seed)).mean for seed in (0, 1))
+    assert torch.equal(first, other) and first.shape == (B, Z)
+    torch.testing.assert_close(first, mixture.mean(head(memory, state, action)[:, :-2], Z, temperature))
+    expected = memory.expect(state, action).z.mean
+    assert torch.allclose(first, expected) == (temperature == 1)

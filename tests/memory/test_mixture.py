@@ -104,3 +104,22 @@ def test_the_mean_log_density_of_samples_is_minus_the_entropy():
     entropy = -torch.trapezoid(log_p.exp() * log_p, grid)
     z = sample(out.expand(100_000, -1), 1, 1.0).double()
     assert -log_prob(out.expand(100_000, -1), z).mean().item() == pytest.approx(entropy.item(), abs=0.02)
+
+
+def test_the_mean_at_temperature_one_is_that_of_torchs_mixture():
+    out = torch.randn(6, 3 * 5 * 4, dtype=torch.float64)                                # K = 5, Z = 4
+    found = mixture.mean(out, 4, 1.0)
+    torch.testing.assert_close(found, mixture.distribution(out, 4).mean)
+    torch.testing.assert_close(mixture.mean(out.view(2, 3, -1), 4, 1.0), found.view(2, 3, 4))
+
+
+@pytest.mark.parametrize("tau", (0.25, 1.0, 1.5))
+def test_the_mean_weighs_components_by_pi_to_the_power_of_one_over_tau(tau):
+    """By formula, and as the mean of samples."""
+    pi = torch.tensor([[0.6, 0.1], [0.3, 0.1], [0.1, 0.8]])                             # [K, Z]
+    mu = torch.tensor([[-1.0, 4.0], [0.5, 1.0], [2.0, -3.0]])
+    out = raw(pi.log() + 3, mu, torch.full((3, 2), -2.0))
+    weights = pi ** (1 / tau)
+    expected = (weights * mu).sum(0) / weights.sum(0)
+    torch.testing.assert_close(mixture.mean(out, 2, tau), expected)
+    torch.testing.assert_close(sample(out.expand(60_000, -1), 2, tau).mean(0), expected, atol=0.03, rtol=0)

@@ -177,7 +177,10 @@ def step_by_step(memory, batch):
         state = memory.observe(state, batch.action[:, t], batch.next_z[:, t], draw(memory, generator))
         z, s, h = state.inner
         q = mlp(memory.posterior, torch.cat([h, z], 1))
-        kl = torch.stack([balanced(memory, q, mlp(prior, h), *balance) for prior in memory.priors], 1)
+        priors = [mlp(prior, h) for prior in memory.priors]
+        kl = torch.stack([balanced(memory, q, p, *balance) for p in priors], 1)
+        if config.paths == "deterministic":             # the posterior's mean has seen z
+            s = torch.stack([memory.of_s.mean(p) for p in priors]).mean(0)
         mean, reward, logit = heads_by_hand(memory, s, h)
         nll = -Normal(mean, memory.log_sigma.exp()).log_prob(z)
         end, log_p, log_not = batch.terminated[:, t], F.logsigmoid(logit[:, 0]), F.logsigmoid(-logit[:, 0])
@@ -493,3 +496,11 @@ def test_the_mean_of_s_imagines_neither_of_two_outcomes_but_their_mean(latents):
     memory = trained(small(latents=latents, paths="deterministic"), coin, 300)
     imagined = last_step(memory, coin(torch.Generator().manual_seed(1), 2000))
     assert imagined.mean.abs().max() < 0.3
+    assert 0.8 < memory.log_sigma.exp().item() < 1.2                # z's own noise stands for both
+
+
+@both_latents
+def test_the_deterministic_path_alone_remembers(latents):
+    memory = trained(small(latents=latents, paths="deterministic"), remember, 500)
+    asked = remember(torch.Generator().manual_seed(1), 500)
+    assert (last_step(memory, asked).mean - asked.next_z[:, -1]).square().mean() < 0.1

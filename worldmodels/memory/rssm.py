@@ -116,13 +116,14 @@ class RSSM(nn.Module):
         config = self.config
         h, s, posterior, carry = self._follow(batch, carry, generator)                      # [T, B, ...]
         next_z, true_reward, terminated = (t.transpose(0, 1) for t in (batch.next_z, batch.reward, batch.terminated))
-        q = scaled_gradient(posterior, config.kl_posterior_weight)
-        priors = torch.stack([scaled_gradient(prior(h), config.kl_prior_weight) for prior in self.priors])
+        priors = torch.stack([prior(h) for prior in self.priors])                           # [heads, T, B, P]
         mean, reward, logit = self._heads(s if self.draws_s else self.of_s.mean(priors).mean(0), h)
         # -log N(z; mu, sigma^2)
         deviation = (next_z - mean) * torch.exp(-self.log_sigma)
         nll = (0.5 * deviation.square() + self.log_sigma).mean() + LOG_SQRT_2PI
-        kl = self.of_s.kl(q, priors).mean(0)                                                # [T, B]
+        q, p = (scaled_gradient(x, weight) for x, weight in (
+            (posterior, config.kl_posterior_weight), (priors, config.kl_prior_weight)))
+        kl = self.of_s.kl(q, p).mean(0)                                                     # [T, B]
         free = config.free_nats
         counted = kl.clamp(min=free).mean() if config.free_nats_per == "step" else kl.mean().clamp(min=free)
         reward_error = (reward - true_reward).square().mean()
