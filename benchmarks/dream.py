@@ -4,10 +4,11 @@
 
 All on the CPU: 64 members × 16 episodes, V and M of the paper's sizes with random weights, everything included that a
 generation of evolution includes (controllers, noise, rewards, deaths, sending jobs to worker processes). Lines take
-turns for --rounds rounds; medians are shown. "Products alone" are the two matrix products of a step and nothing else,
-the better of: in worker processes as our dream has them; in this process with all threads. "Plain dreamer" is what a
-memory without a fast dreamer of its own has (memory/dreamer.py): the MDN-RNN's own `imagine`, and a GRU of as many
-units. --peer: a checkout of github.com/ctallec/world-models, whose MDRNNCell then dreams as its simulated_carracing.py
+turns for --rounds rounds; medians are shown. "Products alone" are the matrix products of a step and nothing else, the
+better of: in worker processes as our dream has them; in this process with all threads. "Plain dreamer" is what a memory
+without a fast dreamer of its own has (memory/dreamer.py): the MDN-RNN's and the RSSM's own `imagine`, and a GRU of as
+many units. The RSSM has 200 units of h and 30 of s. --peer: a checkout of github.com/ctallec/world-models, whose
+MDRNNCell then dreams as its simulated_carracing.py
 has it, without its decoder. Where there is a GPU, its rates come at the end.
 """
 
@@ -30,6 +31,7 @@ from worldmodels.agent import Agent, load_agent
 from worldmodels.controller import CMAES
 from worldmodels.envs import TASKS
 from worldmodels.executors import LocalExecutor
+from worldmodels.memory import MDNRNN, RSSM
 from worldmodels.memory.dreamer import PlainDreamer
 from worldmodels.memory.gru import GRUConfig
 from worldmodels.runs import Run
@@ -56,27 +58,38 @@ class RandomStarts:
         return self.memory.initial(torch.tensor(z, dtype=torch.float32, device=self.device))
 
 
+Shapes = tuple[tuple[int, int], ...]        # of the weights of a step's products, [outputs, inputs]
+
+
 @lru_cache(maxsize=4)
-def operands(hidden: int, inputs: int, outputs: int, width: int) -> tuple[torch.Tensor, ...]:
-    """The two products of a dream step, with room for their results: gates = W x, head = V h."""
-    W, x = torch.randn(4 * hidden, inputs + hidden + 1), torch.randn(inputs + hidden + 1, width)
-    V, h = torch.randn(outputs, hidden + 1), torch.randn(hidden + 1, width)
-    return W, x, torch.empty(4 * hidden, width), V, h, torch.empty(outputs, width)
+def operands(shapes: Shapes, width: int) -> list[tuple[torch.Tensor, ...]]:
+    """The products of a dream step, with room for their results: y = W x."""
+    return [(torch.randn(O, I), torch.randn(I, width), torch.empty(O, width)) for O, I in shapes]
 
 
 @dataclass(frozen=True)
 class Products:
     """A job: the matrix products of so many dream steps."""
 
-    sizes: tuple[int, int, int, int]        # hidden, inputs, outputs, width
+    shapes: Shapes
+    width: int
     steps: int
 
     def __call__(self):
-        W, x, gates, V, h, head = operands(*self.sizes)
         with torch.inference_mode():
             for _ in range(self.steps):
-                torch.mm(W, x, out=gates)
-                torch.mm(V, h, out=head)
+                for W, x, y in operands(self.shapes, self.width):
+                    torch.mm(W, x, out=y)
+
+
+def shapes_of(memory: nn.Module) -> Shapes:
+    """Those of a dream step, each with a column of ones' weights, the biases."""
+    Z, A, config = memory.z_size, memory.action_size, memory.config
+    H = config.hidden_size
+    if isinstance(memory, MDNRNN):
+        return (4 * H, Z + A + H + 1), (memory.head.out_features, H + 1)
+    S, U = config.stochastic_size, config.units
+    return (U, S + A + 1), (3 * H, U + 1), (3 * H, H + 1), (U, H + 1), (2 * S, U + 1), (U, S + H + 1), (Z + 2, U + 1)
 
 
 class PlainCell(nn.Module):
@@ -148,8 +161,9 @@ def dying(run: Run, logit: float, spread: float = 0.0, **settings) -> Run:
     """The run, its M with other settings and another done head: its logit is this one, and spreads with h."""
     tensors, info = run.load("memory", "")
     generator = torch.Generator().manual_seed(0)
-    tensors["head.weight"][-1] = spread * torch.randn(tensors["head.weight"].shape[1], generator=generator)
-    tensors["head.bias"][-1] = logit
+    weight, bias = (max(n for n in tensors if n.startswith("head") and n.endswith(kind)) for kind in ("weight", "bias"))
+    tensors[weight][-1] = spread * torch.randn(tensors[weight].shape[1], generator=generator)
+    tensors[bias][-1] = logit
     info["memory"] |= {"death": "sampled"} | settings
     changed = Run(run.folder / f"dying at {logit:.2f}, {settings}")
     vision, vision_info = run.load("vision", "")
@@ -181,34 +195,43 @@ def steps_a_second(task: str, executor: LocalExecutor, folder: Path, steps: int,
     run, config = dying(random_run(task, folder / "lstm"), NEVER), DreamConfig(max_steps=steps)
     ours, plainly = Generation(run, config, executor), Generation(run, config, executor).without_fast_dreamer()
     sees_current = Generation(dying(run, NEVER, sees_current_frame=True), config, executor)
-    memory = ours.agent.memory
-    hidden, inputs, outputs = memory.config.hidden_size, memory.lstm.input.in_features, memory.head.out_features
+    hidden, width = ours.agent.memory.config.hidden_size, whole_widths(-(-BATCH // executor.size))
     gru = Generation(dying(random_run(task, folder / "gru", GRUConfig(hidden_size=hidden)), NEVER), config, executor)
-    products = partial(Products, (hidden, inputs, outputs, whole_widths(-(-BATCH // executor.size))), steps)
-    loop = PlainCell(hidden, memory.z_size, TASKS[task].action_size)
+    rssm_run = dying(random_run(task, folder / "rssm", RSSM.Config()), NEVER)
+    rssm, plain_rssm = (Generation(rssm_run, config, executor) for _ in range(2))
+    loop = PlainCell(hidden, ours.agent.memory.z_size, TASKS[task].action_size)
     all_steps, few = BATCH * steps, max(1, steps // 8)
     works = {
         "our dream": (all_steps, ours),
         "our dream, sees_current_frame": (all_steps, sees_current),
         "plain dreamer, the same MDN-RNN": (all_steps, plainly),
         "plain dreamer, GRU": (all_steps, gru),
-        "products alone, workers": (all_steps, lambda: executor.run([products()] * executor.size)),
-        "products alone, threads": (all_steps, Products((hidden, inputs, outputs, BATCH), steps)),
+        "our dream, RSSM": (all_steps, rssm),
+        "plain dreamer, RSSM": (all_steps, plain_rssm.without_fast_dreamer()),
         "LSTMCell loop, batch 1,024": (BATCH * few, lambda: loop.dream(BATCH, few)),
-        "LSTMCell loop, one rollout": (steps, lambda: loop.dream(1, steps)),
-    }
+        "LSTMCell loop, one rollout": (steps, lambda: loop.dream(1, steps))}
+    shapes = {"our dream": shapes_of(ours.agent.memory), "our dream, RSSM": shapes_of(rssm.agent.memory)}
+    for name, products in shapes.items():
+        job = Products(products, width, steps)
+        works |= {f"{name}: products, workers": (all_steps, partial(in_workers, executor, job)),
+                  f"{name}: products, threads": (all_steps, replace(job, width=BATCH))}
     if peer and task == "car_racing":
         works["ctallec/world-models, one rollout"] = steps, peers_dream(peer, steps)
     found = in_turns({name: work for name, (_, work) in works.items()}, rounds)
     rates = {name: count / found[name] for name, (count, _) in works.items()}
-    flops = 2 * (4 * hidden * (inputs + hidden + 1) + outputs * (hidden + 1))
-    print(f"\n{task}: {hidden} cells, {flops / 1e6:.2f} MFLOP a step; {BATCH} rollouts × {steps} steps")
+    print(f"\n{task}: {hidden} cells; {BATCH} rollouts × {steps} steps")
     for name, rate in rates.items():
-        print(f"  {name:36} {rate:10,.0f} steps/s   ours is {rates['our dream'] / rate:7.2f} ×")
-    alone = max(rates["products alone, workers"], rates["products alone, threads"])
-    print(f"  our dream has {rates['our dream'] / alone:.0%} of the rate of its products alone "
-          f"({alone * flops / 1e9:.0f} GFLOP/s);\n  in the same processes, "
-          f"{rates['our dream'] / rates['products alone, workers']:.0%}")
+        print(f"  {name:36} {rate:10,.0f} steps/s   our dream is {rates['our dream'] / rate:7.2f} ×")
+    for name, products in shapes.items():
+        flops, workers = 2 * sum(O * I for O, I in products), rates[f"{name}: products, workers"]
+        alone = max(workers, rates[f"{name}: products, threads"])
+        print(f"  {name}: {flops / 1e6:.2f} MFLOP a step, {rates[name] / alone:.0%} of the rate of its products alone "
+              f"({alone * flops / 1e9:.0f} GFLOP/s);\n  in the same processes, {rates[name] / workers:.0%}")
+
+
+def in_workers(executor: LocalExecutor, job: Products):
+    """The job in every worker at the same time."""
+    executor.run([job] * executor.size)
 
 
 def generation(executor: LocalExecutor, folder: Path, rounds: int):
