@@ -84,7 +84,7 @@ class Imagined(NamedTuple):
     p_done: Tensor                      # [B] float32, the probability that the episode ends with this step
     done: Tensor                        # [B] bool: noise["done"] < p_done
     uncertainty: Tensor                 # [B] float32, how far the members of an ensemble disagree; 0 for a single model
-    mean: Tensor                        # [B, Z] of the z that may come, before one is drawn
+    mean: Callable[[], Tensor]          # -> [B, Z], of the z that may come, before one is drawn
 
 
 class Step(NamedTuple):

@@ -43,7 +43,7 @@ class Blank(torch.nn.Module):
         z = self.latent(state)
         reward, p_done = self.reward(z, action), self.p_done(z, action)
         done = noise["done"][:, 0] < p_done
-        return Imagined(self.initial(noise["z"]), reward, p_done, done, 0 * reward, 0 * noise["z"])
+        return Imagined(self.initial(noise["z"]), reward, p_done, done, 0 * reward, lambda: 0 * noise["z"])
 
     def latent(self, state):
         return state.inner[0]

@@ -52,7 +52,7 @@ class Elman(nn.Module):
         h, mu, reward, logit = self.step(*state.inner, action)
         z, p_done = mu + temperature**0.5 * self.log_sigma.exp() * noise["z"], logit[:, 0].sigmoid()
         done = noise["done"][:, 0] < p_done
-        return Imagined(self.state(z, h), reward[:, 0], p_done, done, torch.zeros_like(p_done), mu)
+        return Imagined(self.state(z, h), reward[:, 0], p_done, done, torch.zeros_like(p_done), lambda: mu)
 
     def correct(self, state, z, noise=None):
         return self.state(z, state.inner[1])
@@ -113,7 +113,8 @@ ON_TOY = {                                      # what they learn the toy world 
     "mdn_rnn": {"hidden_size": 32, "mixtures": 2, "reward_weight": 0.1, "death": "threshold"},
     "ensemble": {"members": 2, "member": GRUConfig(hidden_size=48), "reward_weight": 0.01, "done_weight": 0.05,
                  "death": "threshold"},
-    "rssm": {"hidden_size": 32, "units": 48, "stochastic_size": 16, "steps": 900, "reward_weight": 0.05, "death": "threshold"},
+    "rssm": {"hidden_size": 32, "units": 48, "stochastic_size": 16, "steps": 900, "reward_weight": 0.05,
+             "death": "threshold"},
 }
 
 
@@ -234,7 +235,7 @@ def test_the_mean_is_that_of_many_draws(memory):
     imagined = memory.imagine(rows, action.expand(many, -1), 1.0, noise(memory, 3, many))
     z = memory.latent(imagined.state)
     allowed = 4 * z.std(0) / many**0.5 + (0.05 if infers(memory) else 1e-9)
-    assert ((z.mean(0) - imagined.mean[0]).abs() < allowed).all()
+    assert ((z.mean(0) - imagined.mean()[0]).abs() < allowed).all()
 
 
 def test_imagination_follows_its_noise(memory):

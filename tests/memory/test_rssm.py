@@ -116,7 +116,7 @@ def test_an_imagined_step_is_that_of_the_equations(settings, temperature):
     torch.testing.assert_close(imagined.state.inner, (z, s, h))
     torch.testing.assert_close(imagined.reward, reward[:, 0])
     torch.testing.assert_close(imagined.p_done, logit.sigmoid()[:, 0])
-    torch.testing.assert_close(imagined.mean, expected)
+    torch.testing.assert_close(imagined.mean(), expected)
 
 
 @every_variant
@@ -315,9 +315,9 @@ def test_the_temperature_scales_the_variances_of_s_and_of_z():
     state, chance = watched(memory), noise(memory)
     cold, hot = (memory.imagine(state, action, tau, chance) for tau in (1.0, 4.0))
     s_mean, _ = memory.priors[0](cold.state.inner[2]).chunk(2, -1)
-    assert torch.equal(cold.mean, hot.mean)
+    assert torch.equal(cold.mean(), hot.mean())
     torch.testing.assert_close(hot.state.inner[1] - s_mean, 2 * (cold.state.inner[1] - s_mean))
-    torch.testing.assert_close(hot.state.inner[0] - hot.mean, 2 * (cold.state.inner[0] - cold.mean))
+    torch.testing.assert_close(hot.state.inner[0] - hot.mean(), 2 * (cold.state.inner[0] - cold.mean()))
 
 
 def test_the_variance_of_many_imagined_z_is_four_times_as_large_at_four_times_the_temperature():
@@ -473,7 +473,7 @@ def test_h_keeps_what_was_seen_once_where_s_alone_does_not_learn_to(paths, remem
     with both paths, 1.00 with s alone: s could hold the bit through eight draws, but is not found to."""
     memory = trained(small(paths=paths), remember, 350)
     asked = remember(torch.Generator().manual_seed(1), 500)
-    mean = last_step(memory, asked).mean
+    mean = last_step(memory, asked).mean()
     error = (mean - asked.next_z[:, -1]).square().mean()
     assert error < 0.1 if remembers else error > 0.8
     assert (mean.sign() == asked.next_z[:, -1].sign()).all() == remembers
@@ -495,7 +495,7 @@ def test_a_drawn_s_imagines_each_of_two_outcomes(latents, paths):
 def test_the_mean_of_s_imagines_neither_of_two_outcomes_but_their_mean(latents):
     memory = trained(small(latents=latents, paths="deterministic"), coin, 300)
     imagined = last_step(memory, coin(torch.Generator().manual_seed(1), 2000))
-    assert imagined.mean.abs().max() < 0.3
+    assert imagined.mean().abs().max() < 0.3
     assert 0.8 < memory.log_sigma.exp().item() < 1.2                # z's own noise stands for both
 
 
@@ -503,4 +503,4 @@ def test_the_mean_of_s_imagines_neither_of_two_outcomes_but_their_mean(latents):
 def test_the_deterministic_path_alone_remembers(latents):
     memory = trained(small(latents=latents, paths="deterministic"), remember, 500)
     asked = remember(torch.Generator().manual_seed(1), 500)
-    assert (last_step(memory, asked).mean - asked.next_z[:, -1]).square().mean() < 0.1
+    assert (last_step(memory, asked).mean() - asked.next_z[:, -1]).square().mean() < 0.1

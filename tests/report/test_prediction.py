@@ -62,7 +62,7 @@ class Walk:
         moved = z + action / 10 + self.bias(z) + self.noise * noise["z"]
         p_done = torch.full((len(z),), self.p_done)
         return Imagined(State(-moved, (moved,)), self.pay(action), p_done, noise["done"][:, 0] < p_done,
-                        self.uncertainty(z), moved)
+                        self.uncertainty(z), lambda: moved)
 
     def latent(self, state):
         return state.inner[0]

@@ -32,7 +32,7 @@ class Counter:
         z = state.features + action + self.noise * noise["z"]
         done = t[:, 0] >= self.end
         return Imagined(State(z, (t,)), torch.full((len(t),), self.pay), done.float(), done, torch.zeros(len(t)),
-                        z)
+                        lambda: z)
 
     def latent(self, state):
         return state.features

@@ -228,7 +228,7 @@ class Diverging(nn.Module):
         left = state.features - t
         z, reward = torch.where(left >= 0, state.features, self.after), torch.where(left >= 0, 1.0, self.after)[:, 0]
         p_done = (left[:, 0] == 0).float()
-        return Imagined(State(z, (t,)), reward, p_done, noise["done"][:, 0] < p_done, torch.zeros(len(t)), z)
+        return Imagined(State(z, (t,)), reward, p_done, noise["done"][:, 0] < p_done, torch.zeros(len(t)), lambda: z)
 
     def latent(self, state):
         return state.features

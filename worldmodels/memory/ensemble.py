@@ -41,14 +41,15 @@ class EnsembleConfig(MemoryConfig):
 
 
 class Methods(nn.Module):
-    """A memory's methods as one `forward`, which functional_call needs."""
+    """A memory's methods as one `forward`, which functional_call needs. The mean of what is imagined is a tensor."""
 
     def __init__(self, memory: nn.Module):
         super().__init__()
         self.memory = memory
 
     def forward(self, method: str, *arguments):
-        return getattr(self.memory, method)(*arguments)
+        found = getattr(self.memory, method)(*arguments)
+        return found._replace(mean=found.mean()) if isinstance(found, Imagined) else found
 
 
 class Ensemble(nn.Module):
@@ -94,7 +95,7 @@ class Ensemble(nn.Module):
         reward, p_done = imagined.reward[row], imagined.p_done[row]
         uncertainty = DISAGREEMENT[self.config.disagreement](imagined.mean)
         return Imagined(self._state(members, drawn), reward, p_done, noise["done"][:, 0] < p_done, uncertainty,
-                        imagined.mean.mean(1))
+                        lambda: imagined.mean.mean(1))
 
     def latent(self, state: State) -> Tensor:
         return self.of_members.memory.latent(self._first(self._members(state)))

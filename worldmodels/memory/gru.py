@@ -54,7 +54,8 @@ class GRU(nn.Module):
         h = self._transition(state, action)
         z, reward, logit = self._heads(h)
         p_done = DEATH[self.config.death](logit)
-        return Imagined(self._state(z, h), reward, p_done, noise["done"][:, 0] < p_done, torch.zeros_like(reward), z)
+        done = noise["done"][:, 0] < p_done
+        return Imagined(self._state(z, h), reward, p_done, done, torch.zeros_like(reward), lambda: z)
 
     def correct(self, state: State, z: Tensor, noise: Noise | None = None) -> State:
         return self._state(z, state.inner[1])

@@ -76,7 +76,7 @@ class MDNRNN(nn.Module):
         raw, reward, logit = self._heads(h, x)
         z, p_done = mixture.sample(raw, temperature, noise["component"], noise["z"]), self.p_done(logit)
         state = self._state(z, h, c, torch.zeros_like(state.inner[3]))
-        mean = mixture.mean(raw, self.z_size, temperature)
+        mean = lambda: mixture.mean(raw, self.z_size, temperature)
         return Imagined(state, reward, p_done, noise["done"][:, 0] < p_done, torch.zeros_like(reward), mean)
 
     def correct(self, state: State, z: Tensor, noise: Noise | None = None) -> State:

@@ -24,7 +24,7 @@ end mean the same in all kinds.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Callable, Literal
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +35,7 @@ from worldmodels.memory.dreamer import PlainDreamer
 from worldmodels.memory.heads import DEATH, DISAGREEMENT, LOG_SQRT_2PI, MemoryConfig, cross_entropy
 from worldmodels.memory.recurrent import StepLinear, gru, next_h
 from worldmodels.memory.rssm_dreamer import RSSMDreamer
-from worldmodels.memory.stochastic import LATENTS
+from worldmodels.memory.stochastic import LATENTS, scaled_gradient
 from worldmodels.types import Dreamer, Imagined, Noise, NoiseSize, State, Transitions
 
 
@@ -94,17 +94,13 @@ class RSSM(nn.Module):
 
     def imagine(self, state: State, action: Tensor, temperature: float, noise: Noise) -> Imagined:
         h = self._transition(*state.inner[1:], action)
-        priors = torch.stack([prior(h) for prior in self.priors], 1)                        # [B, heads, P]
-        head = (noise["prior_head"][:, 0] * len(self.priors)).long() if len(self.priors) > 1 else 0
-        prior = priors[torch.arange(len(h), device=h.device), head]
+        prior, means, uncertainty = self._prior(h, noise)
         s = self._draw(prior, temperature, noise)
-        mean, reward, logit = self._heads(s, h)
-        z = mean + temperature**0.5 * self.log_sigma.exp() * noise["z"]
-        means = self.of_s.mean(priors)
-        expected, *_ = self._heads(means.mean(1), h)                    # to first order in s
+        z, reward, logit = self._heads(s, h)
+        z = z + temperature**0.5 * self.log_sigma.exp() * noise["z"]
         p_done = DEATH[self.config.death](logit)
-        disagree = DISAGREEMENT[self.config.disagreement] if len(self.priors) > 1 else lambda means: 0 * reward
-        return Imagined(self._state(z, s, h), reward, p_done, noise["done"][:, 0] < p_done, disagree(means), expected)
+        mean = lambda: self._heads(means(), h)[0]                       # to first order in s
+        return Imagined(self._state(z, s, h), reward, p_done, noise["done"][:, 0] < p_done, uncertainty, mean)
 
     def latent(self, state: State) -> Tensor:
         return state.inner[0]
@@ -119,18 +115,16 @@ class RSSM(nn.Module):
         """The sum above; `carry` is the last s and h."""
         config = self.config
         h, s, posterior, carry = self._follow(batch, carry, generator)                      # [T, B, ...]
-        next_z, true_reward, terminated = (t.transpose(0, 1) for t in (batch.next_z, batch.reward, batch.terminated))
+        next_z, came, terminated = (t.transpose(0, 1) for t in (batch.next_z, batch.reward, batch.terminated))
         priors = torch.stack([prior(h) for prior in self.priors])                           # [heads, T, B, P]
         mean, reward, logit = self._heads(s if self.draws_s else self.of_s.mean(priors).mean(0), h)
         # -log N(z; mu, sigma^2)
         deviation = (next_z - mean) * torch.exp(-self.log_sigma)
         nll = (0.5 * deviation.square() + self.log_sigma).mean() + LOG_SQRT_2PI
-        q, p = (scaled_gradient(x, weight) for x, weight in (
-            (posterior, config.kl_posterior_weight), (priors, config.kl_prior_weight)))
-        kl = self.of_s.kl(q, p).mean(0)                                                     # [T, B]
-        free = config.free_nats
-        counted = kl.clamp(min=free).mean() if config.free_nats_per == "step" else kl.mean().clamp(min=free)
-        reward_error = (reward - true_reward).square().mean()
+        q = scaled_gradient(posterior, config.kl_posterior_weight)
+        kl = self.of_s.kl(q, scaled_gradient(priors, config.kl_prior_weight)).mean(0)       # [T, B]
+        counted = (kl if config.free_nats_per == "step" else kl.mean()).clamp(min=config.free_nats).mean()
+        reward_error = (reward - came).square().mean()
         done = cross_entropy(logit, terminated, config.done_positive_weight).mean()
         loss = nll + counted / self.z_size + config.reward_weight * reward_error + config.done_weight * done
         metrics = {"loss": loss, "nll": nll, "kl": kl.mean(), "reward_error": reward_error, "done": done}
@@ -175,6 +169,18 @@ class RSSM(nn.Module):
         x = F.relu(self.input(torch.cat([s, action], -1)))
         return gru(self.cell, x, h) if self.keeps_h else x
 
+    def _prior(self, h: Tensor, noise: Noise) -> tuple[Tensor, Callable[[], Tensor], Tensor]:
+        """The parameters [B, P] of the prior, one head's if there are several; the mean of s; the heads' disagreement
+        [B]."""
+        if len(self.priors) == 1:
+            parameters = self.priors[0](h)
+            return parameters, lambda: self.of_s.mean(parameters), torch.zeros_like(h[:, 0])
+        heads = torch.stack([prior(h) for prior in self.priors], 1)                         # [B, heads, P]
+        drawn = (noise["prior_head"][:, 0] * len(self.priors)).long()
+        means = self.of_s.mean(heads)                                                       # [B, heads, S]
+        uncertainty = DISAGREEMENT[self.config.disagreement](means)
+        return heads[torch.arange(len(h), device=h.device), drawn], lambda: means.mean(1), uncertainty
+
     def _infer(self, z: Tensor, h: Tensor, noise: Noise | None) -> State:
         return self._state(z, self._draw(self.posterior(torch.cat([h, z], -1)), 1.0, noise), h)
 
@@ -192,8 +198,3 @@ class RSSM(nn.Module):
 def network(inputs: int, units: int, outputs: int) -> nn.Sequential:
     """One hidden layer (PlaNet)."""
     return nn.Sequential(nn.Linear(inputs, units), nn.ReLU(), nn.Linear(units, outputs))
-
-
-def scaled_gradient(x: Tensor, weight: float) -> Tensor:
-    """x, whose gradient is multiplied by `weight`."""
-    return x if weight == 1 else weight * x + (1 - weight) * x.detach()

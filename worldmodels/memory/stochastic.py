@@ -77,4 +77,9 @@ class Categorical:
         return (q * (q.log() - p.log())).sum((-2, -1))
 
 
+def scaled_gradient(x: Tensor, weight: float) -> Tensor:
+    """x, whose gradient is multiplied by `weight`: the balance of a KL."""
+    return x if weight == 1 else weight * x + (1 - weight) * x.detach()
+
+
 LATENTS = {"gaussian": Gaussian, "categorical": Categorical}
