@@ -49,6 +49,7 @@ def world_models(config: Config) -> dict[str, Config]:
     config = replace(config, training="staged", rounds=1, world="dream", learner=config.compare.learner)
     common = {f.name: getattr(config.memory, f.name) for f in fields(MemoryConfig) if f.name != "kind"}
     of = lambda kind, **settings: replace(config, memory=kind.Config(**common | settings))
+    dreamer_v3 = {"free_nats": 1.0, "free_nats_per": "step", "kl_posterior_weight": 0.1}
     vision = {f.name: getattr(config.vision, f.name) for f in fields(AutoencoderConfig)
               if f.name != "kind" and hasattr(config.vision, f.name)}
     jointly = lambda found: replace(found, training="jointly")
@@ -57,7 +58,7 @@ def world_models(config: Config) -> dict[str, Config]:
         "mdn_rnn": replace(config, memory=config.memory if isinstance(config.memory, MDNRNN.Config)
                            else MDNRNN.Config(**common)),
         "rssm": of(RSSM),
-        "rssm-categorical": of(RSSM, latents="categorical", stochastic_size=16, classes=16),
+        "rssm-categorical": of(RSSM, latents="categorical", stochastic_size=16, classes=16, **dreamer_v3),
         "rssm-heads": of(RSSM, prior_heads=5),
         "ensemble": of(Ensemble),
         "autoencoder-gru": replace(of(GRU), vision=Autoencoder.Config(**vision))}

@@ -182,3 +182,26 @@ def test_short_episodes_are_left_out_and_none_left_is_a_user_error(tmp_path):
     for none in ({"min_steps": 17}, {}):
         with pytest.raises(UserError, match="--collect.min-steps"):
             opened(*(paths if none else ()), **none)
+
+
+# bootstraps
+
+def test_bootstraps_are_streams_of_their_own_samples_one_after_the_other(counted_latents):
+    """Each is as the streams of some episodes are, drawn with replacement: some are there twice, others never."""
+    batches = list(islice(counted_latents.windows(3, 4, 0, bootstraps=2), 60))
+    seen = []
+    for member in (slice(0, 3), slice(3, 6)):
+        mine = [tuple(t[member] for t in batch) for batch in batches]
+        episode, t = (torch.cat(columns, 1) for columns in zip(*(named(z) for z, *_ in mine)))
+        restart = torch.cat([restart for *_, restart in mine], 1).bool()
+        follows = (episode[:, 1:] == episode[:, :-1]) & (t[:, 1:] == t[:, :-1] + 1)
+        assert (follows | restart[:, 1:]).all() and restart[t == 0].all() and len(batches[0].z) == 6
+        seen.append({*episode.flatten().tolist()})
+    assert seen[0] != seen[1] and all(len(episodes) < 8 for episodes in seen)
+
+
+def test_a_members_streams_do_not_depend_on_how_many_there_are_and_skipping_goes_on_with_them(counted_latents):
+    expected = list(islice(counted_latents.windows(3, 4, 0, bootstraps=3), 30))
+    for skip in (0, 1, 5, 6, 7, 20):
+        for two, three in zip(islice(counted_latents.windows(3, 4, 0, skip, 2), 5), expected[skip:]):
+            assert all(torch.equal(a, b[:6]) for a, b in zip(two, three))

@@ -1,7 +1,7 @@
 """A run's folder: checkpoints that know how they were made, and metrics."""
 
 import os
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import dataclass, field, make_dataclass, replace
 from itertools import product
 
 import pytest
@@ -11,9 +11,11 @@ from tests.test_files import write_format_1
 from worldmodels import runs
 from worldmodels.files import read_json, write_json
 from worldmodels.memory import MEMORIES, MDNRNNConfig
+from worldmodels.memory.ensemble import EnsembleConfig
 from worldmodels.memory.gru import GRUConfig
-from worldmodels.runs import (EVALUATION, Run, differences, episode_seeds, from_dict, plain, read_metrics, seed_of,
-                              to_arrays)
+from worldmodels.memory.rssm import RSSMConfig
+from worldmodels.runs import (EVALUATION, Run, config_of, differences, episode_seeds, from_dict, kinds_within, plain,
+                              read_metrics, seed_of, to_arrays)
 from worldmodels.types import UserError
 
 TENSORS = {"w": torch.arange(6.0).reshape(2, 3), "n": torch.tensor([3])}
@@ -235,3 +237,45 @@ def test_a_kind_that_is_not_known_is_a_user_error(run):
         run.settings(wanted, kinds={"memory": MEMORIES})
     write_json(run.config, {"config": {"memory": plain(GRUConfig(hidden_size=9))}})
     assert run.settings(wanted, kinds={"memory": MEMORIES}).memory == GRUConfig(hidden_size=9)
+
+
+# kinds within kinds
+
+ENSEMBLE = EnsembleConfig(members=3, member=RSSMConfig(stochastic_size=8))
+Settings = make_dataclass("Settings", [("memory", object, field(default_factory=MDNRNNConfig))], frozen=True)
+
+
+def test_a_kind_within_a_kind_comes_back_as_it_was_stored(run):
+    assert kinds_within(ENSEMBLE) == ["member"] and kinds_within(RSSMConfig()) == []
+    assert config_of(MEMORIES, plain(ENSEMBLE)) == ENSEMBLE
+    write_json(run.config, {"config": {"memory": plain(ENSEMBLE)}})
+    assert run.settings(Settings, kinds={"memory": MEMORIES}).memory == ENSEMBLE
+    ensembles = replace(ENSEMBLE, member=ENSEMBLE)                  # as deep as one likes
+    assert config_of(MEMORIES, plain(ensembles)) == ensembles
+
+
+def test_a_kind_within_a_kind_that_is_not_known_is_a_user_error(run):
+    stored = plain(ENSEMBLE)
+    stored["member"]["kind"] = "abacus"
+    write_json(run.config, {"config": {"memory": stored}})
+    with pytest.raises(UserError, match="abacus"):
+        run.settings(Settings, kinds={"memory": MEMORIES})
+
+
+@pytest.mark.parametrize("member, named", (
+    (RSSMConfig(stochastic_size=9), r"memory\.member\.stochastic_size=8 \(now 9\)"),
+    (GRUConfig(), r"memory\.member\.kind=rssm \(now gru\)")), ids=("setting", "kind"))
+def test_a_difference_within_a_kind_within_a_kind_is_named(run, member, named):
+    run.save("memory", TENSORS, {"memory": ENSEMBLE})
+    assert run.finished("memory", {"memory": ENSEMBLE})
+    with pytest.raises(UserError, match=named):
+        run.finished("memory", {"memory": replace(ENSEMBLE, member=member)})
+
+
+def test_a_setting_of_a_kind_within_a_kind_that_came_later_has_its_default(run):
+    older = plain(ENSEMBLE)
+    del older["member"]["units"], older["disagreement"]
+    run.save("memory", TENSORS, {"memory": older})
+    assert run.finished("memory", {"memory": ENSEMBLE})
+    with pytest.raises(UserError, match=r"memory\.member\.units=200 \(now 7\)"):
+        run.finished("memory", {"memory": replace(ENSEMBLE, member=replace(ENSEMBLE.member, units=7))})

@@ -201,7 +201,7 @@ def test_the_weights_have_the_same_gradient_whether_z_needs_one_or_not(memory):
 def test_the_mean_of_what_may_come_is_that_of_the_mixture_at_the_temperature(memory, temperature):
     """Before any of it is drawn: whatever the noise. At 1 it is what M expects."""
     state, action = watched(memory), torch.randn(B, A).double()
-    first, other = (memory.imagine(state, action, temperature, noise(memory, seed)).mean for seed in (0, 1))
+    first, other = (memory.imagine(state, action, temperature, noise(memory, seed)).mean() for seed in (0, 1))
     assert torch.equal(first, other) and first.shape == (B, Z)
     torch.testing.assert_close(first, mixture.mean(head(memory, state, action)[:, :-2], Z, temperature))
     expected = memory.expect(state, action).z.mean

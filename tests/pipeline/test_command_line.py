@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from contextlib import nullcontext
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 from pipeline import __main__ as stages
 from pipeline.command import SECTIONS, main
+from pipeline.compare import compare
 from pipeline.presets import Config
 from pipeline.publish import publish
 from pipeline.sweep_temperature import sweep_temperature
@@ -20,8 +22,10 @@ from worldmodels import episodes
 from worldmodels.commandline import flag, leaves
 from worldmodels.controller import LEARNERS
 from worldmodels.files import load_arrays
+from worldmodels.memory import MEMORIES, MemoryConfig
 
-ALL = [*stages.STAGES, publish, sweep_temperature, stages.pipeline]
+STAGES = tuple(dict.fromkeys((*stages.STAGED, *stages.JOINTLY)))
+ALL = [*STAGES, publish, sweep_temperature, compare, stages.pipeline]
 
 
 def nothing(config, run):
@@ -100,6 +104,12 @@ def settings(*arguments) -> Config:
     ("--dream.start", "middle", "anywhere"),
     ("--learner.start", "one", "least_squares"),
     ("--vision.kind", "gan", "vae"),
+    ("--training", "both", "'staged', 'jointly'"),
+    ("--joint.steps", "0", "at least 1"),
+    ("--joint.final-anneal", "2", "0 to 1"),
+    ("--joint.clip-value", "-1", "at least 0"),
+    ("--dream.pessimism", "-1", "at least 0"),
+    ("--dream.uncertainty-quantile", "1.5", "0 to 1"),
     ("--controller.kind", "planner", "mlp"),
     ("--controller.sees", "c", "'z', 'h'"),
     ("--learner.kind", "sgd", "cma_es"),
@@ -126,6 +136,83 @@ def test_the_line_keeps_nothing_of_the_parsers_box(arguments, fails, tmp_path):
 def test_cuda_without_a_gpu(fails, tmp_path):
     said = fails(nothing, *TOY, "--data", tmp_path, "--device", "cuda")
     assert "GPU" in said and "--device cpu" in said
+
+
+# kinds within kinds
+
+ENSEMBLE = ["--memory.kind", "ensemble", "--memory.members", "3", "--memory.member.kind", "rssm"]
+
+
+def test_a_kind_within_a_kind_is_set_and_remembered(tmp_path):
+    begun = settings(*TOY, "--data", tmp_path, *ENSEMBLE, "--memory.member.stochastic-size", "8")
+    assert begun.memory.kind == "ensemble" and begun.memory.members == 3
+    assert begun.memory.member.kind == "rssm" and begun.memory.member.stochastic_size == 8
+    arguments = ["--task", "toy", "--run", "smoke", "--data", tmp_path]
+    assert settings(*arguments).memory == begun.memory                      # without naming the kinds again
+    changed = settings(*arguments, "--memory.member.units", "9").memory.member
+    assert (changed.kind, changed.stochastic_size, changed.units) == ("rssm", 8, 9)
+
+
+def test_another_kind_within_a_kind_keeps_the_settings_that_it_shares_with_the_one_before(tmp_path):
+    arguments = ["--task", "toy", "--run", "smoke", "--data", tmp_path]
+    settings(*TOY, "--data", tmp_path, *ENSEMBLE, "--memory.member.hidden-size", "24")
+    changed = settings(*arguments, "--memory.member.kind=gru").memory
+    assert (changed.kind, changed.members) == ("ensemble", 3)
+    assert (changed.member.kind, changed.member.hidden_size) == ("gru", 24)
+
+
+@pytest.mark.parametrize("flag, value, mend", [
+    ("--memory.member.kind", "gpt", "mdn_rnn, gru, rssm, ensemble"),
+    ("--memory.member.hidden-size", "0", "1 to 65,536"),
+    ("--memory.member.latents", "uniform", "gaussian"),
+    ("--memory.members", "1", "2 to 100"),
+    ("--memory.hidden-size", "8", "--memory.member.hidden-size"),           # of an ensemble, its members' is meant
+])
+def test_a_wrong_value_within_a_kind_is_named_with_what_it_may_be(flag, value, mend, fails, tmp_path):
+    said = fails(nothing, *TOY, "--data", tmp_path, *ENSEMBLE, flag, value)
+    assert flag in said and mend in said and not list(tmp_path.iterdir())
+
+
+def test_a_kind_without_one_within_has_none_to_choose(fails, tmp_path):
+    assert "no option --memory.member.kind" in fails(nothing, *TOY, "--data", tmp_path, "--memory.member.kind", "gru")
+
+
+def test_what_an_ensemble_and_its_members_share_is_the_ensembles(tmp_path):
+    """However the members' own is set."""
+    found = settings(*TOY, "--data", tmp_path, *ENSEMBLE, "--memory.reward-weight", "3", "--memory.death", "threshold",
+                     "--memory.member.reward-weight", "5")
+    made = MEMORIES["ensemble"](found.memory, 4, 1).of_members.memory.config
+    shared = {f.name for f in fields(MemoryConfig)} - {"kind"}
+    assert {name: getattr(made, name) for name in shared} == {name: getattr(found.memory, name) for name in shared}
+    assert (made.reward_weight, made.death) == (3, "threshold")
+
+
+@pytest.mark.parametrize("help", ("--help", "--help-all"))
+def test_help_shows_the_settings_of_the_kind_within_a_kind(help, capsys):
+    options = shown(stages.train_memory, capsys, *ENSEMBLE, help)[0]
+    assert {"--memory.members", "--memory.member.kind", "--memory.member.stochastic-size"} <= options
+    other = shown(stages.train_memory, capsys, "--memory.kind", "ensemble", "--memory.member.kind=mdn_rnn", help)[0]
+    assert "--memory.member.mixtures" in other - options and "--memory.member.kind" in other
+
+
+# pessimism
+
+@pytest.mark.parametrize("flag, value", (("--dream.pessimism", "1"), ("--dream.uncertainty-quantile", "0.9")))
+def test_a_pessimistic_dream_of_a_memory_that_is_never_uncertain(flag, value, fails, copied):
+    folder, arguments = copied
+    (folder / "checkpoints" / "controller.safetensors").unlink()
+    said = fails(stages.train_controller, *arguments, flag, value)
+    assert "mdn_rnn" in said and "ensemble" in said
+
+
+@pytest.mark.parametrize("flag, value, different", (
+    ("--dream.pessimism", "0.5", "dream.pessimism=0.0 (now 0.5)"),
+    ("--dream.uncertainty-quantile", "0.9", "dream.uncertainty_quantile=1.0 (now 0.9)")))
+def test_another_pessimism_asks_for_another_run(flag, value, different, fails, copied):
+    folder, arguments = copied
+    for stage in (stages.train_controller, stages.evaluate):
+        said = fails(stage, *arguments, flag, value)
+        assert different in said and "--run" in said and f"{folder}/checkpoints/controller" in said
 
 
 # a stage before the one that it needs
@@ -377,9 +464,10 @@ def test_help_shows_what_a_stage_shares_with_all_and_its_own_settings(stage, cap
 
 
 def test_each_training_stage_shows_a_section_of_its_own():
-    assert {stage.__name__: stage.sections for stage in stages.STAGES} == {
+    assert {stage.__name__: stage.sections for stage in STAGES} == {
         "collect": ("collect",), "train_vision": ("vision",), "encode": (), "train_memory": ("memory",),
-        "train_controller": ("dream", "controller", "learner"), "evaluate": ("evaluate",)}
+        "train_jointly": ("joint", "vision", "memory"), "train_controller": ("dream", "controller", "learner"),
+        "evaluate": ("evaluate",)}
 
 
 @pytest.mark.parametrize("help", ("--help", "--help-all"))

@@ -8,6 +8,7 @@ import pytest
 from pipeline import __main__ as stages
 from pipeline.command import main
 from tests.pipeline.conftest import ROOT, finish, start
+from worldmodels.files import read_json
 
 CODE, USE = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), re.DOTALL)
 
@@ -53,21 +54,33 @@ def test_a_run_names_its_task_and_imports_nothing(lander):
     assert code == 1 and "no task lunar_lander here" in err
 
 
-KINDS = {"controller": ["--controller.kind", "mlp", "--controller.sees", "z"],
-         "memory": ["--memory.kind", "gru"],
-         "learner": ["--learner.kind", "least_squares"]}
+KINDS = {                       # and what is made with them
+    "autoencoder": (["--vision.kind", "autoencoder"], ("vision", "memory", "controller")),
+    "gru": (["--memory.kind", "gru"], ("memory", "controller")),
+    "rssm": (["--memory.kind", "rssm"], ("memory", "controller")),
+    "ensemble": (["--memory.kind", "ensemble", "--memory.members", "3", "--memory.member.kind", "rssm",
+                  "--memory.member.stochastic-size", "8", "--memory.member.hidden-size", "16",
+                  "--dream.pessimism", "0.5", "--dream.uncertainty-quantile", "0.99"], ("memory", "controller")),
+    "mlp": (["--controller.kind", "mlp", "--controller.sees", "z"], ("controller",)),
+    "least_squares": (["--learner.kind", "least_squares"], ("controller",))}
 
 
-@pytest.mark.parametrize("section", KINDS)
-def test_every_kind_goes_through_the_stages(section, finished, tmp_path, capsys):
-    """From the finished toy run, whose V and episodes it takes over."""
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_goes_through_the_stages(kind, finished, tmp_path, capsys):
+    """From the finished toy run, whose episodes it takes over, with what those stages made that know of no kind."""
+    arguments, made_anew = KINDS[kind]
     folder = tmp_path / "toy" / "smoke"
     shutil.copytree(finished("toy"), folder)
     for path in folder.glob("checkpoints/*"):
-        if path.name.startswith(("memory", "controller")):
+        if path.name.startswith(made_anew):
             path.unlink()
     main(stages.pipeline, ["--task", "toy", "--preset", "smoke", "--workers", "1", "--device", "cpu",
-                           "--data", str(tmp_path), *KINDS[section]])
+                           "--data", str(tmp_path), *arguments])
     assert "controller from the dream" in capsys.readouterr().out
-    assert KINDS[section][1] in (folder / "checkpoints" / "controller.json").read_text() + \
-        (folder / "checkpoints" / "memory.json").read_text()
+    infos = {name: read_json(folder / "checkpoints" / f"{name}.json") for name in made_anew}
+    for flag, value in zip(arguments[::2], arguments[1::2]):
+        section, *names = flag.removeprefix("--").replace("-", "_").split(".")
+        found = infos[section if section in made_anew else "controller"][section]
+        for name in names:
+            found = found[name]
+        assert str(found) == value

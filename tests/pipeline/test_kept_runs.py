@@ -11,6 +11,8 @@ import safetensors.numpy
 
 from pipeline import __main__ as stages
 from pipeline.command import main, parse
+from pipeline.compare import compare
+from pipeline.presets import Config
 from pipeline.publish import publish
 from pipeline.sweep_temperature import sweep_temperature
 from worldmodels import Agent, runs
@@ -56,7 +58,8 @@ def test_a_copied_run_works_where_it_is(data, stored, finished, tmp_path, monkey
 
 # a name that no run has
 
-@pytest.mark.parametrize("stage", [*stages.STAGES[1:], sweep_temperature, publish], ids=lambda stage: stage.__name__)
+@pytest.mark.parametrize("stage", [*stages.STAGED[1:], stages.train_jointly, sweep_temperature, publish, compare],
+                         ids=lambda stage: stage.__name__)
 @pytest.mark.parametrize("preset", ([], ["--preset", "smoke"]), ids=("by its name", "with a preset"))
 def test_a_misspelled_run_is_answered_by_those_that_are_there(stage, preset, fails, finished, tmp_path, monkeypatch):
     shutil.copytree(finished("toy"), tmp_path / "toy" / "quick")
@@ -102,7 +105,9 @@ def without(values: dict, section: str, name: str) -> dict:
 # of which the smoke run has the default
 @pytest.mark.parametrize("section, name", [
     ("collect", "explore_share"), ("vision", "clip_value"), ("memory", "head_size"), ("controller", "sees"),
-    ("dream", "start"), ("learner", "start"), ("evaluate", "other_skills"), ("config", "executor")])
+    ("dream", "start"), ("dream", "pessimism"), ("dream", "uncertainty_quantile"), ("learner", "start"),
+    ("evaluate", "other_skills"), ("config", "executor"), ("config", "training"), ("config", "joint"),
+    ("config", "compare")])
 def test_a_setting_that_an_older_run_does_not_know_has_its_default(section, name, copied, capsys):
     """So a setting added later neither damages a run nor has anything made again."""
     folder, arguments = copied
@@ -112,7 +117,7 @@ def test_a_setting_that_an_older_run_does_not_know_has_its_default(section, name
         tensors, info = load_arrays(path)
         write_atomic(path, pack(tensors, without(info, section, name)))
     made = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors*")}
-    for stage in stages.STAGES:
+    for stage in stages.STAGED:
         main(stage, ["--task", "toy", "--run", "smoke", *arguments[-4:]])
     assert {path: path.stat().st_mtime_ns for path in made} == made
     assert "evaluate: the report is there" in capsys.readouterr().err
@@ -125,7 +130,8 @@ def old_info(values: dict) -> dict:
     """Settings and infos as format 1 wrote them: other names, one kind of V and C, C and its search in one section."""
     values = {OLD_NAMES.get(key, key): old_info(value) if isinstance(value, dict) else value
               for key, value in values.items()}
-    values.pop("executor", None)
+    for later in ("executor", "training", "joint", "compare"):
+        values.pop(later, None)
     if isinstance(values.get("vision"), dict):
         values["vision"].pop("kind")
     if "learner" in values:
@@ -169,13 +175,15 @@ def test_the_hand_made_old_run_is_old(of_format_1):
     has = lambda name: f'"{name}"' in text
     assert all(map(has, ("transfer_episodes", "explore", "again", "dreamt", "peek", "population", "bias")))
     assert not any(map(has, ("format", "learner", "gap_episodes", "explore_share", "episodes_per_round",
-                             "scheduled_sampling", "sees_current_frame", "executor")))
+                             "scheduled_sampling", "sees_current_frame", "executor", "training", "joint", "compare")))
 
 
 def test_a_run_of_format_1_has_todays_settings_and_weights(of_format_1, finished):
+    """Sections that it does not know have their defaults."""
     folder, arguments = of_format_1
     wanted = parse(["--task", "toy", "--run", "smoke", "--data", str(finished("toy").parents[1])])
-    assert replace(parse(arguments), data="", device="", workers=0) == replace(wanted, data="", device="", workers=0)
+    later = {name: getattr(Config(), name) for name in ("joint", "compare")}
+    assert parse(arguments) == replace(wanted, data=str(folder.parents[1]), device="cpu", workers=1, **later)
     for name in ("vision", "memory", "controller"):
         (found, info), (expected, expected_info) = Run(folder).load(name, ""), Run(finished("toy")).load(name, "")
         assert info["digest"] == expected_info["digest"]
@@ -186,7 +194,7 @@ def test_a_run_of_format_1_is_opened_and_goes_on(of_format_1, finished, capsys):
     """No stage makes anything again; the agent acts as it did."""
     folder, arguments = of_format_1
     made = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors*")}
-    for stage in [*stages.STAGES, stages.pipeline]:
+    for stage in [*stages.STAGED, stages.pipeline]:
         main(stage, arguments)
     assert {path: path.stat().st_mtime_ns for path in made} == made
     assert "evaluate: the report is there" in capsys.readouterr().err

@@ -8,6 +8,7 @@ import pytest
 
 from pipeline import __main__ as stages
 from pipeline.command import current_round, main, parse
+from pipeline.compare import compare
 from pipeline.publish import publish
 from pipeline.sweep_temperature import sweep_temperature
 from worldmodels import episodes
@@ -23,7 +24,7 @@ SETTINGS = ["--task", "toy", "--run", "two", "--rounds", "2", "--collect.episode
 def two_rounds(tmp_path_factory):
     """The folder of a toy run of two rounds, made by the stages one after the other, as their table reads, twice."""
     data = tmp_path_factory.mktemp("rounds")
-    for stage in 2 * stages.STAGES:
+    for stage in 2 * stages.STAGED:
         main(stage, [*SETTINGS, "--preset", "smoke", "--data", str(data)])
     return data
 
@@ -115,7 +116,7 @@ def test_each_round_is_scored_and_drawn(two_rounds):
     for round in Run(run, 2).until_now:
         scores = read_scores(round.report / "scores.json")
         assert [s["world"] for s in scores] == ["real", "real", "dream", "dream"]
-        assert round.seconds.keys() == {stage.__name__ for stage in stages.STAGES}
+        assert round.seconds.keys() == {stage.__name__ for stage in stages.STAGED}
 
 
 def test_the_stages_called_one_after_the_other_complete_round_after_round(two_rounds):
@@ -138,11 +139,12 @@ def test_the_pipeline_makes_what_its_stages_make(copied):
         assert all(np.array_equal(found[key], expected[key]) for key in expected)
 
 
-@pytest.mark.parametrize("stage", [*stages.STAGES, sweep_temperature, publish], ids=lambda stage: stage.__name__)
+@pytest.mark.parametrize("stage", [*stages.STAGED, stages.train_jointly, sweep_temperature, publish,
+                                   compare], ids=lambda stage: stage.__name__)
 def test_a_stage_by_itself_works_on_the_round_in_progress(stage, copied):
     """And what looks at a controller on the last round that has one. However many are wanted, none is left out."""
     run, arguments = copied
-    looks = stage in (stages.evaluate, sweep_temperature, publish)
+    looks = stage in (stages.evaluate, sweep_temperature, publish, compare)
     here = lambda rounds: current_round(stage, parse([*arguments, "--rounds", str(rounds)]), Run(run))
     assert (here(2), here(3), here(9)) == ((2, 2, 2) if looks else (2, 3, 3))
     (run / "round-2" / "checkpoints" / "controller.safetensors").unlink()
