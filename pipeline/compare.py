@@ -41,7 +41,7 @@ from worldmodels.worlds.fitness import DreamFitness, split_jobs
 
 HELD_OUT = EVALUATION.stop - 10**6      # seeds of the episodes that predictions are scored on, from here on
 FEWEST = 20                             # optimiser steps
-TIMED = 10, 40                          # steps of the two trainings by which a step is timed
+TIMED, REPEATS = (10, 40), 3            # steps of the two trainings by which a step is timed, and how often
 
 
 def world_models(config: Config) -> dict[str, Config]:
@@ -74,11 +74,15 @@ def compare(config: Config, run: Run):
         raise UserError(f"--compare.models {' '.join(sorted(unknown))}: choose from {', '.join(models)}")
     chosen = config.compare.models or tuple(models)
     held_out = collect_held_out(config, run, agent)
+    shared = shared_vision(replace(config, training="staged"), run, 0)
+    steps = plan({name: models[name] for name in chosen}, run, shared)
     path, entries = run.report / "compare.json", []
     for training in range(config.compare.trainings):
         for name in chosen:
             say(f"\n{name}, training {training + 1} of {config.compare.trainings}")
-            mine = replace(models[name], seed=(config.seed + training) % RUNS)
+            mine = models[name]
+            mine = replace(mine, seed=(config.seed + training) % RUNS, memory=replace(mine.memory, steps=steps[name]),
+                           joint=replace(mine.joint, steps=steps[name]))
             entries.append(entry(name, training, mine, run, held_out))
             write_json(path, {"task": config.task, "seconds": config.compare.seconds, "entries": entries})
     entries.sort(key=lambda e: chosen.index(e["name"]))
@@ -94,7 +98,8 @@ def entry(name: str, training: int, config: Config, run: Run, held_out: dict[str
     done = place.folder / "entry.json"
     if done.exists():
         return read_json(done)["entry"]
-    config = with_budget(name, prepared(config, run, place, training), run, place)
+    config = replace(config, run=place.root.name)
+    prepare(config, run, place, training)
     write_settings(config, place)
     if config.training == "jointly":
         train_jointly(config, place)
@@ -114,24 +119,31 @@ def entry(name: str, training: int, config: Config, run: Run, held_out: dict[str
     return found
 
 
-def prepared(config: Config, run: Run, place: Run, training: int) -> Config:
+def prepare(config: Config, run: Run, place: Run, training: int):
     """Links the run's episodes into a run of their own, with a trained V and its latents where V is trained first."""
-    link([path for round in run.until_now for path in round.episodes.glob("*.lz4")], place.episodes)
-    config = replace(config, run=place.root.name)
+    link_episodes(run, place)
     if config.training == "jointly":
-        return config
+        return
     if isinstance(config.vision, AutoencoderConfig):
         train_vision(config, place)
         encode(config, place)
-        return config
+    else:
+        take_vision(shared_vision(config, run, training), place)
+
+
+def shared_vision(config: Config, run: Run, training: int) -> Run:
+    """The V of a training, which all world models have whose V is trained first; the run's own in the first one."""
     shared = Run(run.root / "compare" / f"vae-{training}")
-    link(list(place.episodes.glob("*.lz4")), shared.episodes)
-    if training == 0:                               # the run's own
+    link_episodes(run, shared)
+    if training == 0:
         take_vision(run, shared)
     train_vision(config, shared)
     encode(config, shared)
-    take_vision(shared, place)
-    return config
+    return shared
+
+
+def link_episodes(run: Run, place: Run):
+    link([path for round in run.until_now for path in round.episodes.glob("*.lz4")], place.episodes)
 
 
 def take_vision(of: Run, place: Run):
@@ -153,31 +165,35 @@ def link(files: list[Path], folder: Path):
                 shutil.copyfile(path, folder / path.name)
 
 
-def with_budget(name: str, config: Config, run: Run, place: Run) -> Config:
-    """The settings with as many steps of training as fit into the budget on this machine. They are found once and kept
-    in compare/plan.json: what is interrupted goes on with them, and further trainings take as many."""
+def plan(models: dict[str, Config], run: Run, shared: Run) -> dict[str, int]:
+    """How many steps of training fit into the budget on this machine, of each world model. They are found once, one
+    model after the other on the latents of the shared V, and kept in compare/plan.json."""
     path = run.root / "compare" / "plan.json"
-    plan = read_json(path) if path.exists() else {}
-    key = f"{name}, {config.compare.seconds} s"
-    if key not in plan:
-        seconds = config.compare.seconds
-        if config.training == "jointly":            # V's seconds too
-            seconds += run.at(1).seconds.get("train_vision", 0)
-        plan[key] = max(FEWEST, int(seconds / seconds_of_a_step(config, place)))
-        write_json(path, plan)
-    steps = plan[key]
-    return replace(config, memory=replace(config.memory, steps=steps), joint=replace(config.joint, steps=steps))
+    known = read_json(path) if path.exists() else {}
+    budget = next(iter(models.values())).compare.seconds
+    key = lambda name: f"{name}, {budget} s"
+    missing = [name for name in models if key(name) not in known]
+    for name in missing:
+        say(f"timing a step of {name}")
+        seconds = budget + (shared.seconds["train_vision"] if models[name].training == "jointly" else 0)
+        known[key(name)] = max(FEWEST, int(seconds / seconds_of_a_step(models[name], shared)))
+    if missing:
+        write_json(path, known)
+    return {name: known[key(name)] for name in models}
 
 
 def seconds_of_a_step(config: Config, place: Run) -> float:
-    """Of training, by the difference of a longer and a shorter one."""
-    took = []
-    for steps in TIMED:
-        with tempfile.TemporaryDirectory() as folder:
-            start = time.monotonic()
-            STEPS[config.training](config, place, steps, Run(Path(folder)))
-            took.append(time.monotonic() - start)
-    return (took[1] - took[0]) / (TIMED[1] - TIMED[0])
+    """Of training, by the difference of a longer and a shorter one, the least of several."""
+    differences = []
+    for _ in range(REPEATS):
+        took = []
+        for steps in TIMED:
+            with tempfile.TemporaryDirectory() as folder:
+                start = time.monotonic()
+                STEPS[config.training](config, place, steps, Run(Path(folder)))
+                took.append(time.monotonic() - start)
+        differences.append((took[1] - took[0]) / (TIMED[1] - TIMED[0]))
+    return min(differences)
 
 
 def some_steps(config: Config, place: Run, steps: int, run: Run):
