@@ -17,7 +17,7 @@ from pipeline.command import device, main, open_executor, say, stage, task_of, w
 from pipeline.encode import encode
 from pipeline.evaluate import dream_seeds, in_the_dream, score_played, trained_name, whole_dream
 from pipeline.presets import Config
-from pipeline.report import compared
+from pipeline.report import FILM_STEPS, compared
 from pipeline.train_controller import checked_agent, encoded, train_controller
 from pipeline.train_jointly import train_jointly
 from pipeline.train_memory import train_memory
@@ -30,7 +30,7 @@ from worldmodels.memory import GRU, MDNRNN, RSSM, Ensemble, MemoryConfig
 from worldmodels.memory.joint import train_jointly as fit_jointly
 from worldmodels.memory.train import train_memory as fit_memory
 from worldmodels.report import comparison
-from worldmodels.report.prediction import prediction
+from worldmodels.report.prediction import film, prediction
 from worldmodels.report.scores import score
 from worldmodels.runs import EVALUATION, RUNS, Run, plain
 from worldmodels.types import UserError
@@ -40,6 +40,7 @@ from worldmodels.worlds.explore import ExploreJob
 from worldmodels.worlds.fitness import DreamFitness, split_jobs
 
 HELD_OUT = EVALUATION.stop - 10**6      # seeds of the episodes that predictions are scored on, from here on
+FILM_START = 20                         # the step at which the dreams of the film strips begin
 FEWEST = 20                             # optimiser steps
 TIMED, REPEATS = (10, 40), 3            # steps of the two trainings by which a step is timed, and how often
 
@@ -87,7 +88,7 @@ def compare(config: Config, run: Run):
             write_json(path, {"task": config.task, "seconds": config.compare.seconds, "entries": entries})
     entries.sort(key=lambda e: chosen.index(e["name"]))
     write_atomic(run.report / "compare.md", f"{comparison.markdown(entries)}\n".encode())
-    compared(entries, run.report)
+    compared(entries, films(chosen, run, held_out), run.report)
     print(comparison.table(entries))
     print(f"\nin {run.report}/: compare.json, compare.md, compare-*.png")
 
@@ -232,6 +233,20 @@ def scored(config: Config, place: Run, agent: Agent) -> dict:
     about = in_the_dream(config, world) | {"wall_s": round(took, 2)}
     return {"scores": [real, score(agent.task, "dream", name, returns[0], **about)],
             "dream_steps_per_s": float(lengths.sum() / took)}
+
+
+def films(chosen: tuple[str, ...], run: Run, held_out: dict[str, list[Path]]) -> dict[str, dict[str, np.ndarray]]:
+    """A held-out episode of each policy and what each world model dreams of it, from step FILM_START on and given the
+    same actions: frames at FILM_STEPS, by whose episode and by name."""
+    agents = {name: load_agent(Run(run.root / "compare" / f"{name}-0")) for name in chosen}
+    found, times = {}, FILM_START + np.array(FILM_STEPS)
+    for whose, paths in held_out.items():
+        episode = max(map(read, paths), key=lambda episode: len(episode.action))
+        dreamt = {name: film(agent, episode, FILM_START, FILM_STEPS[-1], 0) for name, agent in agents.items()}
+        last = min(map(len, dreamt.values())) - 1
+        rows = {"the game": episode.frames} | dreamt
+        found[whose] = {name: frames[times.clip(max=last)] for name, frames in rows.items()}
+    return found
 
 
 def collect_held_out(config: Config, run: Run, agent: Agent) -> dict[str, list[Path]]:

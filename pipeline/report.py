@@ -23,6 +23,7 @@ from worldmodels.worlds.dream import DreamWorld
 from worldmodels.worlds.real import real_world
 from worldmodels.worlds.record import Recording, record
 
+FILM_STEPS = 0, 1, 2, 5, 10, 20, 35, 50         # of the comparison's film strips
 AHEAD = 90              # steps of the film strip
 
 
@@ -80,8 +81,9 @@ def draw(config: Config, run: Run, agent: Agent, dream: DreamWorld, controller: 
                headline(config, scores, name), sections)
 
 
-def compared(entries: list[dict], folder: Path):
-    """The pictures of a comparison (report/comparison.py)."""
+def compared(entries: list[dict], films: dict[str, dict[str, np.ndarray]], folder: Path):
+    """The pictures of a comparison (report/comparison.py), and film strips of frames [N, 64, 64, 3] by whose episode
+    and by name."""
     loops = [comparison.open_loop(entries, score, whose) for score in ("z_error_of_mean", "frame_error")
              for whose in comparison.EPISODES]
     sheets = {
@@ -95,6 +97,11 @@ def compared(entries: list[dict], folder: Path):
                         "Are rewards, ends and uncertainty what they are said to be?")}
     for name, (panels, title) in sheets.items():
         plots.save(plots.sheet(panels, title, 2, (7, 4.6)), folder / f"compare-{name}.png")
+    for whose, rows in films.items():
+        title = f"From one moment of {comparison.EPISODES[whose]} on, given the same actions: single dreams"
+        labels = ["V alone", *(f"{step} steps" for step in FILM_STEPS[1:])]
+        strip = plots.film_strip(rows, range(len(labels)), title, labels)
+        plots.save(strip, folder / f"compare-film-{whose}.png")
 
 
 def recorded(config: Config, agent: Agent, dream: DreamWorld, controller: PolicySpec) -> tuple[Recording, Recording]:
