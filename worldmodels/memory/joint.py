@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from worldmodels.commandline import Count, Positive
+from worldmodels.commandline import Count, Positive, Share, Weight
 from worldmodels.episodes import EpisodeFolder, FrameWindows
 from worldmodels.runs import Run, seed_of
 from worldmodels.training import TrainConfig, train
@@ -33,11 +33,11 @@ ENTROPY = 0.5 * (1 + math.log(2 * math.pi))     # of a standard normal number, i
 @dataclass(frozen=True)
 class JointConfig(TrainConfig):
     steps: Count = 5000                 # optimiser steps
-    batch: Count = 16                   # windows (Dreamer V2, V3)
-    sequence: Count = 40                # steps of a window
+    batch: Count = 8                    # windows; the encoder's time is that of batch × (sequence + 1) frames
+    sequence: Count = 20                # steps of a window
     learning_rate: Positive = 1e-3      # Adam's
-    final_anneal: float = 0.3           # share of the steps, at the end, over which the rate falls to zero
-    clip_value: float = 1.0             # gradients are clipped to ± this
+    final_anneal: Share = 0.3           # share of the steps, at the end, over which the rate falls to zero
+    clip_value: Weight = 1.0            # gradients are clipped to ± this
 
 
 class WorldModel(nn.Module):
