@@ -173,12 +173,12 @@ def plan(models: dict[str, Config], run: Run, shared: Run) -> dict[str, int]:
     known = read_json(path) if path.exists() else {}
     budget = next(iter(models.values())).compare.seconds
     key = lambda name: f"{name}, {budget} s"
-    missing = [name for name in models if key(name) not in known]
-    for name in missing:
+    for name in models:
+        if key(name) in known:
+            continue
         say(f"timing a step of {name}")
         seconds = budget + (shared.seconds["train_vision"] if models[name].training == "jointly" else 0)
         known[key(name)] = max(FEWEST, int(seconds / seconds_of_a_step(models[name], shared)))
-    if missing:
         write_json(path, known)
     return {name: known[key(name)] for name in models}
 
