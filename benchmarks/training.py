@@ -5,8 +5,8 @@
 The plain loops are what one would write first, with the same weights and the same data: for V torch's own layers and
 Adam; for M an nn.LSTMCell called step by step, torch's distributions for the mixture, the state zeroed where an episode
 begins. Lines take turns; medians are shown. Then both are trained side by side on synthetic data, and their losses
-compared. The floor is the multiplications of the forward pass and of both gradients, at the rate of a large matrix
-product.
+compared. Every kind of M has a line. The floor is the multiplications of the forward pass and of both gradients, at the
+rate of a large matrix product.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from turns import in_turns, product_rate
-from worldmodels.memory import MDNRNN, MDNRNNConfig
+from worldmodels.memory import MDNRNN, MEMORIES, MDNRNNConfig
 from worldmodels.types import Transitions
 from worldmodels.vision import VAE, VAEConfig
 
@@ -193,6 +193,29 @@ def memory(hidden: int, z: int, actions: int, batch: int, sequence: int, rounds:
     report(f"M, {hidden} cells, windows of {batch} × {sequence}", found, batch * sequence, "transitions", flops, rate)
 
 
+FAMILY = {
+    "MDN-RNN, 256 cells": MDNRNNConfig(hidden_size=256),
+    "GRU, 256 units": MEMORIES["gru"].Config(hidden_size=256),
+    "RSSM, h 200, s 30": MEMORIES["rssm"].Config(),
+    "RSSM, s 16 × 16 classes": MEMORIES["rssm"].Config(latents="categorical", stochastic_size=16, classes=16),
+    "RSSM, 5 prior heads": MEMORIES["rssm"].Config(prior_heads=5),
+    "ensemble of 5 GRUs of 256": MEMORIES["ensemble"].Config()}
+
+
+def family(rounds: int, device: str):
+    """A training step of each kind of M, windows of 50 × 40 (of an ensemble, of each member)."""
+    steps = {}
+    for name, config in FAMILY.items():
+        model = MEMORIES[config.kind](config, 32, 3).to(device)
+        window = transitions(50 * max(1, config.bootstraps), 40, 32, 3, 0, device)
+        loss = lambda window, model=model: model.loss(window, None, torch.Generator(device))[0]
+        steps[name] = partial(trainer(model, loss, True, 1.0, 1e-3), window)
+    found = in_turns(steps, rounds, device)
+    print("\nM of every kind, windows of 50 × 40, z 32")
+    for name, seconds in found.items():
+        print(f"  {name:26} {1e3 * seconds:7.1f} ms a step, {seconds / found['MDN-RNN, 256 cells']:.2f} × the MDN-RNN's")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, help="each line is measured so often; the median counts")
@@ -209,6 +232,7 @@ def main():
     memory(256, 32, 3, 100, 999, max(1, options.rounds // 3), device, rate)
     memory(512, 64, 1, 100, 500, max(1, options.rounds // 3), device, rate)
     memory(256, 32, 3, 50, 40, options.rounds, device, rate)
+    family(options.rounds, device)
     windows = lambda seed: transitions(50, 40, 32, 3, seed, device)
     compare(memory_steps(256, 32, 3, device), windows, options.curve, generator)
 

@@ -14,7 +14,8 @@ from worldmodels.agent import Agent, load_agent
 from worldmodels.commandline import leaves
 from worldmodels.controller import PolicySpec
 from worldmodels.episodes import Episode
-from worldmodels.report import comparison, page, plots
+from worldmodels.report import comparison_charts, page, plots
+from worldmodels.report.comparison import EPISODES
 from worldmodels.report.scores import interval, read_scores, spread
 from worldmodels.report.sim_to_real_gap import dream_from, sim_to_real_gap
 from worldmodels.runs import Run, read_metrics
@@ -82,23 +83,22 @@ def draw(config: Config, run: Run, agent: Agent, dream: DreamWorld, controller: 
 
 
 def compared(entries: list[dict], films: dict[str, dict[str, np.ndarray]], folder: Path):
-    """The pictures of a comparison (report/comparison.py), and film strips of frames [N, 64, 64, 3] by whose episode
-    and by name."""
-    loops = [comparison.open_loop(entries, score, whose) for score in ("z_error_of_mean", "frame_error")
-             for whose in comparison.EPISODES]
+    """The pictures of a comparison, and film strips of frames [N, 64, 64, 3] by whose episode and by name."""
+    draw = comparison_charts
+    loops = [draw.open_loop(entries, score, whose) for score in ("z_error_of_mean", "frame_error")
+             for whose in EPISODES]
     sheets = {
-        "scores": ([comparison.one_step(entries), comparison.dream_vs_game(entries), comparison.cost(entries),
-                    comparison.cost(entries, by="dream_steps_per_s")],
+        "scores": ([draw.one_step(entries), draw.dream_vs_game(entries), draw.cost(entries),
+                    draw.cost(entries, by="dream_steps_per_s")],
                    "World models trained on the same episodes for the same time"),
         "open-loop": (loops, "How errors grow while a world model dreams on, given the recorded actions"),
-        "calibration": ([comparison.reward_calibration(entries, "controller"),
-                         comparison.done_calibration(entries, "controller"),
-                         *(comparison.spread_skill(entries, whose) for whose in comparison.EPISODES)],
+        "calibration": ([draw.reward_calibration(entries, "controller"), draw.done_calibration(entries, "controller"),
+                         *(draw.spread_skill(entries, whose) for whose in EPISODES)],
                         "Are rewards, ends and uncertainty what they are said to be?")}
     for name, (panels, title) in sheets.items():
         plots.save(plots.sheet(panels, title, 2, (7, 4.6)), folder / f"compare-{name}.png")
     for whose, rows in films.items():
-        title = f"From one moment of {comparison.EPISODES[whose]} on, given the same actions: single dreams"
+        title = f"From one moment of {EPISODES[whose]} on, given the same actions: single dreams"
         labels = ["V alone", *(f"{step} steps" for step in FILM_STEPS[1:])]
         strip = plots.film_strip(rows, range(len(labels)), title, labels)
         plots.save(strip, folder / f"compare-film-{whose}.png")

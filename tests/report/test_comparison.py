@@ -11,14 +11,15 @@ from matplotlib.text import Text
 from tests.report.test_prediction import Walk, toy, walks
 from worldmodels.envs import TASKS
 from worldmodels.report import comparison as c
+from worldmodels.report import comparison_charts as charts
 from worldmodels.report import plots
 from worldmodels.report.prediction import FRAME_STEPS, HORIZON, prediction
 from worldmodels.report.scores import half_width, score
 
 NAMES = ("plain", "mixture", "state space", "state space, categories", "five of them", "autoencoder + plain",
          "mixture, jointly", "state space, jointly", "state space, 5 heads")
-PANELS = (c.one_step, c.open_loop, lambda entries: c.open_loop(entries, "frame_error", "random"), c.reward_calibration,
-          c.done_calibration, c.spread_skill, c.dream_vs_game, lambda entries: c.cost(entries, "dream_steps_per_s"))
+PANELS = (charts.one_step, charts.open_loop, lambda entries: charts.open_loop(entries, "frame_error", "random"), charts.reward_calibration,
+          charts.done_calibration, charts.spread_skill, charts.dream_vs_game, lambda entries: charts.cost(entries, "dream_steps_per_s"))
 
 
 def predictions(rng, members, reached=HORIZON, interval=True):
@@ -116,12 +117,12 @@ def test_what_is_not_known_is_a_dash():
 
 def test_a_name_looks_the_same_in_a_chart_of_some():
     made = entries()
-    looks = c.styles(made)
+    looks = charts.styles(made)
     assert len({look["color"] for look in looks.values()}) == len({look["marker"] for look in looks.values()}) == 9
-    axis = figure(c.open_loop(made[4:6], style=looks)).axes[0]
+    axis = figure(charts.open_loop(made[4:6], style=looks)).axes[0]
     colours = {line.get_label(): line.get_color() for line in axis.lines}
     assert all(colours[name] == looks[name]["color"] for name in NAMES[4:6])
-    assert len(c.COLOURS) == len(c.MARKERS) == len(set(c.COLOURS)) == len(set(c.MARKERS)) == 10
+    assert len(charts.COLOURS) == len(charts.MARKERS) == len(set(charts.COLOURS)) == len(set(charts.MARKERS)) == 10
 
 
 def figure(*panels):
@@ -157,20 +158,20 @@ def test_the_done_chart_pools_trainings_by_their_steps():
     made = entries(2, names=("plain",))
     for entry, came, count in zip(made, (0.1, 0.5), (30, 10)):
         entry["prediction"]["controller"]["done"] |= {"expected": [0.35], "came": [came], "count": [count]}
-    line = figure(c.done_calibration(made)).axes[0].lines[0]
+    line = figure(charts.done_calibration(made)).axes[0].lines[0]
     assert line.get_xydata().tolist() == [pytest.approx([0.35, 0.2])]
 
 
 def test_the_reward_chart_shows_what_came_less_what_was_expected():
     made = entries(names=("plain",))
     reward = made[0]["prediction"]["controller"]["reward"]
-    line = figure(c.reward_calibration(made)).axes[0].lines[0]
+    line = figure(charts.reward_calibration(made)).axes[0].lines[0]
     np.testing.assert_allclose(line.get_ydata(), np.array(reward["came"]) - reward["expected"])
 
 
 def test_bars_of_the_scatter_are_the_intervals_of_the_scores():
     made = entries(names=("plain",))
-    axis = figure(c.dream_vs_game(made)).axes[0]
+    axis = figure(charts.dream_vs_game(made)).axes[0]
     across, along = (bar.get_segments()[0] for bar in axis.collections)
     for world, ends in (("dream", across[:, 0]), ("real", along[:, 1])):
         assert ends.tolist() == pytest.approx(controllers(made[0], world)["ci95"])
@@ -193,7 +194,7 @@ def test_names_of_points_lie_inside_the_axes_and_clear_of_each_other():
 def named(axis, rng):
     points = rng.random((9, 2))
     axis.set(xlim=(-0.1, 1.1), ylim=(-0.1, 1.1))
-    c.name_points(axis, [(name, "black", point) for name, point in zip(NAMES, points)])
+    charts.name_points(axis, [(name, "black", point) for name, point in zip(NAMES, points)])
     plots.finish(axis, "Points", "x", "y")
 
 

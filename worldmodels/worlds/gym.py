@@ -14,8 +14,9 @@ held for as many frames as the run's agent holds it. Options of both:
     render_mode         "rgb_array": the frame that V decodes from the dream, [64, 64, 3]; the game's own picture
     device              where V and M compute
 
-of the dream those of DreamConfig (`temperature`, without which it is the run's own, `start`, `warmup`), and of the game
-those that its environment takes (TakeCover: `skill`, `repeat`; CarRacing: `repeat`, `drawing`).
+of the dream those of DreamConfig (`temperature`, without which it is the run's own, `start`, `warmup`, and of a memory
+that is uncertain `pessimism` and `uncertainty_quantile`), and of the game those that its environment takes (TakeCover:
+`skill`, `repeat`; CarRacing: `repeat`, `drawing`).
 """
 
 import multiprocessing
@@ -38,7 +39,7 @@ from worldmodels.latents import open_latents
 from worldmodels.runs import Run
 from worldmodels.types import State, UserError
 from worldmodels.worlds.collect import CollectConfig, env_settings
-from worldmodels.worlds.dream import DreamConfig, DreamWorld
+from worldmodels.worlds.dream import DreamConfig, DreamWorld, pessimistic
 from worldmodels.worlds.real import RealWorld, real_world
 
 
@@ -85,7 +86,8 @@ def dream(agent: Agent, run: Run, collect: CollectConfig, max_episode_steps: int
     own = DreamConfig(run.settings(DreamConfig, "dream").temperature,
                       max_steps=min(max_episode_steps or official, official))
     config = with_options(own, settings, DREAM)
-    world = DreamWorld(agent.memory, open_latents(run, collect.min_steps, agent.vision_digest), config)
+    latents = open_latents(run, collect.min_steps, agent.vision_digest)
+    world = DreamWorld(pessimistic(agent.memory, lambda: latents, config, seed=0), latents, config)
     return world, lambda: agent.decode(agent.memory.latent(world.state)), collect.repeat
 
 
@@ -101,7 +103,7 @@ def real(agent: Agent, run: Run, collect: CollectConfig, max_episode_steps: int 
 
 WORLDS = {"dream": dream, "real": real}
 COMMON = ("run", "observe", "max_episode_steps", "render_mode", "device")
-DREAM = ("temperature", "start", "warmup")
+DREAM = ("temperature", "start", "warmup", "pessimism", "uncertainty_quantile")
 
 
 def with_options(config, options: dict, known: Sequence[str]):

@@ -1,0 +1,96 @@
+"""The comparison of world models, all of it, on tiny settings."""
+
+import json
+import shutil
+
+import pytest
+
+from pipeline.__main__ import pipeline
+from pipeline.command import main
+from pipeline.compare import FEWEST, compare, world_models
+from pipeline.presets import presets
+from worldmodels.envs import TASKS
+from worldmodels.report import comparison
+from worldmodels.runs import Run
+from worldmodels.worlds.gym import open_world
+
+SMOKE = ["--task", "toy", "--preset", "smoke", "--workers", "1"]
+MODELS = ["gru", "rssm-jointly"]
+
+
+def compared(data, *more):
+    main(compare, [*SMOKE, "--data", str(data), "--compare.models", *MODELS, *more])
+    return Run(data / "toy" / "smoke")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run, its world models compared."""
+    data = tmp_path_factory.mktemp("data")
+    main(pipeline, [*SMOKE, "--data", str(data)])
+    return compared(data)
+
+
+def entries(run):
+    return json.loads((run.report / "compare.json").read_text())["entries"]
+
+
+def test_every_model_is_trained_scored_and_predicts(run):
+    found = entries(run)
+    assert [entry["name"] for entry in found] == MODELS
+    for entry in found:
+        assert {score["world"] for score in entry["scores"]} == {"real", "dream"}
+        assert entry["prediction"].keys() == {"random", "controller"}
+        assert entry["steps"] >= FEWEST and entry["seconds"] > 0 and entry["dream_steps_per_s"] > 0
+    assert all(name in (run.report / "compare.md").read_text() for name in MODELS)
+    pictures = {path.name for path in run.report.glob("compare-*.png")}
+    assert pictures == {f"compare-{name}.png" for name in ("scores", "open-loop", "calibration", "film-random",
+                                                           "film-controller")}
+    assert comparison.table(found)
+
+
+def test_all_models_have_the_runs_episodes_and_their_own_v_where_it_is_trained_with_m(run):
+    names = lambda folder, pattern: {path.name for path in folder.glob(pattern)}
+    for model in MODELS:
+        place = run.root / "compare" / f"{model}-0"
+        assert names(place / "episodes", "*.lz4") == names(run.episodes, "*.lz4")
+        assert len(names(place / "latents", "*.safetensors")) == len(names(run.latents, "*.safetensors"))
+    digest = lambda folder: json.loads((folder / "checkpoints/vision.json").read_text())["digest"]
+    own, *compared = digest(run.root), *(digest(run.root / "compare" / f"{model}-0") for model in MODELS)
+    assert [digest == own for digest in compared] == [True, False]
+
+
+def test_an_entry_is_a_run_like_any_other(run):
+    opened = open_world("toy", "dream", run=run.root / "compare" / "rssm-jointly-0")
+    opened.world.reset([1, 2])
+
+
+def test_what_is_there_is_taken_and_what_is_missing_made_again(run, capsys):
+    before = entries(run)
+    compared(run.root.parents[1])
+    assert entries(run) == before
+    shutil.rmtree(run.root / "compare" / "gru-0")
+    compared(run.root.parents[1])
+    (again, *_), (first, *_) = entries(run), before
+    assert again["prediction"] == first["prediction"]                       # as many steps, the same weights
+    assert [score["mean"] for score in again["scores"]] == [score["mean"] for score in first["scores"]]
+
+
+def test_a_model_that_there_is_not_is_one_line(run, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(compare, [*SMOKE, "--data", str(run.root.parents[1]), "--compare.models", "gru", "lstm"])
+    assert stop.value.code == 2
+    assert "lstm: choose from gru, mdn_rnn" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("task", ("car_racing", "take_cover", "toy"))
+def test_all_are_trained_in_the_same_way_but_for_what_is_compared(task):
+    for name, preset in presets(TASKS[task]).items():
+        if name == "paper":
+            continue
+        config = preset()
+        for model in world_models(config).values():
+            assert model.memory.done_weight == config.memory.done_weight
+            assert model.memory.batch == config.memory.batch and model.memory.sequence == config.memory.sequence
+            assert model.learner == config.compare.learner and model.dream == config.dream
+            assert model.vision.steps == config.vision.steps and model.vision.z_size == config.vision.z_size
