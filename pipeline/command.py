@@ -19,6 +19,7 @@ from worldmodels.executors import EXECUTORS, check_workers, default_workers
 from worldmodels.files import write_atomic, write_json
 from worldmodels.report.scores import git_commit
 from worldmodels.runs import EVALUATION, Run, from_dict, kinds_within, no_run
+from worldmodels.training import TrainConfig
 from worldmodels.types import Executor, UserError
 from worldmodels.worlds.collect import CollectConfig
 
@@ -194,7 +195,8 @@ def vision_info(config: Config) -> dict:
     later = {name: getattr(default, name) for name in ("episodes_per_round", "explore_share")}    # of later rounds
     collect = replace(config.collect, **later)
     info = {"task": config.task, "seed": config.seed, "collect": collect, "vision": config.vision}
-    jointly = {"joint": config.joint, "memory": config.memory}
+    of_later_rounds = {f.name: f.default for f in fields(TrainConfig)}      # how M is trained alone
+    jointly = {"joint": config.joint, "memory": replace(config.memory, **of_later_rounds)}
     return info | (jointly if config.training == "jointly" else {})
 
 

@@ -27,8 +27,10 @@ def train(config: Config, run: Run, agent: Agent, place: Run, training: int = 0)
     info = controller_info(config, agent.digest)
     if place.finished("controller", info):
         return say(f"train_controller: {place.path('controller')} is there")
-    latents, seed = partial(encoded, config, run, agent), seed_of(config.seed, run.round, "recorded uncertainty")
-    agent = agent.with_memory(pessimistic(agent.memory, latents, config.dream, seed))
+    latents = partial(encoded, config, run, agent)
+    if "dream" in info:
+        seed = seed_of(config.seed, run.round, "recorded uncertainty")
+        agent = agent.with_memory(pessimistic(agent.memory, latents, config.dream, seed))
     with ExitStack() as stack:
         fitness = FITNESS[config.world](config, run, agent, stack)
         practice = Practice(fitness, latents, config.dream.temperature, config.seed, training, previous(place))

@@ -194,9 +194,8 @@ class EpisodeFolder:
         lengths = self.lengths[pool]
         frames, rest = np.empty((int((lengths + 1).sum()), 64, 64, 3), np.uint8), []
         for i, place in zip(pool, np.split(frames, np.cumsum(lengths + 1)[:-1])):
-            episode = read(self.paths[i])
-            place[:] = episode.frames
-            rest.append(episode[1:])
+            place[:], *others = read(self.paths[i])         # whose own frames are gone before the next are read
+            rest.append(others)
         return Episode(frames, *map(np.concatenate, zip(*rest)))
 
     def _pools(self, order: np.ndarray, pool_frames: int) -> list[np.ndarray]:

@@ -287,7 +287,7 @@ def differences(found: dict, wanted: dict, prefix: str = "") -> str:
         if is_dataclass(b):
             if isinstance(a, dict) and a.get("kind") == getattr(b, "kind", None):
                 a = plain(type(b)()) | a
-            b = plain(b)
+            b = {f.name: getattr(b, f.name) for f in fields(b)}         # what is within them has its defaults too
         if isinstance(a, dict) and isinstance(b, dict) and a.get("kind") == b.get("kind"):
             parts.append(differences(a, b, f"{prefix}{key}."))
         elif isinstance(a, dict) and isinstance(b, dict):

@@ -69,10 +69,6 @@ class Posterior(NamedTuple):
     mean: Tensor                        # [..., Z]
     log_var: Tensor | None = None       # [..., Z]; None: z is the mean
 
-    def select(self, index: Tensor) -> "Posterior":
-        """Of the frames `index` [N]."""
-        return Posterior(self.mean[index], self.log_var if self.log_var is None else self.log_var[index])
-
     def sample(self, normal: Tensor) -> Tensor:
         """z of standard normal numbers, all [..., Z]. z is sampled in control too (released code)."""
         return self.mean if self.log_var is None else self.mean + torch.exp(0.5 * self.log_var) * normal

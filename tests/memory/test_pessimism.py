@@ -121,7 +121,7 @@ def test_the_recorded_uncertainty_is_that_of_every_recorded_step(counted_latents
             imagined = memory.imagine(state, action[t, None], 1.0, noise_of(memory))
             expected.append(imagined.uncertainty.item())
             state = memory.observe(state, action[t, None], z[t + 1, None])
-    found = recorded_uncertainty(memory, counted_latents, 0)
+    found = recorded_uncertainty(memory, counted_latents, 1.0, 0)
     assert found.shape == (80,) and found.min() > 0 and len(np.unique(found)) > 70
     np.testing.assert_allclose(sorted(found), sorted(expected), rtol=1e-4)
 
@@ -132,13 +132,13 @@ def noise_of(memory):
 
 def test_the_recorded_uncertainty_is_a_function_of_its_seed(counted_latents):
     memory = of_latents("rssm", {"prior_heads": 3})
-    first, again, other = (recorded_uncertainty(memory, counted_latents, seed) for seed in (0, 0, 1))
+    first, again, other = (recorded_uncertainty(memory, counted_latents, 1.0, seed) for seed in (0, 0, 1))
     assert np.array_equal(first, again) and not np.array_equal(np.sort(first), np.sort(other))
 
 
 def test_the_recorded_uncertainty_is_of_so_many_episodes_at_most(counted_latents, monkeypatch):
     monkeypatch.setattr(pessimism, "EPISODES", 3)
-    lengths = {len(recorded_uncertainty(of_latents("ensemble"), counted_latents, seed)) for seed in range(6)}
+    lengths = {len(recorded_uncertainty(of_latents("ensemble"), counted_latents, 1.0, seed)) for seed in range(6)}
     sums = {a + b + c for a in range(3, 18, 2) for b in range(3, a, 2) for c in range(3, b, 2)}
     assert lengths <= sums and len(lengths) > 1
 
@@ -146,4 +146,4 @@ def test_the_recorded_uncertainty_is_of_so_many_episodes_at_most(counted_latents
 @pytest.mark.parametrize("kind", ("gru", "mdn_rnn", "rssm"))
 def test_a_memory_that_is_never_uncertain_is_a_user_error(kind, counted_latents):
     with pytest.raises(UserError, match=f"{kind}.*never uncertain.*ensemble.*prior heads"):
-        recorded_uncertainty(of_latents(kind), counted_latents, 0)
+        recorded_uncertainty(of_latents(kind), counted_latents, 1.0, 0)

@@ -237,7 +237,7 @@ def test_the_limit_of_a_pessimistic_dream_is_a_quantile_of_the_recorded_uncertai
     """Above which is the rest of the recorded steps; of all of them, none."""
     memory, config = uncertain(), DreamConfig(pessimism=weight, uncertainty_quantile=quantile)
     found = pessimistic(memory, lambda: counted_latents, config, 7)
-    recorded = recorded_uncertainty(memory, counted_latents, 7)
+    recorded = recorded_uncertainty(memory, counted_latents, 1.0, 7)
     assert found.memory is memory and found.pessimism.weight == weight
     if quantile == 1:
         assert found.pessimism.limit == np.inf

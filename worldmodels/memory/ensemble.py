@@ -110,7 +110,7 @@ class Ensemble(nn.Module):
         names, stacked = zip(*self.of_members.named_parameters())
         size = len(carry or ()) // K
         carries = [carry and carry[k * size:(k + 1) * size] for k in range(K)]
-        batches = zip(*(t.chunk(K) for t in batch))
+        batches = zip(*(t.unflatten(0, (K, -1)) for t in batch))        # an error where K does not divide the streams
         losses, metrics, carried = [], [], ()
         for weights, mine, before in zip(zip(*(p.unbind(0) for p in stacked)), batches, carries):
             loss, more, after = functional_call(self.of_members, dict(zip(names, weights)),

@@ -4,8 +4,9 @@ M is the prior of the latents: the negative evidence lower bound (ELBO) of the f
 
     sum_t [ |x_t - V(z_t)|^2 + log q(z_t | x_t) - log p_M(z_t | z_<t, a_<t) ]       z_t ~ q(z | x_t)
 
-and beside it M learns rewards and ends. A window's first frame has no past: its prior is V's own. Gradients go through
-the encoder both ways, by what M reads and by what M is to predict.
+and beside it M learns rewards and ends. The first frame of a window or of an episode has no past: its prior is V's own.
+Gradients go through the encoder both ways, by what M reads and by what M is to predict. The members of an ensemble
+learn from the same windows.
 
 What keeps z from collapsing to what is easy to predict is the first two terms: a picture must be decoded from z, and
 E[log q] is the entropy of q, which falls as z shrinks exactly as fast as M's likelihood rises. So V needs a variance.
@@ -59,13 +60,12 @@ class WorldModel(nn.Module):
         z = posterior.sample(torch.randn(posterior.mean.shape, generator=generator, device=frames.device))  # [N, Z]
         error = vision.error(z, frames)                                                                     # [N]
         entropy = (0.5 * posterior.log_var + ENTROPY).sum(-1)                                               # [N]
-        first = posterior.select(now[:, 0])
         action, reward, terminated, restart = rest
-        of_memory, metrics, _ = memory.loss(Transitions(z[now], action, z[then], reward, terminated, restart), None,
-                                            generator)
-        T = now.shape[1]
-        start = error[now[:, 0]].mean() + vision.prior(first).mean()
-        loss = start / T + (error - entropy)[then].mean() + memory.z_size * of_memory
+        batch = Transitions(z[now], action, z[then], reward, terminated, restart)
+        batch = Transitions(*(torch.cat([t] * max(1, memory.config.bootstraps)) for t in batch))    # for each member
+        of_memory, metrics, _ = memory.loss(batch, None, generator)
+        start = ((error + vision.prior(posterior))[now] * restart).mean()           # of the frames without a past
+        loss = start + (error - entropy)[then].mean() + memory.z_size * of_memory
         metrics = {f"memory {name}": value for name, value in metrics.items()}
         return loss, {"loss": loss, "squared_error": error.mean(), "entropy": entropy.mean(), **metrics}
 

@@ -26,7 +26,8 @@ class Pessimism(NamedTuple):
 
     def of(self, reward: Tensor, p_done: Tensor, uncertainty: Tensor) -> tuple[Tensor, Tensor]:
         """The reward and the probability of an end that are imagined, each [B]."""
-        return reward - self.weight * uncertainty, torch.where(uncertainty > self.limit, 1.0, p_done)
+        reward = reward - self.weight * uncertainty if self.weight else reward      # not 0 times infinity
+        return reward, torch.where(uncertainty > self.limit, 1.0, p_done)
 
 
 class PessimisticMemory:
@@ -64,8 +65,9 @@ def pessimism_of(memory: Memory) -> Pessimism:
 
 
 @torch.no_grad()
-def recorded_uncertainty(memory: Memory, latents: Latents, seed: int) -> np.ndarray:
-    """The uncertainty at every step of some recorded episodes, [N]. A UserError where there is none."""
+def recorded_uncertainty(memory: Memory, latents: Latents, temperature: float, seed: int) -> np.ndarray:
+    """The uncertainty of dreams of this temperature at every step of some recorded episodes, [N]. A UserError where
+    there is none."""
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     found, like = [], next(memory.parameters())
     for number in rng.permutation(len(latents.lengths))[:EPISODES]:
@@ -73,7 +75,7 @@ def recorded_uncertainty(memory: Memory, latents: Latents, seed: int) -> np.ndar
         z, action = episode.sample(generator)[None].to(like), torch.from_numpy(episode.action)[None].to(like)
         states = [*observed(memory, z, action, draw(memory.observe_noise, 1, generator, like))]
         noise = next(draw(memory.imagine_noise, action.shape[1], generator, like))
-        found.append(memory.imagine(State.cat(states[:-1]), action[0], 1.0, noise).uncertainty.cpu().numpy())
+        found.append(memory.imagine(State.cat(states[:-1]), action[0], temperature, noise).uncertainty.cpu().numpy())
     uncertainty = np.concatenate(found)
     if not uncertainty.any():
         raise UserError(f"a memory of kind {memory.config.kind} with these settings is never uncertain: a pessimistic "

@@ -160,15 +160,16 @@ def temperature(scores: Sequence[dict]) -> list[Panel]:
 
 
 def curves(metrics: Sequence[dict]) -> list[Panel]:
-    """Training curves of all three stages."""
+    """Training curves of all three stages; those of V and M where they were trained jointly too."""
     charts = [("vision", ("squared_error", "kl"), "V: squared error and KL per image", "step"),
-              ("memory", ("nll",), "M: negative log-likelihood per dimension", "step"),
+              ("memory", ("nll", "squared_error"), "M: likelihood or squared error, per dimension", "step"),
               ("memory", ("done", "reward_error"), "M: done and reward losses", "step"),
               ("controller", ("worst", "mean", "best", "mean_controller"), "C: fitness of a generation", "generation")]
 
     def curve(stage: str, names: Sequence[str], title: str, unit: str, axis: Axes):
         for name in names:
-            points = [(row["step"], row[name]) for row in metrics if row["stage"] == stage and name in row]
+            keys = {stage: name, "joint": f"memory {name}" if stage == "memory" else name}
+            points = [(row["step"], row[keys[row["stage"]]]) for row in metrics if keys.get(row["stage"]) in row]
             if points:
                 axis.plot(*zip(*points), label=name.replace("_", " "), lw=1.4, marker="o" if len(points) < 40 else None,
                           ms=3)

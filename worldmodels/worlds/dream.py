@@ -34,7 +34,7 @@ def pessimistic(memory: Memory, latents: Callable[[], Latents], config: DreamCon
     episodes."""
     if not config.pessimism and config.uncertainty_quantile == 1:
         return memory
-    uncertainty = recorded_uncertainty(memory, latents(), seed)
+    uncertainty = recorded_uncertainty(memory, latents(), config.temperature, seed)
     limit = math.inf if config.uncertainty_quantile == 1 else np.quantile(uncertainty, config.uncertainty_quantile)
     return PessimisticMemory(memory, Pessimism(config.pessimism, float(limit)))
 
