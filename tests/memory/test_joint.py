@@ -110,7 +110,7 @@ def test_ms_part_of_the_loss_is_the_log_density_of_the_whole_z():
             state = model.memory.observe(state, action, after)
     of_v = model.vision.error(z, frames) - Normal(posterior.mean, (0.5 * posterior.log_var).exp()).entropy().sum(1)
     first = now[:, 0]
-    start = model.vision.error(z, frames)[first] + model.vision.prior(posterior.select(first))
+    start = model.vision.error(z, frames)[first] + model.vision.prior(posterior)[first]
     loss, _ = model.loss(frames, now, then, rest, torch.Generator().manual_seed(5))
     torch.testing.assert_close(loss, (start.sum() + of_v[then].sum() - log_p) / (B * T))
 

@@ -144,15 +144,15 @@ class RSSM(nn.Module):
         if self.keeps_h:
             gates_of_x, gates_of_h = (StepLinear(weight, bias.expand(T, B, -1)) for weight, bias in (
                 (self.cell.weight_ih, self.cell.bias_ih), (self.cell.weight_hh, self.cell.bias_hh)))
-        restart = time_first(batch.restart).clone()[..., None]                              # [T, B, 1]
-        restart[0] = 1 if carry is None else restart[0]
-        begins = restart.flatten(1).any(1).tolist()
-        s, h = carry or (batch.z.new_zeros(B, self.of_s.size), batch.z.new_zeros(B, H))
-        steps = []
-        for at, begin, z in zip(restart, begins, time_first(batch.z)):
-            if begin:
-                s = torch.where(at > 0, self.initial(z, self._noise(B, generator, h)).inner[1], s)
-                h = h * (1 - at)
+        begins = [row.nonzero()[:, 0] for row in time_first(batch.restart).cpu()]           # streams, of each step
+        if carry is None:
+            begins[0] = torch.arange(B)
+        (s, h), steps = carry or (batch.z.new_zeros(B, self.of_s.size), batch.z.new_zeros(B, H)), []
+        for rows, z in zip(begins, time_first(batch.z)):
+            if len(rows):
+                rows, noise = rows.to(z.device), self._noise(B, generator, h)["s"]
+                s = s.index_copy(0, rows, self.initial(z[rows], {"s": noise[rows]}).inner[1])
+                h = h.index_fill(0, rows, 0)
             x = F.relu(x_of(s))
             h = next_h(gates_of_x(x), gates_of_h(h), h) if self.keeps_h else x
             parameters = parameters_of(F.relu(hidden_of(h)))
