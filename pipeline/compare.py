@@ -61,7 +61,7 @@ def world_models(config: Config) -> dict[str, Config]:
         "rssm": of(RSSM),
         "rssm-categorical": of(RSSM, latents="categorical", stochastic_size=16, classes=16, **dreamer_v3),
         "rssm-heads": of(RSSM, prior_heads=5),
-        "ensemble": of(Ensemble),
+        "ensemble": of(Ensemble, member=GRU.Config(hidden_size=128)),      # as costly as the MDN-RNN of 256 cells
         "autoencoder-gru": replace(of(GRU), vision=Autoencoder.Config(**vision))}
     return made | {f"{name}-jointly": jointly(made[name]) for name in ("mdn_rnn", "rssm")}
 

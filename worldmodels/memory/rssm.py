@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodels.commandline import Count, Size, Weight
+from worldmodels.commandline import Count, Positive, Size, Weight
 from worldmodels.memory.dreamer import PlainDreamer
 from worldmodels.memory.heads import DEATH, DISAGREEMENT, LOG_SQRT_2PI, MemoryConfig, cross_entropy
 from worldmodels.memory.recurrent import StepLinear, gru, next_h
@@ -49,6 +49,7 @@ class RSSMConfig(MemoryConfig):
     units: Size = 200                   # of the hidden layer of each network (Dreamer V1)
     # PlaNet's ablations: "stochastic" keeps no h from step to step, "deterministic" has the mean of s in its place
     paths: Literal["both", "stochastic", "deterministic"] = "both"
+    sigma: Positive = 0.1               # at the beginning; with 1, s is slow to learn to say anything of z
     free_nats: Weight = 3.0             # of KL that cost nothing (PlaNet, Dreamer V1; V3: 1)
     free_nats_per: Literal["mean", "step"] = "mean"     # of the batch's mean, or of each step
     kl_prior_weight: Weight = 1.0       # of the KL's gradient to the prior
@@ -75,13 +76,14 @@ class RSSM(nn.Module):
         self.priors = nn.ModuleList(network(H, U, P) for _ in range(config.prior_heads))
         self.posterior = network(H + z_size, U, P)
         self.head = network(S + H * self.keeps_h, U, z_size + 2)                # z's mean, reward, done logit
-        self.log_sigma = nn.Parameter(torch.zeros(z_size))
+        self.log_sigma = nn.Parameter(torch.full((z_size,), config.sigma).log())
         self.feature_sizes = {"z": z_size, "s": S} | ({"h": H} if self.keeps_h else {})
         drawn = {"s": self.of_s.noise_size} if self.draws_s else {}
         uniform, normal = ({}, drawn) if self.of_s.normal else (drawn, {})
         self.observe_noise = NoiseSize(uniform, normal)
-        which = {"prior_head": 1} if config.prior_heads > 1 else {}
-        self.imagine_noise = NoiseSize(uniform | which | {"done": 1}, normal | {"z": z_size})
+        if config.prior_heads > 1:
+            uniform = uniform | {"prior_head": 1}
+        self.imagine_noise = NoiseSize(uniform | {"done": 1}, normal | {"z": z_size})
 
     def initial(self, z: Tensor, noise: Noise | None = None) -> State:
         return self._infer(z, z.new_zeros(len(z), self.h_size), noise)
