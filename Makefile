@@ -11,7 +11,7 @@ demo: install
 	$(BIN)/python -m pipeline --task $(TASK) --preset quick
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 	WORLDMODELS_RUN=smoke $(BIN)/python -m pytest --nbmake notebooks
 
 install: .venv/installed

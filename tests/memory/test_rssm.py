@@ -393,7 +393,7 @@ def small(**settings):
     """An RSSM for worlds of one dimension, with the plain KL."""
     torch.manual_seed(0)
     of_s = {"categorical": {"stochastic_size": 2, "classes": 4}, "gaussian": {"stochastic_size": 4}}
-    common = {"hidden_size": 16, "units": 16, "free_nats": 0.0, "kl_posterior_weight": 1.0}
+    common = {"hidden_size": 16, "units": 16, "free_nats": 0.0, "kl_posterior_weight": 1.0, "sigma": 1.0}
     return RSSM(RSSMConfig(**common | of_s[settings.get("latents", "gaussian")] | settings), 1, 1)
 
 

@@ -15,9 +15,8 @@ KL. With `free_nats_per` "mean" the batch's mean KL costs nothing below `free_na
 of each step (PlaNet, Dreamer V3). Its gradient to the prior is multiplied by `kl_prior_weight`, that to the posterior
 by `kl_posterior_weight`: 1 and 1 is the plain KL (PlaNet, V1), 0.8 and 0.2 V2's balance, 1 and 0.1 V3's.
 
-In the ablation "deterministic" the heads learn to read the prior's mean of s: the posterior's has seen z.
-
-The temperature tau of a dream scales the variances of s and z; of a categorical s it divides the logits.
+The temperature tau of a dream scales the variances of s and z; of a categorical s it divides the logits. In the
+ablation "deterministic" the heads learn to read the prior's mean of s: the posterior's has seen z.
 
 Deliberate differences: z is V's latent, not an image. The loss is per dimension of z, so that the weights of reward and
 end mean the same in all kinds.
@@ -109,9 +108,8 @@ class RSSM(nn.Module):
 
     def dreamer(self, batch: int, temperature: float) -> Dreamer:
         config = self.config
-        if (config.latents, config.paths, config.prior_heads) == ("gaussian", "both", 1):
-            return RSSMDreamer(self, batch, temperature)
-        return PlainDreamer(self, temperature)
+        fast = (config.latents, config.paths, config.prior_heads) == ("gaussian", "both", 1)
+        return RSSMDreamer(self, batch, temperature) if fast else PlainDreamer(self, temperature)
 
     def loss(self, batch: Transitions, carry: tuple[Tensor, Tensor] | None, generator: torch.Generator):
         """The sum above; `carry` is the last s and h."""
