@@ -17,7 +17,6 @@ from worldmodels import runs
 from worldmodels.agent import Agent, load_controller, open_agent
 from worldmodels.controller import PolicySpec
 from worldmodels.controller.cma_es import scored_means
-from worldmodels.files import read_json
 from worldmodels.latents import Latents
 from worldmodels.report.scores import score
 from worldmodels.runs import Run, find
@@ -87,15 +86,6 @@ def finished(task: str, run: str | Path | None = None) -> Finished:
     means, generations = scored_means(found.load("controller", "train_controller")[0])
     return Finished(config, found, agent, encoded(config, found, agent), controller,
                     controller._replace(arrays={"parameters": means}), generations)
-
-
-def compared(task: str, run: str | Path | None = None) -> list[dict]:
-    """The entries of a comparison of world models (pipeline/compare.py): of a run by its folder or name, or the
-    published one."""
-    path = runs.DATA / "published" / task / "compare.json" if run is None else find(task, run).report / "compare.json"
-    if not path.exists():
-        raise UserError(f"no {path}: run `python -m pipeline.compare --task {task}` on a finished run first")
-    return read_json(path)["entries"]
 
 
 def make_smoke(task: str):
