@@ -38,7 +38,7 @@ def random_parameters(latent, *shape):
 
 def noise(latent, *shape):
     """Of draws of s, [*shape, noise_size]."""
-    return (torch.randn if latent.normal else torch.rand)(*shape, latent.noise_size, dtype=torch.float64)
+    return latent.random(*shape, latent.noise_size, dtype=torch.float64)
 
 
 def test_the_sizes_are_those_of_parameters_noise_and_draws(latent, kind):
@@ -111,7 +111,7 @@ def test_the_divergence_is_finite_at_any_parameters(latent):
     q, p = 1e3 * random_parameters(latent, 200), 1e3 * random_parameters(latent, 200)
     kl = latent.kl(q, p)
     assert kl.isfinite().all()
-    if not latent.normal:
+    if latent.random is torch.rand:
         assert kl.max() <= SIZE * math.log(CLASSES / UNIFORM)
 
 

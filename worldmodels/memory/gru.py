@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from worldmodels.commandline import Size
 from worldmodels.memory.dreamer import PlainDreamer
-from worldmodels.memory.heads import DEATH, MemoryConfig, cross_entropy
+from worldmodels.memory.heads import DEATH, MemoryConfig, cross_entropy, own_steps
 from worldmodels.memory.recurrent import StepLinear, gru, next_h
 from worldmodels.types import Imagined, Noise, NoiseSize, State, Transitions
 
@@ -68,22 +68,34 @@ class GRU(nn.Module):
 
     def loss(self, batch: Transitions, carry: tuple[Tensor] | None, generator: torch.Generator):
         """The sum above, each part a mean over steps; `carry` is the last h."""
+        restart, config = batch.restart.t(), self.config                                        # [T, B]
         x = torch.cat([batch.z, batch.action], -1).transpose(0, 1)                              # [T, B, Z+A]
-        keep, (T, B, _) = 1 - batch.restart.t()[..., None], x.shape
-        from_x = F.linear(x, self.cell.weight_ih, self.cell.bias_ih)
+        h = carry[0] if carry else x.new_zeros(x.shape[1], config.hidden_size)
+        if config.scheduled_sampling:
+            own = own_steps(config.scheduled_sampling, restart, generator)[..., None]           # [T-1, B, 1]
+            with torch.no_grad():
+                expected, _, _ = self._heads(self._follow(x, h, restart)[:-1])
+            z, action = x.split([self.z_size, self.action_size], -1)
+            x = torch.cat([torch.cat([z[:1], torch.where(own, expected, z[1:])]), action], -1)
+        states = self._follow(x, h, restart)
+        z, reward, logit = self._heads(states.transpose(0, 1))
+        squared_error = (z - batch.next_z).square().mean()
+        reward_error = (reward - batch.reward).square().mean()
+        done = cross_entropy(logit, batch.terminated, config.done_positive_weight).mean()
+        loss = squared_error + config.reward_weight * reward_error + config.done_weight * done
+        metrics = {"loss": loss, "squared_error": squared_error, "reward_error": reward_error, "done": done}
+        return loss, metrics, (states[-1].detach(),)
+
+    def _follow(self, x: Tensor, h: Tensor, restart: Tensor) -> Tensor:
+        """h after each step of the streams, [T, B, H]: inputs x [T, B, Z+A], the first h [B, H], restart [T, B]."""
+        T, B, _ = x.shape
+        from_x, keep, states = F.linear(x, self.cell.weight_ih, self.cell.bias_ih), 1 - restart[..., None], []
         recurrent = StepLinear(self.cell.weight_hh, self.cell.bias_hh.expand(T, B, -1))
-        h, states = carry[0] if carry else x.new_zeros(B, self.config.hidden_size), []
         for gates, kept in zip(from_x.unbind(0), keep):
             h = h * kept
             h = next_h(gates, recurrent(h), h)
             states.append(h)
-        z, reward, logit = self._heads(torch.stack(states, 1))
-        squared_error = (z - batch.next_z).square().mean()
-        reward_error = (reward - batch.reward).square().mean()
-        done = cross_entropy(logit, batch.terminated, self.config.done_positive_weight).mean()
-        loss = squared_error + self.config.reward_weight * reward_error + self.config.done_weight * done
-        metrics = {"loss": loss, "squared_error": squared_error, "reward_error": reward_error, "done": done}
-        return loss, metrics, (h.detach(),)
+        return torch.stack(states)
 
     def _transition(self, state: State, action: Tensor) -> Tensor:
         z, h = state.inner

@@ -7,9 +7,9 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from worldmodels.commandline import Count, Weight
+from worldmodels.commandline import Count, Share, Weight
 from worldmodels.training import TrainConfig
 
 
@@ -23,6 +23,8 @@ class MemoryConfig(TrainConfig):
     reward_weight: Weight = 1.0         # of the squared error of the reward
     done_weight: Weight = 1.0           # of the cross-entropy of the end
     done_positive_weight: Weight = 1.0  # of terminal steps within it (released code: 10)
+    # up to this share of a stream's steps go on from what M itself drew (Bengio et al. 2015)
+    scheduled_sampling: Share = 0.0
     # a dream ends by the done head's probability, or where that is above 50% (paper)
     death: Literal["sampled", "threshold"] = "sampled"
 
@@ -51,6 +53,19 @@ DISAGREEMENT = {
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
 
+def own_steps(share: float, restart: Tensor, generator: torch.Generator) -> Tensor:
+    """Which steps [T - 1, B], after a window's first, go on from what M drew: up to `share`, in every stream another
+    one. None at which an episode begins; restart [T, B]."""
+    random = lambda *shape: torch.rand(shape, generator=generator, device=restart.device)
+    T, B = restart.shape
+    return (random(T - 1, B) < share * random(B)) & (restart[1:] == 0)
+
+
 def cross_entropy(logit: Tensor, terminated: Tensor, positive_weight: float) -> Tensor:
     """-(w y log p + (1 - y) log(1 - p)), where p = sigmoid(logit), of each step."""
     return positive_weight * terminated * F.softplus(-logit) + (1 - terminated) * F.softplus(logit)
+
+
+def network(inputs: int, units: int, outputs: int) -> nn.Sequential:
+    """One hidden layer."""
+    return nn.Sequential(nn.Linear(inputs, units), nn.ReLU(), nn.Linear(units, outputs))

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import MixtureSameFamily
 
-from worldmodels.commandline import Share, Size, Whole
+from worldmodels.commandline import Size, Whole
 from worldmodels.memory import mixture
-from worldmodels.memory.heads import DEATH, MemoryConfig, cross_entropy
+from worldmodels.memory.heads import DEATH, MemoryConfig, cross_entropy, own_steps
 from worldmodels.memory.lstm import LSTM
 from worldmodels.memory.mdn_rnn_dreamer import MDNRNNDreamer
 from worldmodels.types import Imagined, Noise, NoiseSize, State, Transitions
@@ -34,7 +34,6 @@ class MDNRNNConfig(MemoryConfig):
     # the controller sees the h that has read the current frame, with an action of zeros
     sees_current_frame: bool = False
     head_size: Whole = 0                # ReLU units between the LSTM, with its input, and the heads; 0: none (paper)
-    scheduled_sampling: Share = 0.0     # up to this share of a stream's latents are M's own samples in training
 
 
 class Expected(NamedTuple):
@@ -106,22 +105,20 @@ class MDNRNN(nn.Module):
         zeros, keep = x.new_zeros(x.shape[1], self.config.hidden_size), 1 - restart.transpose(0, 1)
         begin = carry or (zeros, zeros)
         if self.config.scheduled_sampling:
-            x = self._scheduled_sampling(x, begin, keep, generator)
+            own = own_steps(self.config.scheduled_sampling, restart[..., 0].t(), generator)
+            x = self._scheduled_sampling(x, begin, keep, own, generator)
         h, *carry = self.lstm(x, *begin, keep=keep)
         targets = (t.transpose(0, 1).flatten(0, 1) for t in (batch.next_z, batch.reward, batch.terminated))
         head_input = self._head_input(h, x).flatten(0, 1)
         loss, nll, error, done = HeadLoss.apply(head_input, self.head.weight, self.head.bias, *targets, self.config)
         return loss, {"loss": loss, "nll": nll, "reward_error": error, "done": done}, tuple(carry)
 
-    def _scheduled_sampling(self, x: Tensor, begin: tuple[Tensor, Tensor], keep: Tensor,
+    def _scheduled_sampling(self, x: Tensor, begin: tuple[Tensor, Tensor], keep: Tensor, own: Tensor,
                             generator: torch.Generator) -> Tensor:
-        """The inputs [T, B, I], with some latents as M itself expected them one step before, in every stream another
-        share."""
+        """The inputs [T, B, I], with the latents of its `own` steps [T - 1, B] as M drew them one step before."""
         random = lambda *shape: torch.rand(shape, generator=generator, device=x.device)
         with torch.no_grad():
             head_input = self._head_input(self.lstm(x, *begin, keep=keep)[0], x)[:-1]              # [T-1, B, H...]
-            own = random(*head_input.shape[:2]) < self.config.scheduled_sampling * random(x.shape[1])  # [T-1, B]
-            own &= keep[1:, :, 0] > 0
             raw = F.linear(head_input[own], self.head.weight[:-2], self.head.bias[:-2])
             normal = torch.randn(len(raw), self.z_size, generator=generator, device=x.device)
             z = mixture.sample(raw, 1.0, random(len(raw), self.z_size), normal)

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from worldmodels.commandline import Count, Positive, Size, Weight
 from worldmodels.memory.dreamer import PlainDreamer
-from worldmodels.memory.heads import DEATH, DISAGREEMENT, LOG_SQRT_2PI, MemoryConfig, cross_entropy
+from worldmodels.memory.heads import DEATH, DISAGREEMENT, LOG_SQRT_2PI, MemoryConfig, cross_entropy, network, own_steps
 from worldmodels.memory.recurrent import StepLinear, gru, next_h
 from worldmodels.memory.rssm_dreamer import RSSMDreamer
 from worldmodels.memory.stochastic import LATENTS, scaled_gradient
@@ -78,7 +78,7 @@ class RSSM(nn.Module):
         self.log_sigma = nn.Parameter(torch.full((z_size,), config.sigma).log())
         self.feature_sizes = {"z": z_size, "s": S} | ({"h": H} if self.keeps_h else {})
         drawn = {"s": self.of_s.noise_size} if self.draws_s else {}
-        uniform, normal = ({}, drawn) if self.of_s.normal else (drawn, {})
+        uniform, normal = ({}, drawn) if self.of_s.random is torch.randn else (drawn, {})
         self.observe_noise = NoiseSize(uniform, normal)
         if config.prior_heads > 1:
             uniform = uniform | {"prior_head": 1}
@@ -148,22 +148,24 @@ class RSSM(nn.Module):
         if carry is None:
             begins[0] = torch.arange(B)
         (s, h), steps = carry or (batch.z.new_zeros(B, self.of_s.size), batch.z.new_zeros(B, H)), []
-        for rows, z in zip(begins, time_first(batch.z)):
+        like = {"generator": generator, "device": h.device, "dtype": h.dtype}
+        noise_of_s = lambda: self.of_s.random(B, self.of_s.noise_size, **like)
+        share = self.config.scheduled_sampling
+        own = own_steps(share, time_first(batch.restart), generator)[..., None] if share else None
+        for t, (rows, z) in enumerate(zip(begins, time_first(batch.z))):
+            if share and t:                                         # h is still that of the step before
+                with torch.no_grad():
+                    s = torch.where(own[t - 1], self._draw(self.priors[0](h), 1.0, {"s": noise_of_s()}), s)
             if len(rows):
-                rows, noise = rows.to(z.device), self._noise(B, generator, h)["s"]
+                rows, noise = rows.to(z.device), noise_of_s()
                 s = s.index_copy(0, rows, self.initial(z[rows], {"s": noise[rows]}).inner[1])
                 h = h.index_fill(0, rows, 0)
             x = F.relu(x_of(s))
             h = next_h(gates_of_x(x), gates_of_h(h), h) if self.keeps_h else x
             parameters = parameters_of(F.relu(hidden_of(h)))
-            s = self._draw(parameters, 1.0, self._noise(B, generator, h))
+            s = self._draw(parameters, 1.0, {"s": noise_of_s()})
             steps.append((h, s, parameters))
         return *(torch.stack(parts) for parts in zip(*steps)), (s.detach(), h.detach())
-
-    def _noise(self, batch: int, generator: torch.Generator, like: Tensor) -> Noise:
-        """Of one draw of s."""
-        draw = torch.randn if self.of_s.normal else torch.rand
-        return {"s": draw(batch, self.of_s.noise_size, generator=generator, device=like.device, dtype=like.dtype)}
 
     def _transition(self, s: Tensor, h: Tensor, action: Tensor) -> Tensor:
         x = F.relu(self.input(torch.cat([s, action], -1)))
@@ -193,8 +195,3 @@ class RSSM(nn.Module):
 
     def _state(self, z: Tensor, s: Tensor, h: Tensor) -> State:
         return State(torch.cat([z, s, h] if self.keeps_h else [z, s], -1), (z, s, h))
-
-
-def network(inputs: int, units: int, outputs: int) -> nn.Sequential:
-    """One hidden layer (PlaNet)."""
-    return nn.Sequential(nn.Linear(inputs, units), nn.ReLU(), nn.Linear(units, outputs))

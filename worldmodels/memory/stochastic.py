@@ -18,7 +18,7 @@ class Gaussian:
     """`size` independent dimensions: mean, and std = 2 sigmoid(x / 2) + MIN_STD (Dreamer V2). Drawn from normal
     numbers."""
 
-    normal = True       # what the noise of a draw is: standard normal, else uniform
+    random = staticmethod(torch.randn)      # the numbers of a draw
 
     def __init__(self, size: int, classes: int):
         self.size = self.noise_size = size
@@ -49,7 +49,7 @@ class Categorical:
     """`size` independent variables of `classes` classes, each a one-hot vector. Drawn from a uniform number each, by
     the inverse of the cumulative distribution; gradients go straight through (Bengio et al. 2013)."""
 
-    normal = False
+    random = staticmethod(torch.rand)
 
     def __init__(self, size: int, classes: int):
         self.groups, self.classes = size, classes
