@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from tests.memory.test_memories import A, B, T, Z, make, noise, transitions, watched
-from worldmodels.memory import GRU
+from worldmodels.memory import GRU, gru
 from worldmodels.memory.gru import GRUConfig
+from worldmodels.memory.heads import own_steps
 
 
 @pytest.fixture
@@ -90,3 +91,32 @@ def test_death_by_threshold_is_a_positive_logit(memory):
     for logit in (-1.0, 0.5):
         memory.head.weight.data[-1], memory.head.bias.data[-1] = 0, logit
         assert (memory.imagine(state, action, 1.0, noise(memory)).p_done == float(logit > 0)).all()
+
+
+def test_scheduled_sampling_reads_what_was_expected_one_step_before(memory, monkeypatch):
+    batch = transitions([(1, 5)])
+    memory.config = replace(memory.config, scheduled_sampling=1.0)
+    own = (torch.arange(T - 1)[:, None] % 3 != torch.arange(B)) & (batch.restart.t()[1:] == 0)
+    monkeypatch.setattr(gru, "own_steps", lambda share, restart, generator: own)
+    z = batch.z.clone()
+    for b in range(B):
+        state = memory.initial(batch.z[b, 0][None])
+        for t in range(T - 1):
+            if batch.restart[b, t]:
+                state = memory.initial(batch.z[b, t][None])
+            _, mean, _, _ = by_hand(memory, *state.inner, batch.action[b, t][None])
+            state = memory.observe(state, batch.action[b, t][None], batch.z[b, t + 1][None])
+            if own[t, b]:
+                z[b, t + 1] = mean[0]
+    found, *_ = memory.loss(batch, None, torch.Generator())
+    memory.config = replace(memory.config, scheduled_sampling=0.0)
+    torch.testing.assert_close(found, memory.loss(batch._replace(z=z), None, torch.Generator())[0])
+
+
+def test_own_steps_are_up_to_a_share_in_every_stream_another_and_never_a_first():
+    restart = torch.zeros(200, 500)
+    restart[50, 3] = 1
+    own = own_steps(0.8, restart, torch.Generator().manual_seed(0))
+    shares = own.double().mean(0)
+    assert own.shape == (199, 500) and not own[49, 3]
+    assert abs(shares.mean() - 0.4) < 0.03 and shares.std() > 0.2 and shares.max() < 0.95

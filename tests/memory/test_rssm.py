@@ -11,7 +11,7 @@ from torch import nn
 from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
 from tests.memory.test_memories import VARIANTS, A, B, T, Z, make, noise, observe, transitions, watched
-from worldmodels.memory import RSSM
+from worldmodels.memory import RSSM, rssm
 from worldmodels.memory.rssm import RSSMConfig
 from worldmodels.types import State, Transitions
 
@@ -504,3 +504,23 @@ def test_the_deterministic_path_alone_remembers(latents):
     memory = trained(small(latents=latents, paths="deterministic"), remember, 500)
     asked = remember(torch.Generator().manual_seed(1), 500)
     assert (last_step(memory, asked).mean() - asked.next_z[:, -1]).square().mean() < 0.1
+
+
+@both_latents
+def test_scheduled_sampling_goes_on_from_what_the_prior_draws(latents, monkeypatch):
+    """At its own steps; the posterior of those steps is what it learns from, and what the next window begins with."""
+    memory, batch, generator = make("rssm", {"latents": latents}), transitions(), torch.Generator()
+    memory.config = replace(memory.config, scheduled_sampling=1.0)
+    own = torch.arange(T - 1)[:, None] % 3 != torch.arange(B)               # some steps of each stream
+    monkeypatch.setattr(rssm, "own_steps", lambda share, restart, generator: own)
+    *_, (s, h) = memory.loss(batch, None, torch.Generator())
+    for t in range(T):
+        if t:
+            prior = memory.of_s.sample(memory.priors[0](state.inner[2]), 1.0, draw(memory, generator)["s"])
+            going_on = torch.where(own[t - 1][:, None], prior, state.inner[1])
+        else:
+            going_on = memory.initial(batch.z[:, 0], draw(memory, generator)).inner[1]
+            state = State(None, (None, None, torch.zeros(B, memory.h_size).double()))
+        before = State(None, (None, going_on, state.inner[2]))
+        state = memory.observe(before, batch.action[:, t], batch.next_z[:, t], draw(memory, generator))
+    torch.testing.assert_close((s, h), state.inner[1:])
