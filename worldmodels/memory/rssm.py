@@ -33,9 +33,8 @@ from worldmodels.commandline import Count, Positive, Size, Weight
 from worldmodels.memory.dreamer import PlainDreamer
 from worldmodels.memory.heads import DEATH, DISAGREEMENT, LOG_SQRT_2PI, MemoryConfig, cross_entropy, network, own_steps
 from worldmodels.memory.recurrent import StepLinear, gru, next_h
-from worldmodels.memory.rssm_dreamer import RSSMDreamer
 from worldmodels.memory.stochastic import LATENTS, scaled_gradient
-from worldmodels.types import Dreamer, Imagined, Noise, NoiseSize, State, Transitions
+from worldmodels.types import Imagined, Noise, NoiseSize, State, Transitions
 
 
 @dataclass(frozen=True)
@@ -106,10 +105,8 @@ class RSSM(nn.Module):
     def latent(self, state: State) -> Tensor:
         return state.inner[0]
 
-    def dreamer(self, batch: int, temperature: float) -> Dreamer:
-        config = self.config
-        fast = (config.latents, config.paths, config.prior_heads) == ("gaussian", "both", 1)
-        return RSSMDreamer(self, batch, temperature) if fast else PlainDreamer(self, temperature)
+    def dreamer(self, batch: int, temperature: float) -> PlainDreamer:
+        return PlainDreamer(self, temperature)
 
     def loss(self, batch: Transitions, carry: tuple[Tensor, Tensor] | None, generator: torch.Generator):
         """The sum above; `carry` is the last s and h."""
