@@ -17,7 +17,7 @@ from worldmodels.memory.ensemble import EnsembleConfig
 from worldmodels.memory.gru import GRUConfig
 from worldmodels.memory.heads import DISAGREEMENT, MemoryConfig
 from worldmodels.memory.rssm import RSSMConfig
-from worldmodels.types import State, Transitions
+from worldmodels.types import State, Transitions, UserError
 
 K = SMALL["ensemble"]["members"]
 CATEGORICAL = RSSMConfig(hidden_size=5, stochastic_size=3, classes=4, units=7, latents="categorical", free_nats=0.01)
@@ -386,3 +386,8 @@ def test_priors_come_to_agree_where_there_was_data(latents):
     untrained = disagreement(memory, *SEEN)
     trained(memory, of_samples(walks(torch.Generator().manual_seed(1)), 1, 16), 300)
     assert disagreement(memory, *SEEN) < untrained / 2
+
+
+def test_an_ensemble_of_ensembles_is_refused_in_one_line():
+    with pytest.raises(UserError, match="no ensembles"):
+        Ensemble(EnsembleConfig(member=EnsembleConfig()), Z, A)

@@ -21,7 +21,7 @@ from worldmodels.commandline import Range
 from worldmodels.memory.dreamer import PlainDreamer
 from worldmodels.memory.gru import GRUConfig
 from worldmodels.memory.heads import DISAGREEMENT, MemoryConfig
-from worldmodels.types import Imagined, Noise, NoiseSize, State, Transitions
+from worldmodels.types import Imagined, Noise, NoiseSize, State, Transitions, UserError
 
 NOT_DRAWN = -1          # the member of a dream that has not taken a step
 
@@ -61,6 +61,8 @@ class Ensemble(nn.Module):
     def __init__(self, config: EnsembleConfig, z_size: int, action_size: int):
         super().__init__()
         self.config, self.z_size, self.action_size = config, z_size, action_size
+        if isinstance(config.member, EnsembleConfig):
+            raise UserError("the members of an ensemble are no ensembles: choose another --memory.member.kind")
         common = {f.name: getattr(config, f.name) for f in fields(MemoryConfig) if f.name != "kind"}
         member = replace(config.member, **common)
         made = [registry.MEMORIES[member.kind](member, z_size, action_size) for _ in range(config.members)]
