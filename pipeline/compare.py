@@ -3,17 +3,15 @@ scored on episodes of the game that nothing was trained on -> compare/, report/c
 
 import os
 import shutil
-import tempfile
 import time
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Callable
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
-from pipeline.command import device, main, open_executor, say, stage, task_of, write_settings
+from pipeline.budget import plan
+from pipeline.command import main, open_executor, say, stage, task_of, write_settings
 from pipeline.encode import encode
 from pipeline.evaluate import dream_seeds, in_the_dream, score_played, trained_name, whole_dream
 from pipeline.presets import Config
@@ -22,17 +20,14 @@ from pipeline.train_controller import checked_agent, encoded, train_controller
 from pipeline.train_jointly import train_jointly
 from pipeline.train_memory import train_memory
 from pipeline.train_vision import train_vision
-from worldmodels.agent import Agent, build_memory, build_vision, load_agent, load_controller
-from worldmodels.episodes import EpisodeFolder, episode_path, read
+from worldmodels.agent import Agent, load_agent, load_controller
+from worldmodels.episodes import episode_path, read
 from worldmodels.files import read_json, write_atomic, write_json
-from worldmodels.latents import open_latents
 from worldmodels.memory import GRU, MDNRNN, RSSM, Ensemble, MemoryConfig
-from worldmodels.memory.joint import train_jointly as fit_jointly
-from worldmodels.memory.train import train_memory as fit_memory
 from worldmodels.report import comparison
 from worldmodels.report.prediction import film, prediction
 from worldmodels.report.scores import score
-from worldmodels.runs import EVALUATION, RUNS, Run, plain
+from worldmodels.runs import EVALUATION, RUNS, Run
 from worldmodels.types import UserError
 from worldmodels.vision import Autoencoder, AutoencoderConfig
 from worldmodels.worlds.collect import CollectJob, env_settings
@@ -41,8 +36,6 @@ from worldmodels.worlds.fitness import DreamFitness, split_jobs
 
 HELD_OUT = EVALUATION.stop - 10**6      # seeds of the episodes that predictions are scored on, from here on
 FILM_START = 20                         # the step at which the dreams of the film strips begin
-FEWEST = 20                             # optimiser steps
-TIMED, REPEATS = (10, 40), 3            # steps of the two trainings by which a step is timed, and how often
 
 
 def world_models(config: Config) -> dict[str, Config]:
@@ -164,59 +157,6 @@ def link(files: list[Path], folder: Path):
                 os.link(path, folder / path.name)
             except OSError:
                 shutil.copyfile(path, folder / path.name)
-
-
-def plan(models: dict[str, Config], run: Run, shared: Run) -> dict[str, int]:
-    """How many steps of training fit into the budget on this machine, of each world model. They are found once, one
-    model after the other on the latents of the shared V, and kept in compare/plan.json."""
-    path = run.root / "compare" / "plan.json"
-    known = read_json(path) if path.exists() else {}
-    budget = next(iter(models.values())).compare.seconds
-    key = lambda name: f"{name}, {budget} s"
-    for name in models:
-        if key(name) in known:
-            continue
-        say(f"timing a step of {name}")
-        seconds = budget + (shared.seconds["train_vision"] if models[name].training == "jointly" else 0)
-        known[key(name)] = max(FEWEST, int(seconds / seconds_of_a_step(models[name], shared)))
-        write_json(path, known)
-    return {name: known[key(name)] for name in models}
-
-
-def seconds_of_a_step(config: Config, place: Run) -> float:
-    """Of training, by the difference of a longer and a shorter one, the least of several."""
-    differences = []
-    for _ in range(REPEATS):
-        took = []
-        for steps in TIMED:
-            with tempfile.TemporaryDirectory() as folder:
-                start = time.monotonic()
-                STEPS[config.training](config, place, steps, Run(Path(folder)))
-                took.append(time.monotonic() - start)
-        differences.append((took[1] - took[0]) / (TIMED[1] - TIMED[0]))
-    return min(differences)
-
-
-def some_steps(config: Config, place: Run, steps: int, run: Run):
-    memory = build(config)[1]
-    memory.config = replace(memory.config, steps=steps)
-    latents = open_latents(place, config.collect.min_steps, place.load("vision", "train_vision")[1]["digest"])
-    fit_memory(memory.to(device(config)), latents, run, {}, config.seed)
-
-
-def some_joint_steps(config: Config, place: Run, steps: int, run: Run):
-    vision, memory = (part.to(device(config)) for part in build(config))
-    episodes = EpisodeFolder(place.episodes, config.collect.min_steps)
-    fit_jointly(vision, memory, replace(config.joint, steps=steps), episodes, run, {}, config.seed)
-
-
-STEPS: dict[str, Callable[[Config, Run, int, Run], None]] = {"staged": some_steps, "jointly": some_joint_steps}
-
-
-def build(config: Config) -> tuple[torch.nn.Module, torch.nn.Module]:
-    """V and M, untrained."""
-    info = plain({"vision": config.vision, "memory": config.memory})
-    return build_vision(info), build_memory(info, task_of(config))
 
 
 def scored(config: Config, place: Run, agent: Agent) -> dict:

@@ -6,8 +6,9 @@ import shutil
 import pytest
 
 from pipeline.__main__ import pipeline
+from pipeline.budget import FEWEST
 from pipeline.command import main
-from pipeline.compare import FEWEST, compare, world_models
+from pipeline.compare import compare, world_models
 from pipeline.presets import presets
 from worldmodels.envs import TASKS
 from worldmodels.report import comparison
