@@ -83,10 +83,16 @@ def parse(arguments: list[str], description: str | None = None, shown: Sequence[
     for section, kinds in KINDS.items():
         default = replace(default, **{section: of_kind(getattr(default, section), arguments, section, kinds)})
     choices = {"preset": named, "executor": EXECUTORS, "collect.policy": task.policies}
+    shared = []                 # of what is within a kind: settings that it has itself
     for section, kinds in KINDS.items():
-        within = [f"{section}.{name}" for name in kinds_within(getattr(default, section))]
-        choices |= {f"{name}.kind": kinds for name in (section, *within)}
-    config = parsed(default, arguments, description, choices, [section for section in SECTIONS if section not in shown])
+        outer = getattr(default, section)
+        choices[f"{section}.kind"] = kinds
+        for name in kinds_within(outer):
+            choices[f"{section}.{name}.kind"] = kinds
+            own = {f.name for f in fields(outer)} - {"kind"}
+            shared += [f"{section}.{name}.{f.name}" for f in fields(getattr(outer, name)) if f.name in own]
+    hidden = [section for section in SECTIONS if section not in shown]
+    config = parsed(default, arguments, description, choices, hidden, shared)
     config = replace(config, task=task.name, run=config.run or config.preset)
     check(config)
     return config

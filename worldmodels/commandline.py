@@ -88,8 +88,8 @@ def check_values(cls, values: dict[str, Any], names: dict[str, str]):
 
 def described(default, choices: dict[str, Iterable[str]], hidden: Iterable[str], path: str = ""):
     """The dataclass `default` as the parser shall see it: with `choices` by dotted name, and without the `hidden`
-    sections."""
-    types, values = {}, {}
+    sections and settings."""
+    types, values, hints = {}, {}, get_type_hints(type(default), include_extras=True)
     for f in fields(default):
         value, name = getattr(default, f.name), path + f.name
         if is_dataclass(value):
@@ -98,6 +98,7 @@ def described(default, choices: dict[str, Iterable[str]], hidden: Iterable[str],
         else:
             values[f.name] = value
             types |= {f.name: Literal[tuple(choices[name])]} if name in choices else {}
+            types |= {f.name: tyro.conf.Suppress[hints[f.name]]} if name in hidden else {}
     cls = type(default)
     written = "" if (cls.__doc__ or "").startswith(f"{cls.__name__}(") else cls.__doc__     # else the dataclass's own
     about = {"__annotations__": types, "__doc__": written, "__module__": cls.__module__}
@@ -106,15 +107,15 @@ def described(default, choices: dict[str, Iterable[str]], hidden: Iterable[str],
 
 
 def parsed(default: T, arguments: Sequence[str], description: str | None, choices: dict[str, Iterable[str]] = {},
-           hidden: Iterable[str] = ()) -> T:
+           hidden: Iterable[str] = (), without: Iterable[str] = ()) -> T:
     """The dataclass `default` with what the arguments change; tyro's boxed error is folded into one line, a UserError.
 
     `choices` are what settings may be, by dotted name. Of the sections `hidden` --help shows nothing, and --help-all
-    everything.
+    everything. Settings `without` are no options.
     """
     if "--help-all" in arguments:
         arguments, hidden = ["--help"], ()
-    known = {flag(name) for name, _ in leaves(default)}
+    known = {flag(name) for name, _ in leaves(default) if name not in without}
     for argument in arguments:
         name = argument.split("=")[0].replace("_", "-")
         if re.match("--[a-z]", name) and name not in known and name != "--help":
@@ -125,7 +126,7 @@ def parsed(default: T, arguments: Sequence[str], description: str | None, choice
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
-            shown = described(default, choices, hidden)
+            shown = described(default, choices, {*hidden, *without})
             found = tyro.cli(type(shown), args=arguments, default=shown, description=description,
                              config=(tyro.conf.FlagConversionOff,))
     except SystemExit as stop:

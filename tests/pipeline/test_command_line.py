@@ -177,14 +177,14 @@ def test_a_kind_without_one_within_has_none_to_choose(fails, tmp_path):
     assert "no option --memory.member.kind" in fails(nothing, *TOY, "--data", tmp_path, "--memory.member.kind", "gru")
 
 
-def test_what_an_ensemble_and_its_members_share_is_the_ensembles(tmp_path):
-    """However the members' own is set."""
-    found = settings(*TOY, "--data", tmp_path, *ENSEMBLE, "--memory.reward-weight", "3", "--memory.death", "threshold",
-                     "--memory.member.reward-weight", "5")
+def test_what_an_ensemble_and_its_members_share_is_the_ensembles(tmp_path, fails):
+    found = settings(*TOY, "--data", tmp_path, *ENSEMBLE, "--memory.reward-weight", "3", "--memory.death", "threshold")
     made = MEMORIES["ensemble"](found.memory, 4, 1).of_members.memory.config
     shared = {f.name for f in fields(MemoryConfig)} - {"kind"}
     assert {name: getattr(made, name) for name in shared} == {name: getattr(found.memory, name) for name in shared}
     assert (made.reward_weight, made.death) == (3, "threshold")
+    said = fails(nothing, *TOY, "--data", tmp_path, *ENSEMBLE, "--memory.member.reward-weight", "5")
+    assert "no option --memory.member.reward-weight: did you mean --memory.reward-weight?" in said
 
 
 @pytest.mark.parametrize("help", ("--help", "--help-all"))
@@ -474,7 +474,7 @@ def test_each_training_stage_shows_a_section_of_its_own():
 def test_help_shows_the_settings_of_the_kind_that_is_named(help, capsys):
     gru, mdn_rnn = (shown(stages.train_memory, capsys, "--memory.kind", kind, help)[0] for kind in ("gru", "mdn_rnn"))
     assert "--memory.hidden-size" in gru & mdn_rnn
-    assert "--memory.mixtures" in mdn_rnn - gru and "--memory.scheduled-sampling" in mdn_rnn - gru
+    assert "--memory.mixtures" in mdn_rnn - gru and "--memory.sees-current-frame" in mdn_rnn - gru
     assert "--controller.hidden-size" in shown(stages.train_controller, capsys, help, "--controller.kind=mlp")[0]
 
 
