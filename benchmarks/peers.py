@@ -31,8 +31,9 @@ from torch.distributions import Bernoulli, Independent, Normal
 
 from training import trainer, transitions
 from turns import in_turns
+from worldmodels.memory.heads import network
 from worldmodels.memory.noise import draw
-from worldmodels.memory.rssm import RSSM, RSSMConfig, network
+from worldmodels.memory.rssm import RSSM, RSSMConfig
 from worldmodels.memory.unroll import advance, unroll
 from worldmodels.types import Transitions
 

@@ -213,7 +213,8 @@ def family(rounds: int, device: str):
     found = in_turns(steps, rounds, device)
     print("\nM of every kind, windows of 50 × 40, z 32")
     for name, seconds in found.items():
-        print(f"  {name:26} {1e3 * seconds:7.1f} ms a step, {seconds / found['MDN-RNN, 256 cells']:.2f} × the MDN-RNN's")
+        ratio = seconds / found["MDN-RNN, 256 cells"]
+        print(f"  {name:26} {1e3 * seconds:7.1f} ms a step, {ratio:.2f} × the MDN-RNN's")
 
 
 def main():

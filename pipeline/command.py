@@ -80,12 +80,11 @@ def parse(arguments: list[str], description: str | None = None, shown: Sequence[
         default = named[chosen["preset"]]()
     else:
         raise UserError(f"--task {task.name} has no --preset {chosen['preset']}: choose one of {', '.join(named)}")
-    for section, kinds in KINDS.items():
-        default = replace(default, **{section: of_kind(getattr(default, section), arguments, section, kinds)})
     choices = {"preset": named, "executor": EXECUTORS, "collect.policy": task.policies}
     shared = []                 # of what is within a kind: settings that it has itself
     for section, kinds in KINDS.items():
-        outer = getattr(default, section)
+        outer = of_kind(getattr(default, section), arguments, section, kinds)
+        default = replace(default, **{section: outer})
         choices[f"{section}.kind"] = kinds
         for name in kinds_within(outer):
             choices[f"{section}.{name}.kind"] = kinds
@@ -105,11 +104,15 @@ def of_kind(config, arguments: list[str], section: str, kinds: dict):
     if kind not in kinds:
         raise UserError(f"--{section}.kind {kind}: choose one of {', '.join(kinds)}")
     if kind != config.kind:
-        wanted, known = kinds[kind].Config, {f.name: f.type for f in fields(config) if f.name != "kind"}
-        config = from_dict(wanted, {f.name: getattr(config, f.name) for f in fields(wanted)
-                                    if known.get(f.name) == f.type})
+        config = converted(config, kinds[kind].Config)
     return replace(config, **{name: of_kind(getattr(config, name), arguments, f"{section}.{name}", kinds)
                               for name in kinds_within(config)})
+
+
+def converted(config, wanted: type):
+    """The settings of another kind, `wanted`: what both have, of one type, stays as it is."""
+    known = {f.name: f.type for f in fields(config) if f.name != "kind"}
+    return from_dict(wanted, {f.name: getattr(config, f.name) for f in fields(wanted) if known.get(f.name) == f.type})
 
 
 def option(arguments: list[str], name: str) -> str | None:

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pipeline.budget import plan
-from pipeline.command import main, open_executor, say, stage, task_of, write_settings
+from pipeline.command import converted, main, open_executor, say, stage, task_of, write_settings
 from pipeline.encode import encode
 from pipeline.evaluate import dream_seeds, in_the_dream, score_played, trained_name, whole_dream
 from pipeline.presets import Config
@@ -21,7 +21,7 @@ from pipeline.train_jointly import train_jointly
 from pipeline.train_memory import train_memory
 from pipeline.train_vision import train_vision
 from worldmodels.agent import Agent, load_agent, load_controller
-from worldmodels.episodes import episode_path, read
+from worldmodels.episodes import SUFFIX, episode_path, read
 from worldmodels.files import read_json, write_atomic, write_json
 from worldmodels.memory import GRU, MDNRNN, RSSM, Ensemble, MemoryConfig
 from worldmodels.report import comparison
@@ -29,10 +29,11 @@ from worldmodels.report.prediction import film, prediction
 from worldmodels.report.scores import score
 from worldmodels.runs import EVALUATION, RUNS, Run
 from worldmodels.types import UserError
-from worldmodels.vision import Autoencoder, AutoencoderConfig
+from worldmodels.vision import AutoencoderConfig
 from worldmodels.worlds.collect import CollectJob, env_settings
 from worldmodels.worlds.explore import ExploreJob
 from worldmodels.worlds.fitness import DreamFitness, split_jobs
+from worldmodels.worlds.population import WIDTH
 
 HELD_OUT = EVALUATION.stop - 10**6      # seeds of the episodes that predictions are scored on, from here on
 FILM_START = 20                         # the step at which the dreams of the film strips begin
@@ -44,8 +45,6 @@ def world_models(config: Config) -> dict[str, Config]:
     common = {f.name: getattr(config.memory, f.name) for f in fields(MemoryConfig) if f.name != "kind"}
     of = lambda kind, **settings: replace(config, memory=kind.Config(**common | settings))
     dreamer_v3 = {"free_nats": 1.0, "free_nats_per": "step", "kl_posterior_weight": 0.1}
-    vision = {f.name: getattr(config.vision, f.name) for f in fields(AutoencoderConfig)
-              if f.name != "kind" and hasattr(config.vision, f.name)}
     jointly = lambda found: replace(found, training="jointly")
     made = {
         "gru": of(GRU),
@@ -55,7 +54,7 @@ def world_models(config: Config) -> dict[str, Config]:
         "rssm-categorical": of(RSSM, latents="categorical", stochastic_size=16, classes=16, **dreamer_v3),
         "rssm-heads": of(RSSM, prior_heads=5),
         "ensemble": of(Ensemble, member=GRU.Config(hidden_size=128)),      # as costly as the MDN-RNN of 256 cells
-        "autoencoder-gru": replace(of(GRU), vision=Autoencoder.Config(**vision))}
+        "autoencoder-gru": replace(of(GRU), vision=converted(config.vision, AutoencoderConfig))}
     return made | {f"{name}-jointly": jointly(made[name]) for name in ("mdn_rnn", "rssm")}
 
 
@@ -137,7 +136,7 @@ def shared_vision(config: Config, run: Run, training: int) -> Run:
 
 
 def link_episodes(run: Run, place: Run):
-    link([path for round in run.until_now for path in round.episodes.glob("*.lz4")], place.episodes)
+    link([path for round in run.until_now for path in round.episodes.glob(f"*{SUFFIX}")], place.episodes)
 
 
 def take_vision(of: Run, place: Run):
@@ -166,7 +165,7 @@ def scored(config: Config, place: Run, agent: Agent) -> dict:
         real = score_played(config, place, agent, controller, name, executor)
         world = whole_dream(config, agent, encoded(config, place, agent))
         dream, seeds = DreamFitness(agent, world, executor, place), dream_seeds(config)
-        dream(controller, seeds)                    # workers open V and M
+        dream(controller, seeds[:WIDTH * executor.size])        # every worker opens V and M
         start = time.monotonic()
         returns, lengths = dream.play(controller, seeds)
         took = time.monotonic() - start

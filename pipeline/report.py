@@ -84,16 +84,17 @@ def draw(config: Config, run: Run, agent: Agent, dream: DreamWorld, controller: 
 
 def compared(entries: list[dict], films: dict[str, dict[str, np.ndarray]], folder: Path):
     """The pictures of a comparison, and film strips of frames [N, 64, 64, 3] by whose episode and by name."""
-    draw = comparison_charts
-    loops = [draw.open_loop(entries, score, whose) for score in ("z_error_of_mean", "frame_error")
+    charts = comparison_charts
+    loops = [charts.open_loop(entries, score, whose) for score in ("z_error_of_mean", "frame_error")
              for whose in EPISODES]
     sheets = {
-        "scores": ([draw.one_step(entries), draw.dream_vs_game(entries), draw.cost(entries),
-                    draw.cost(entries, by="dream_steps_per_s")],
+        "scores": ([charts.one_step(entries), charts.dream_vs_game(entries), charts.cost(entries),
+                    charts.cost(entries, by="dream_steps_per_s")],
                    "World models trained on the same episodes for the same time"),
         "open-loop": (loops, "How errors grow while a world model dreams on, given the recorded actions"),
-        "calibration": ([draw.reward_calibration(entries, "controller"), draw.done_calibration(entries, "controller"),
-                         *(draw.spread_skill(entries, whose) for whose in EPISODES)],
+        "calibration": ([charts.reward_calibration(entries, "controller"),
+                         charts.done_calibration(entries, "controller"),
+                         *(charts.spread_skill(entries, whose) for whose in EPISODES)],
                         "Are rewards, ends and uncertainty what they are said to be?")}
     for name, (panels, title) in sheets.items():
         plots.save(plots.sheet(panels, title, 2, (7, 4.6)), folder / f"compare-{name}.png")

@@ -18,8 +18,9 @@ from worldmodels.report.scores import half_width, score
 
 NAMES = ("plain", "mixture", "state space", "state space, categories", "five of them", "autoencoder + plain",
          "mixture, jointly", "state space, jointly", "state space, 5 heads")
-PANELS = (charts.one_step, charts.open_loop, lambda entries: charts.open_loop(entries, "frame_error", "random"), charts.reward_calibration,
-          charts.done_calibration, charts.spread_skill, charts.dream_vs_game, lambda entries: charts.cost(entries, "dream_steps_per_s"))
+PANELS = (charts.one_step, charts.open_loop, lambda entries: charts.open_loop(entries, "frame_error", "random"),
+          charts.reward_calibration, charts.done_calibration, charts.spread_skill, charts.dream_vs_game,
+          lambda entries: charts.cost(entries, "dream_steps_per_s"))
 
 
 def predictions(rng, members, reached=HORIZON, interval=True):

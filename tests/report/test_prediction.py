@@ -16,7 +16,7 @@ from worldmodels.envs.toy import Toy
 from worldmodels.episodes import Episode
 from worldmodels.report import prediction as module
 from worldmodels.report.prediction import (DRAWS, FRAME_STEPS, HORIZON, SMALLEST, by_horizon, crps, energy_score, film,
-                                           generator_of, keep, over_episodes, prediction, ranks)
+                                           generator_of, latents_of, over_episodes, prediction, ranks)
 from worldmodels.report.scores import half_width
 from worldmodels.types import Imagined, NoiseSize, Posterior, State
 
@@ -92,7 +92,7 @@ def episodes():
 
 
 def units(episodes):
-    return keep(toy(Walk()), episodes, torch.Generator()).unit.numpy()
+    return latents_of(toy(Walk()), episodes, torch.Generator()).unit.numpy()
 
 
 def normal_crps(mean, std, y):

@@ -60,6 +60,11 @@ class PessimisticDreamer:
         return *self.pessimism.of(reward, p_done, uncertainty), uncertainty
 
 
+def with_pessimism(memory: Memory, pessimism: Pessimism) -> Memory:
+    """The memory itself where nothing is to change."""
+    return memory if pessimism == Pessimism() else PessimisticMemory(memory, pessimism)
+
+
 def pessimism_of(memory: Memory) -> Pessimism:
     return memory.pessimism if isinstance(memory, PessimisticMemory) else Pessimism()
 

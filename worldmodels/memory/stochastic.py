@@ -1,7 +1,7 @@
 """The stochastic state s of an RSSM: Gaussian (PlaNet, Dreamer V1) or categorical (Dreamer V2, V3).
 
 Each is described by parameters [..., n], what a network puts out. The two have the same methods, and the noise of a
-draw is a tensor [..., size_of_noise].
+draw is a tensor [..., noise_size].
 """
 
 import math

@@ -45,11 +45,11 @@ def each(entries: Sequence[dict], style: Styles | None) -> Iterator[tuple[str, l
 @chart
 def one_step(axis: Axes, entries: Sequence[dict], style: Styles | None = None):
     """CRPS of the next z, beside that of an M that knows the next frame."""
-    for y, (name, group, look) in enumerate(each(entries, style)):
-        for whose, shift, fill in (("random", -0.15, "white"), ("controller", 0.15, look["color"])):
+    for y, (name, group, mark) in enumerate(each(entries, style)):
+        for whose, shift, fill in (("random", -0.15, "white"), ("controller", 0.15, mark["color"])):
             mean, ci = (predicted(group, whose, "one_step", "crps", of) for of in ("mean", "ci95"))
             mean, half = pool(mean, np.ptp(ci.reshape(-1, 2), 1) / 2 if len(ci) == len(mean) else np.nan)
-            axis.errorbar(mean, y + shift, xerr=half, ms=5, capsize=2, mfc=fill, **look)
+            axis.errorbar(mean, y + shift, xerr=half, ms=5, capsize=2, mfc=fill, **mark)
             axis.plot(pool(predicted(group, whose, "one_step", "v_crps"))[0], y + shift, "|", color=GREY, ms=8)
     for whose, fill in (("random", "white"), ("controller", "black")):
         axis.plot([], [], "o", color="black", mfc=fill, label=EPISODES[whose])
@@ -67,16 +67,16 @@ def open_loop(axis: Axes, entries: Sequence[dict], score: str = "z_error_of_mean
               style: Styles | None = None):
     """One of the errors in OPEN_LOOP by horizon; that of frames begins with V's own."""
     frames, means = score == "frame_error", []
-    for name, group, look in each(entries, style):
+    for name, group, mark in each(entries, style):
         mean, half = pool(*(predicted(group, whose, "open_loop", key) for key in (score, f"{score}_half")))
         if np.ndim(mean):
             steps = FRAME_STEPS if frames else np.arange(1, len(mean) + 1)
-            axis.fill_between(steps, mean - half, mean + half, color=look["color"], alpha=0.12, lw=0)
+            axis.fill_between(steps, mean - half, mean + half, color=mark["color"], alpha=0.12, lw=0)
             if frames:
                 v = pool(predicted(group, whose, "one_step", "v_frame_error", "mean"))[0]
                 steps, mean = (0.5, *steps), np.array([v, *mean])
             axis.plot(steps, mean, lw=1.5, ms=4, markevery=1 if frames else [k - 1 for k in FRAME_STEPS], label=name,
-                      **look)
+                      **mark)
             means.append(mean)
     logarithmic(axis, "x")
     axis.set_xticks(*((0.5, *FRAME_STEPS), ("V alone", *FRAME_STEPS)) if frames else (FRAME_STEPS, FRAME_STEPS))
@@ -97,13 +97,13 @@ def open_loop(axis: Axes, entries: Sequence[dict], score: str = "z_error_of_mean
 def reward_calibration(axis: Axes, entries: Sequence[dict], whose: str = "controller", style: Styles | None = None):
     """By how much the reward that came differs from the one that M expected."""
     shown = []
-    for name, group, look in each(entries, style):
+    for name, group, mark in each(entries, style):
         expected, came, half, explained = (predicted(group, whose, "reward", key)
                                            for key in ("expected", "came", "half", "explained"))
         if len(came):
             excess, half = pool(came - expected, half)
-            axis.errorbar(expected.mean(0), excess, half, lw=1, elinewidth=0.6, ms=4, ecolor=(look["color"], 0.3),
-                          label=f"{name}: {pool(explained)[0]:.2f}", **look)
+            axis.errorbar(expected.mean(0), excess, half, lw=1, elinewidth=0.6, ms=4, ecolor=(mark["color"], 0.3),
+                          label=f"{name}: {pool(explained)[0]:.2f}", **mark)
             shown.append((excess, half))
     axis.set_ylim(room(*zip(*shown)) if shown else None)
     axis.axhline(0, ls="--", lw=1, color=GREY)
@@ -115,7 +115,7 @@ def reward_calibration(axis: Axes, entries: Sequence[dict], whose: str = "contro
 @chart
 def done_calibration(axis: Axes, entries: Sequence[dict], whose: str = "controller", style: Styles | None = None):
     """How often episodes ended where M gave that some probability."""
-    for name, group, look in each(entries, style):
+    for name, group, mark in each(entries, style):
         found = [e["prediction"][whose]["done"] for e in group if e["prediction"].get(whose)]
         expected, came, count = (np.array([value for done in found for value in done[key]])
                                  for key in ("expected", "came", "count"))
@@ -126,7 +126,7 @@ def done_calibration(axis: Axes, entries: Sequence[dict], whose: str = "controll
             low, high = of_share(y, np.array([count[b].sum() for b in bins]))
             loss = pool(predicted(group, whose, "done", "log_loss"))[0]
             axis.errorbar(x, y, np.maximum([y - low, high - y], 0), lw=1, elinewidth=0.6, ms=4,
-                          ecolor=(look["color"], 0.3), label=f"{name}: {loss:.4f}", **look)
+                          ecolor=(mark["color"], 0.3), label=f"{name}: {loss:.4f}", **mark)
     axis.plot([0, 1], [0, 1], ls="--", lw=1, color=GREY)
     for scale, ticks in ((axis.set_xscale, axis.set_xticks), (axis.set_yscale, axis.set_yticks)):
         scale("function", functions=(lambda p: np.sqrt(np.maximum(p, 0)), np.square))
@@ -139,11 +139,11 @@ def done_calibration(axis: Axes, entries: Sequence[dict], whose: str = "controll
 @chart
 def spread_skill(axis: Axes, entries: Sequence[dict], whose: str = "controller", style: Styles | None = None):
     """Whether M errs where its members disagree."""
-    for name, group, look in each(entries, style):
+    for name, group, mark in each(entries, style):
         spread, error, rank = (predicted(group, whose, "uncertainty", key)
                                for key in ("spread", "error", "correlation"))
         if len(spread):
-            axis.plot(spread.mean(0), error.mean(0), lw=1, ms=4, label=f"{name}: {pool(rank)[0]:.2f}", **look)
+            axis.plot(spread.mean(0), error.mean(0), lw=1, ms=4, label=f"{name}: {pool(rank)[0]:.2f}", **mark)
     if not axis.lines:
         axis.annotate("no ensemble here", (0.5, 0.5), xycoords="axes fraction", ha="center")
     logarithmic(axis, "x")
@@ -176,11 +176,11 @@ def scatter(axis: Axes, entries: Sequence[dict], x_of: Callable[[list[dict]], tu
             style: Styles | None, one_scale: bool = False):
     """A point for each name, with bars: x and its half width against the return in the game."""
     named, halves = [], []
-    for name, group, look in each(entries, style):
+    for name, group, mark in each(entries, style):
         (x, x_half), (y, y_half, _) = x_of(group), returns(group, "real")
-        axis.errorbar(x, y, y_half, x_half, ms=6, lw=0.8, ecolor=(look["color"], 0.4), **look)
+        axis.errorbar(x, y, y_half, x_half, ms=6, lw=0.8, ecolor=(mark["color"], 0.4), **mark)
         if np.isfinite([x, y]).all():
-            named.append((name, look["color"], (x, y)))
+            named.append((name, mark["color"], (x, y)))
             halves.append((x_half, y_half))
     shown = slice(None) if one_scale else slice(1, None)        # x and y, or y
     limits = room([point[shown] for _, _, point in named], [half[shown] for half in halves])

@@ -55,7 +55,7 @@ class Kept(NamedTuple):
 @torch.inference_mode()
 def prediction(agent: Agent, episodes: Sequence[Episode], seed: int) -> dict[str, Any]:
     """Scores of what V and M expect of episodes with frames, as JSON takes them: None where there is no number."""
-    kept = keep(agent, episodes, generator_of(seed, "z"))
+    kept = latents_of(agent, episodes, generator_of(seed, "z"))
     step = one_step(agent, episodes, kept, seed)
     scores = ("crps", "energy_score", "frame_error", "frame_error_of_mean", "v_frame_error")
     p_done, terminated = outcomes(agent.memory, kept.episodes, generator_of(seed, "outcomes"))
@@ -74,12 +74,13 @@ def film(agent: Agent, episode: Episode, start: int, steps: int, seed: int) -> n
     """The episode as V keeps it up to step `start`, and `steps` steps from there as M dreams them, given the same
     actions [T+1, 64, 64, 3]."""
     end = min(start + steps, len(episode.action))
-    z = keep(agent, [episode._replace(frames=episode.frames[:end + 1])], generator_of(seed, "z")).episodes[0].frames
+    seen = episode._replace(frames=episode.frames[:end + 1])
+    z = latents_of(agent, [seen], generator_of(seed, "z")).episodes[0].frames
     z = dream_from(agent, z, episode.action[:end], start, 1.0, seed)
     return np.concatenate([agent.decode(z[i:i + TOGETHER]) for i in range(0, len(z), TOGETHER)])
 
 
-def keep(agent: Agent, episodes: Sequence[Episode], generator: torch.Generator) -> Kept:
+def latents_of(agent: Agent, episodes: Sequence[Episode], generator: torch.Generator) -> Kept:
     """Encodes episodes, and samples z."""
     posteriors = [encode(agent.vision, e.frames) for e in episodes]
     sampled = [p.sample(torch.randn(p.mean.shape, generator=generator)) for p in posteriors]

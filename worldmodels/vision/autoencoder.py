@@ -15,16 +15,14 @@ In the toy, 0.003 gave 1.56 with one seed. With another, V put out black picture
 """
 
 from dataclasses import dataclass
-from typing import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from worldmodels.commandline import Size, Weight
 from worldmodels.types import Posterior
 from worldmodels.vision.config import VisionConfig
-from worldmodels.vision.encoder import frozen_encoder
-from worldmodels.vision.layers import conv_decoder, conv_encoder, scale, unscale
+from worldmodels.vision.convolutional import ConvolutionalVision
 
 
 @dataclass(frozen=True)
@@ -34,33 +32,13 @@ class AutoencoderConfig(VisionConfig):
     channels: Size = 32                 # of the first layer, the others are multiples of it; fewer train faster
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(ConvolutionalVision):
     """Frames [B, 64, 64, 3] uint8 <-> latents [B, Z]."""
 
     Config = AutoencoderConfig
 
     def __init__(self, config: AutoencoderConfig):
-        super().__init__()
-        self.config = config
-        self.encoder = conv_encoder(config.channels)
-        self.posterior = nn.Linear(32 * config.channels, config.z_size)
-        self.decoder = conv_decoder(config.channels, config.z_size)
-        self.to(memory_format=torch.channels_last)      # as in the VAE
-
-    def encode(self, frames: Tensor) -> Posterior:
-        """[B, 64, 64, 3] uint8 -> z [B, Z]."""
-        return Posterior(self.posterior(self.encoder(scale(frames))))
-
-    def fast_encoder(self) -> Callable[[Tensor], Posterior]:
-        return self.encode if next(self.parameters()).device.type != "cpu" else frozen_encoder(self)
-
-    def decode(self, z: Tensor) -> Tensor:
-        """[B, Z] -> [B, 64, 64, 3] uint8."""
-        return unscale(self.decoder(z))
-
-    def error(self, z: Tensor, frames: Tensor) -> Tensor:
-        """Sum of squared errors of each decoded image, values in 0..1, [B]."""
-        return (self.decoder(z) - scale(frames)).square().sum((1, 2, 3))
+        super().__init__(config, numbers=1)
 
     def prior(self, posterior: Posterior) -> Tensor:
         """beta / 2 |z|^2 of each image, [B]."""

@@ -5,16 +5,14 @@ Frames come as they are stored, uint8 with channels last, and are scaled here. D
 """
 
 from dataclasses import dataclass
-from typing import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from worldmodels.commandline import Size, Weight
 from worldmodels.types import Posterior
 from worldmodels.vision.config import VisionConfig
-from worldmodels.vision.encoder import frozen_encoder
-from worldmodels.vision.layers import conv_decoder, conv_encoder, scale, unscale
+from worldmodels.vision.convolutional import ConvolutionalVision
 
 
 @dataclass(frozen=True)
@@ -24,33 +22,13 @@ class VAEConfig(VisionConfig):
     channels: Size = 32  # of the first layer, the others are multiples of it; fewer train faster (paper: 32)
 
 
-class VAE(nn.Module):
+class VAE(ConvolutionalVision):
     """Frames [B, 64, 64, 3] uint8 <-> latents [B, Z]."""
 
     Config = VAEConfig
 
     def __init__(self, config: VAEConfig):
-        super().__init__()
-        self.config = config
-        self.encoder = conv_encoder(config.channels)
-        self.posterior = nn.Linear(32 * config.channels, 2 * config.z_size)
-        self.decoder = conv_decoder(config.channels, config.z_size)
-        self.to(memory_format=torch.channels_last)      # as frames are stored: 1.05 to 1.2 times faster on a CPU
-
-    def encode(self, frames: Tensor) -> Posterior:
-        """[B, 64, 64, 3] uint8 -> z's mean and log-variance, each [B, Z]."""
-        return Posterior(*self.posterior(self.encoder(scale(frames))).chunk(2, -1))
-
-    def fast_encoder(self) -> Callable[[Tensor], Posterior]:
-        return self.encode if next(self.parameters()).device.type != "cpu" else frozen_encoder(self)
-
-    def decode(self, z: Tensor) -> Tensor:
-        """[B, Z] -> [B, 64, 64, 3] uint8."""
-        return unscale(self.decoder(z))
-
-    def error(self, z: Tensor, frames: Tensor) -> Tensor:
-        """Sum of squared errors of each decoded image, values in 0..1, [B]."""
-        return (self.decoder(z) - scale(frames)).square().sum((1, 2, 3))
+        super().__init__(config, numbers=2)
 
     def prior(self, posterior: Posterior) -> Tensor:
         """KL(posterior || N(0, 1)) of each image, in nats, [B]. The floor is not applied."""

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from worldmodels.agent import Agent, load_agent
 from worldmodels.controller import PolicySpec
 from worldmodels.envs import Task
-from worldmodels.memory.pessimism import Pessimism, PessimisticMemory, pessimism_of
+from worldmodels.memory.pessimism import Pessimism, pessimism_of, with_pessimism
 from worldmodels.runs import Run
 from worldmodels.types import Executor, State, UserError
 from worldmodels.worlds.dream import DreamConfig, DreamWorld
@@ -122,7 +122,7 @@ class DreamJob:
 
     def __call__(self) -> tuple[np.ndarray, np.ndarray]:
         agent = worker_agent(self.task, self.run, self.digest)
-        agent = agent.with_memory(PessimisticMemory(agent.memory, self.pessimism))
+        agent = agent.with_memory(with_pessimism(agent.memory, self.pessimism))
         features, *inner = map(torch.from_numpy, self.start)
         spec, seed = self.spec.select(self.member), torch.from_numpy(self.seed)
         dreamt = dream(agent, spec, State(features, tuple(inner)), self.seeds, seed, self.config)
