@@ -1,4 +1,4 @@
-"""A budget of seconds as one of optimiser steps: how many fit into it on this machine."""
+"""Budgets of seconds as steps of an optimiser: how many fit into them on this machine."""
 
 import tempfile
 import time
@@ -17,59 +17,83 @@ from worldmodels.latents import open_latents
 from worldmodels.memory.joint import train_jointly
 from worldmodels.memory.train import train_memory
 from worldmodels.runs import Run, plain
+from worldmodels.vision.train import train_vision
 
 FEWEST = 20                     # optimiser steps
 TIMED, REPEATS = (10, 40), 3    # steps of the two trainings by which a step is timed, and how often
+FRAMES = 5_000                  # of the episodes that V sees in them
 
 
-def plan(models: dict[str, Config], run: Run, shared: Run) -> dict[str, int]:
-    """How many steps of training fit into the budget on this machine, of each world model. They are found once, one
-    model after the other on the latents of the shared V, and kept in compare/plan.json."""
-    path = run.root / "compare" / "plan.json"
-    known = read_json(path) if path.exists() else {}
-    budget = next(iter(models.values())).compare.seconds
-    key = lambda name: f"{name}, {budget} s"
-    for name in models:
-        if key(name) in known:
-            continue
-        say(f"timing a step of {name}")
-        seconds = budget + (shared.seconds["train_vision"] if models[name].training == "jointly" else 0)
-        known[key(name)] = max(FEWEST, int(seconds / seconds_of_a_step(models[name], shared)))
-        write_json(path, known)
-    return {name: known[key(name)] for name in models}
+def within_budget(models: dict[str, Config], base: Run, path: Path) -> dict[str, Config]:
+    """The world models with as many steps of training as fit into their budgets on this machine. A step of each is
+    timed once, one model after the other on the episodes of `base`, and the numbers of steps are kept at `path`."""
+    known, found = read_json(path) if path.exists() else {}, {}
+    for name, config in models.items():
+        budget = config.compare
+        key = f"{name}, {budget.seconds} + {budget.vision_seconds} s"
+        if key not in known:
+            say(f"timing a step of {name}")
+            steps_in = lambda seconds, train: max(FEWEST, int(seconds / seconds_of_a_step(train, config, base)))
+            if config.training == "jointly":
+                known[key] = {"joint": steps_in(budget.seconds + budget.vision_seconds, of_both)}
+            else:
+                own = {"vision": steps_in(budget.vision_seconds, of_vision)} if trains_vision(config, base) else {}
+                known[key] = own | {"memory": steps_in(budget.seconds, of_memory)}
+            write_json(path, known)
+        found[name] = replace(config, **{section: replace(getattr(config, section), steps=steps)
+                                         for section, steps in known[key].items()})
+    return found
 
 
-def seconds_of_a_step(config: Config, place: Run) -> float:
-    """Of training, by the difference of a longer and a shorter one, each the fastest of several."""
-    shorter, longer = (min(seconds_of(config, place, steps) for _ in range(REPEATS)) for steps in TIMED)
+def trains_vision(config: Config, base: Run) -> bool:
+    """Whether a world model has a V of its own: one of another kind, or one that is trained together with M."""
+    kind = base.load("vision", "train_vision")[1]["vision"].get("kind", "vae")      # format 1 knew one
+    return config.training == "jointly" or config.vision.kind != kind
+
+
+Training = Callable[[Config, Run, int, Run], None]      # so many steps on a run's episodes, kept in another run
+
+
+def seconds_of_a_step(train: Training, config: Config, base: Run) -> float:
+    """By the difference of a longer and a shorter training, each the fastest of several."""
+    shorter, longer = (min(seconds_of(train, config, base, steps) for _ in range(REPEATS)) for steps in TIMED)
     return max(longer - shorter, 1e-6) / (TIMED[1] - TIMED[0])
 
 
-def seconds_of(config: Config, place: Run, steps: int) -> float:
-    """Of a training of so many steps, which is then forgotten."""
+def seconds_of(train: Training, config: Config, base: Run, steps: int) -> float:
+    """Of a training, which is then forgotten."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.monotonic()
-        STEPS[config.training](config, place, steps, Run(Path(folder)))
+        train(config, base, steps, Run(Path(folder)))
         return time.monotonic() - start
 
 
-def some_steps(config: Config, place: Run, steps: int, run: Run):
+def of_vision(config: Config, base: Run, steps: int, place: Run):
+    vision = build(config)[0]
+    vision.config = replace(vision.config, steps=steps)
+    train_vision(vision, episodes(config, base), place, {}, config.seed)
+
+
+def of_memory(config: Config, base: Run, steps: int, place: Run):
     memory = build(config)[1]
     memory.config = replace(memory.config, steps=steps)
-    latents = open_latents(place, config.collect.min_steps, place.load("vision", "train_vision")[1]["digest"])
-    train_memory(memory.to(device(config)), latents, run, {}, config.seed)
+    latents = open_latents(base, config.collect.min_steps, base.load("vision", "train_vision")[1]["digest"])
+    train_memory(memory, latents, place, {}, config.seed)
 
 
-def some_joint_steps(config: Config, place: Run, steps: int, run: Run):
-    vision, memory = (part.to(device(config)) for part in build(config))
-    episodes = EpisodeFolder(place.episodes, config.collect.min_steps)
-    train_jointly(vision, memory, replace(config.joint, steps=steps), episodes, run, {}, config.seed)
+def of_both(config: Config, base: Run, steps: int, place: Run):
+    train_jointly(*build(config), replace(config.joint, steps=steps), episodes(config, base), place, {}, config.seed)
 
 
-STEPS: dict[str, Callable[[Config, Run, int, Run], None]] = {"staged": some_steps, "jointly": some_joint_steps}
-
-
-def build(config: Config) -> tuple[torch.nn.Module, torch.nn.Module]:
+def build(config: Config) -> list[torch.nn.Module]:
     """V and M, untrained."""
     info = plain({"vision": config.vision, "memory": config.memory})
-    return build_vision(info), build_memory(info, task_of(config))
+    return [part.to(device(config)) for part in (build_vision(info), build_memory(info, task_of(config)))]
+
+
+def episodes(config: Config, base: Run) -> EpisodeFolder:
+    """As many as a short training needs: to read more would take longer than its steps."""
+    found = EpisodeFolder(base.episodes, config.collect.min_steps)
+    enough = int(found.lengths.cumsum().searchsorted(FRAMES)) + 1
+    found.paths, found.lengths = found.paths[:enough], found.lengths[:enough]
+    return found

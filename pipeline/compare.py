@@ -1,24 +1,29 @@
-"""World models compared: each trained on a run's episodes for as many seconds, a controller evolved in its dream, both
-scored on episodes of the game that nothing was trained on -> compare/, report/compare.json, .md and pictures."""
+"""World models compared: each trained on the same episodes for as many seconds, a controller evolved in its dream, both
+scored on episodes of the game that nothing was trained on -> compare/, report/compare.json, .md and pictures.
+
+The episodes are played anew, by the random policy and by the run's controller, and encoded with the run's V. So a copy
+of a published run will do, which has no episodes, and what is trained later stands beside what was trained before.
+"""
 
 import os
 import shutil
 import time
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Iterable
 
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.budget import plan
+from pipeline.budget import trains_vision, within_budget
 from pipeline.command import converted, main, open_executor, say, stage, task_of, write_settings
-from pipeline.encode import encode
+from pipeline.encode import encode, encode_episodes
 from pipeline.evaluate import dream_seeds, in_the_dream, score_played, trained_name, whole_dream
 from pipeline.presets import Config
 from pipeline.report import FILM_STEPS, compared
 from pipeline.train_controller import checked_agent, encoded, train_controller
 from pipeline.train_jointly import train_jointly
-from pipeline.train_memory import train_memory
+from pipeline.train_memory import train_on_latents
 from pipeline.train_vision import train_vision
 from worldmodels.agent import Agent, load_agent, load_controller
 from worldmodels.episodes import SUFFIX, episode_path, read
@@ -27,21 +32,25 @@ from worldmodels.memory import GRU, MDNRNN, RSSM, Ensemble, MemoryConfig
 from worldmodels.report import comparison
 from worldmodels.report.prediction import film, prediction
 from worldmodels.report.scores import score
-from worldmodels.runs import EVALUATION, RUNS, Run
+from worldmodels.runs import EVALUATION, RUNS, Run, differences, episode_seeds, plain
 from worldmodels.types import UserError
 from worldmodels.vision import AutoencoderConfig
-from worldmodels.worlds.collect import CollectJob, env_settings
+from worldmodels.worlds.collect import CollectConfig, CollectJob, env_settings
 from worldmodels.worlds.explore import ExploreJob
 from worldmodels.worlds.fitness import DreamFitness, split_jobs
 from worldmodels.worlds.population import WIDTH
 
 HELD_OUT = EVALUATION.stop - 10**6      # seeds of the episodes that predictions are scored on, from here on
 FILM_START = 20                         # the step at which the dreams of the film strips begin
+# sections of the settings that an entry depends on
+SETTINGS = ("seed", "training", "vision", "memory", "joint", "dream", "controller", "learner", "evaluate")
 
 
 def world_models(config: Config) -> dict[str, Config]:
     """What is compared, by name: the run's settings with another V, M or way of training."""
-    config = replace(config, training="staged", rounds=1, world="dream", learner=config.compare.learner)
+    counts = config.compare
+    config = replace(config, training="staged", rounds=1, world="dream", learner=counts.learner, collect=replace(
+        config.collect, episodes=counts.random_episodes + counts.controller_episodes))
     common = {f.name: getattr(config.memory, f.name) for f in fields(MemoryConfig) if f.name != "kind"}
     of = lambda kind, **settings: replace(config, memory=kind.Config(**common | settings))
     dreamer_v3 = {"free_nats": 1.0, "free_nats_per": "step", "kl_posterior_weight": 0.1}
@@ -65,89 +74,74 @@ def compare(config: Config, run: Run):
     models = world_models(config)
     if unknown := set(config.compare.models) - models.keys():
         raise UserError(f"--compare.models {' '.join(sorted(unknown))}: choose from {', '.join(models)}")
-    chosen = config.compare.models or tuple(models)
+    base = collect_base(config, run, agent)
     held_out = collect_held_out(config, run, agent)
-    shared = shared_vision(replace(config, training="staged"), run, 0)
-    steps = plan({name: models[name] for name in chosen}, run, shared)
-    path, entries = run.report / "compare.json", []
+    chosen = within_budget({name: models[name] for name in config.compare.models or models}, base,
+                           run.root / "compare" / "plan.json")
     for training in range(config.compare.trainings):
-        for name in chosen:
+        for name, mine in chosen.items():
             say(f"\n{name}, training {training + 1} of {config.compare.trainings}")
-            mine = models[name]
-            mine = replace(mine, seed=(config.seed + training) % RUNS, memory=replace(mine.memory, steps=steps[name]),
-                           joint=replace(mine.joint, steps=steps[name]))
-            entries.append(entry(name, training, mine, run, held_out))
-            write_json(path, {"task": config.task, "seconds": config.compare.seconds, "entries": entries})
-    entries.sort(key=lambda e: chosen.index(e["name"]))
+            entry(name, training, replace(mine, seed=(config.seed + training) % RUNS), base, held_out)
+            entries = all_entries(run, list(models))
+            write_json(run.report / "compare.json",
+                       {"task": config.task, "seconds": config.compare.seconds, "entries": entries})
     write_atomic(run.report / "compare.md", f"{comparison.markdown(entries)}\n".encode())
-    compared(entries, films(chosen, run, held_out), run.report)
+    compared(entries, films(list(comparison.groups(entries)), run, held_out), run.report)
     print(comparison.table(entries))
     print(f"\nin {run.report}/: compare.json, compare.md, compare-*.png")
 
 
-def entry(name: str, training: int, config: Config, run: Run, held_out: dict[str, list]) -> dict:
-    """Trains and scores one world model, or takes what is there."""
-    place = Run(run.root / "compare" / f"{name}-{training}")
-    done = place.folder / "entry.json"
+def all_entries(run: Run, order: list[str]) -> list[dict]:
+    """What has been compared so far, also by earlier commands."""
+    found = [read_json(path)["entry"] for path in (run.root / "compare").glob("*/entry.json")]
+    return sorted(found, key=lambda entry: (order.index(entry["name"]), entry["training"]))
+
+
+def entry(name: str, training: int, config: Config, base: Run, held_out: dict[str, list[Path]]):
+    """Trains and scores one world model, if it is not there already -> compare/<name>-<training>/entry.json."""
+    place = Run(base.root.parent / f"{name}-{training}")
+    config, done = replace(config, run=place.root.name), place.folder / "entry.json"
+    settings = {name: getattr(config, name) for name in SETTINGS}
     if done.exists():
-        return read_json(done)["entry"]
-    config = replace(config, run=place.root.name)
-    prepare(config, run, place, training)
+        if different := differences(read_json(done)["entry"]["settings"], settings):
+            raise UserError(f"{place.root} was made with {different}: delete it, or choose the settings that it has")
+        return
+    link(base.episodes.glob(f"*{SUFFIX}"), place.episodes)
     write_settings(config, place)
     if config.training == "jointly":
         train_jointly(config, place)
         encode(config, place)
     else:
+        if trains_vision(config, base):
+            train_vision(config, place)
+            encode(config, place)
+        else:
+            take_vision(base, place)
+            link(base.latents.glob("*.safetensors"), place.latents)
         train_memory(config, place)
     train_controller(config, place)
     agent, took = load_agent(place), place.seconds
-    found = {
-        "name": name, "training": training, "steps": config.memory.steps,
+    write_json(done, {"entry": {
+        "name": name, "training": training, "settings": plain(settings),
+        "steps": (config.joint if config.training == "jointly" else config.memory).steps,
         "parameters": sum(p.numel() for p in agent.memory.parameters()),
         "seconds": sum(took.get(stage, 0) for stage in ("train_vision", "train_memory", "train_jointly")),
         **scored(config, place, agent),
         "prediction": {whose: prediction(agent, list(map(read, paths)), config.seed)
-                       for whose, paths in held_out.items()}}
-    write_json(done, {"entry": found})
-    return found
+                       for whose, paths in held_out.items()}}})
 
 
-def prepare(config: Config, run: Run, place: Run, training: int):
-    """Links the run's episodes into a run of their own, with a trained V and its latents where V is trained first."""
-    link_episodes(run, place)
-    if config.training == "jointly":
-        return
-    if isinstance(config.vision, AutoencoderConfig):
-        train_vision(config, place)
-        encode(config, place)
-    else:
-        take_vision(shared_vision(config, run, training), place)
-
-
-def shared_vision(config: Config, run: Run, training: int) -> Run:
-    """The V of a training, which all world models have whose V is trained first; the run's own in the first one."""
-    shared = Run(run.root / "compare" / f"vae-{training}")
-    link_episodes(run, shared)
-    if training == 0:
-        take_vision(run, shared)
-    train_vision(config, shared)
-    encode(config, shared)
-    return shared
-
-
-def link_episodes(run: Run, place: Run):
-    link([path for round in run.until_now for path in round.episodes.glob(f"*{SUFFIX}")], place.episodes)
+@stage()
+def train_memory(config: Config, place: Run):
+    """M with a seed of its own, whatever that of V is."""
+    train_on_latents(config, place)
 
 
 def take_vision(of: Run, place: Run):
-    """Links the V of a run, with the latents of its episodes, and takes over the seconds that its training took."""
-    link([path for round in of.until_now for path in round.latents.glob("*.safetensors")], place.latents)
     link([of.path("vision"), of.path("vision").with_suffix(".json")], place.path("vision").parent)
-    if not place.wall.exists():
-        write_json(place.wall, {"train_vision": of.at(1).seconds.get("train_vision", 0)})
 
 
-def link(files: list[Path], folder: Path):
+def link(files: Iterable[Path], folder: Path):
     """The same files in another folder: without a copy where the file system can."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in files:
@@ -188,24 +182,41 @@ def films(chosen: tuple[str, ...], run: Run, held_out: dict[str, list[Path]]) ->
     return found
 
 
+def collect_base(config: Config, run: Run, agent: Agent) -> Run:
+    """The episodes that all world models are trained on, encoded with the run's V."""
+    base, counts = Run(run.root / "compare" / "base"), config.compare
+    play(config, run, agent, config.collect, "episodes to train on", {
+        "random": (base.episodes, episode_seeds(config.seed, 1, "collect")[:counts.random_episodes]),
+        "controller": (base.episodes, episode_seeds(config.seed, 2, "collect")[:counts.controller_episodes])})
+    take_vision(run, base)
+    encode_episodes(config, base)
+    return base
+
+
 def collect_held_out(config: Config, run: Run, agent: Agent) -> dict[str, list[Path]]:
-    """Episodes of the random policy that collects first, and of the run's controller, each as long as the game."""
-    task, count = task_of(config), config.compare.episodes
-    collect = replace(config.collect, max_steps=task.max_steps, explore_share=0.0)
-    folders = {whose: run.root / "compare" / "held-out" / whose for whose in ("random", "controller")}
-    seeds = range(HELD_OUT, HELD_OUT + count)
+    """Episodes that predictions are scored on, by whose they are, each as long as the game."""
+    settings = replace(config.collect, max_steps=task_of(config).max_steps, explore_share=0.0)
+    folder, seeds = run.root / "compare" / "held-out", range(HELD_OUT, HELD_OUT + config.compare.episodes)
+    wanted = {whose: (folder / whose, seeds) for whose in comparison.EPISODES}
+    play(config, run, agent, settings, "held-out episodes", wanted)
+    return {whose: [episode_path(folder, seed) for seed in seeds] for whose, (folder, seeds) in wanted.items()}
+
+
+def play(config: Config, run: Run, agent: Agent, settings: CollectConfig, what: str,
+         wanted: dict[str, tuple[Path, range]]):
+    """Collects what is missing of the episodes of these seeds in these folders, of the "random" policy that collects
+    first and of the run's "controller"."""
+    task, spec = task_of(config), load_controller(run, agent)
     missing = {whose: [seed for seed in seeds if not episode_path(folder, seed).exists()]
-               for whose, folder in folders.items()}
-    random = [CollectJob(task, collect, seed, folders["random"]) for seed in missing["random"]]
-    spec = load_controller(run, agent)
-    own = [ExploreJob(task, run, agent.digest, collect, env_settings(task, collect), spec,
-                      tuple(missing["controller"][part]), folders["controller"])
+               for whose, (folder, seeds) in wanted.items()}
+    random = [CollectJob(task, settings, seed, wanted["random"][0]) for seed in missing["random"]]
+    own = [ExploreJob(task, run, agent.digest, settings, env_settings(task, settings), spec,
+                      tuple(missing["controller"][part]), wanted["controller"][0])
            for part in split_jobs(len(missing["controller"]))]
     total = sum(map(len, missing.values()))
     if total:
-        with open_executor(config) as executor, tqdm(total=total, desc="held-out episodes", unit="episode") as bar:
+        with open_executor(config) as executor, tqdm(total=total, desc=what, unit="episode") as bar:
             executor.run([*random, *own], bar, weight=lambda played: int(np.size(played[0])))
-    return {whose: [episode_path(folder, seed) for seed in seeds] for whose, folder in folders.items()}
 
 
 if __name__ == "__main__":

@@ -23,6 +23,11 @@ def encode(config: Config, run: Run):
     if not run.finished("vision", vision_info(config)):
         raise UserError(f"no V in {run.folder}: run `python -m pipeline.train_vision` first")
     check_collected(config, run)
+    encode_episodes(config, run)
+
+
+def encode_episodes(config: Config, run: Run):
+    """Every episode of the run, with the V that it has."""
     tensors, info = run.load("vision", "train_vision")
     paths = {path: latent_path(round.latents, path) for round in run.until_now
              for path in episodes.EpisodeFolder(round.episodes).paths}

@@ -17,6 +17,7 @@ from worldmodels import runs
 from worldmodels.agent import Agent, load_controller, open_agent
 from worldmodels.controller import PolicySpec
 from worldmodels.controller.cma_es import scored_means
+from worldmodels.files import read_json
 from worldmodels.latents import Latents
 from worldmodels.report.scores import score
 from worldmodels.runs import Run, find
@@ -86,6 +87,23 @@ def finished(task: str, run: str | Path | None = None) -> Finished:
     means, generations = scored_means(found.load("controller", "train_controller")[0])
     return Finished(config, found, agent, encoded(config, found, agent), controller,
                     controller._replace(arrays={"parameters": means}), generations)
+
+
+class Compared(NamedTuple):
+    """World models compared (pipeline.compare)."""
+
+    entries: list[dict]         # as report/comparison.py has them
+    seconds: float              # that each M was trained for
+    report: Path                # the folder of the pictures
+
+
+def compared(task: str, run: str | Path | None = None) -> Compared:
+    """The comparison of a run, by its folder or name; without one, the published comparison."""
+    report = runs.DATA / "published" / task / "compare" if run is None else find(task, run).last("controller").report
+    if not (path := report / "compare.json").exists():
+        raise UserError(f"{report} has no comparison: `python -m pipeline.compare` makes one of a finished run")
+    found = read_json(path)
+    return Compared(found["entries"], found["seconds"], report)
 
 
 def make_smoke(task: str):

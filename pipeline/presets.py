@@ -32,10 +32,13 @@ class SweepConfig:
 
 @dataclass(frozen=True)
 class CompareConfig:
-    models: tuple[str, ...] = ()    # the world models that are compared (pipeline/compare.py); none: all
-    trainings: Count = 1            # of each, with seeds of their own
-    seconds: Count = 90             # that M is trained for; jointly, as many as V and M have
-    episodes: Count = 24            # of the random policy and of the controller, that predictions are scored on
+    models: tuple[str, ...] = ()        # the world models that are compared (pipeline/compare.py); none: all
+    trainings: Count = 1                # of each, with seeds of their own
+    random_episodes: Count = 2000       # that all are trained on: of the random policy that collects first
+    controller_episodes: Count = 1000   # and of the run's controller, with --collect.explore-share
+    seconds: Count = 90                 # that M is trained for
+    vision_seconds: Count = 120         # and V, where it is not the run's; together, where they are trained jointly
+    episodes: Count = 24                # of each policy, that predictions are scored on
     # how controllers are trained: by whole dreams alone, from zero
     learner: LearnerConfig = field(default_factory=EvolutionConfig)
 
@@ -112,7 +115,7 @@ def quick_car_racing() -> Config:
         learner=learner,
         evaluate=replace(c.evaluate, episodes=40, dream_episodes=256),
         sweep=replace(c.sweep, learner=learner),
-        compare=replace(c.compare, learner=replace(learner, generations=30)))
+        compare=replace(c.compare, controller_episodes=1600, learner=replace(learner, generations=30)))
 
 
 def quick_take_cover() -> Config:
@@ -131,8 +134,8 @@ def quick_take_cover() -> Config:
         evaluate=replace(c.evaluate, other_skills=(5,)),
         sweep=replace(c.sweep, temperatures=(0.1, 0.5, 1.0, 1.05, 1.15, 1.3),
                       learner=replace(c.learner, generations=60, episodes=16, eval_every=5, eval_episodes=512)),
-        compare=replace(c.compare, learner=replace(c.learner, generations=30, episodes=16, eval_every=5,
-                                                   eval_episodes=512)))
+        compare=replace(c.compare, random_episodes=3000, controller_episodes=500,
+                        learner=replace(c.learner, generations=30, episodes=16, eval_every=5, eval_episodes=512)))
 
 
 def laptop_car_racing() -> Config:
@@ -171,7 +174,8 @@ def smoke(base: Config, steps: int) -> Config:
         evaluate=replace(base.evaluate, episodes=2, random_episodes=2, dream_episodes=8, gap_episodes=2,
                          video_steps=20),
         sweep=replace(base.sweep, learner=tiny(base.sweep.learner)),
-        compare=replace(base.compare, seconds=1, episodes=2, learner=tiny(base.compare.learner)))
+        compare=replace(base.compare, random_episodes=4, controller_episodes=4, seconds=1, vision_seconds=1, episodes=2,
+                        learner=tiny(base.compare.learner)))
 
 
 def own(task: Task) -> Config:

@@ -16,6 +16,11 @@ def train_memory(config: Config, run: Run):
     """Stage 4: M, which learns how the world moves, with reward and done heads -> checkpoints/memory."""
     if not run.finished("vision", vision_info(config)):
         raise UserError(f"no V in {run.root}: run `python -m pipeline.train_vision` first")
+    train_on_latents(config, run)
+
+
+def train_on_latents(config: Config, run: Run):
+    """Trains M on the run's episodes as the V that it has encoded them."""
     info = memory_info(config, run)
     if run.finished("memory", info):
         return say("train_memory: M is trained")

@@ -50,12 +50,14 @@ def test_every_model_is_trained_scored_and_predicts(run):
     assert comparison.table(found)
 
 
-def test_all_models_have_the_runs_episodes_and_their_own_v_where_it_is_trained_with_m(run):
+def test_all_models_have_the_same_episodes_and_a_v_of_their_own_where_it_is_trained_with_m(run):
     names = lambda folder, pattern: {path.name for path in folder.glob(pattern)}
+    base = Run(run.root / "compare" / "base")
+    assert len(names(base.episodes, "*.lz4")) == len(names(base.latents, "*.safetensors")) == 8
     for model in MODELS:
         place = run.root / "compare" / f"{model}-0"
-        assert names(place / "episodes", "*.lz4") == names(run.episodes, "*.lz4")
-        assert len(names(place / "latents", "*.safetensors")) == len(names(run.latents, "*.safetensors"))
+        assert names(place / "episodes", "*.lz4") == names(base.episodes, "*.lz4")
+        assert names(place / "latents", "*.safetensors") == names(base.latents, "*.safetensors")
     digest = lambda folder: json.loads((folder / "checkpoints/vision.json").read_text())["digest"]
     own, *compared = digest(run.root), *(digest(run.root / "compare" / f"{model}-0") for model in MODELS)
     assert [digest == own for digest in compared] == [True, False]
@@ -64,6 +66,27 @@ def test_all_models_have_the_runs_episodes_and_their_own_v_where_it_is_trained_w
 def test_an_entry_is_a_run_like_any_other(run):
     opened = open_world("toy", "dream", run=run.root / "compare" / "rssm-jointly-0")
     opened.world.reset([1, 2])
+
+
+def test_another_training_differs_and_stands_beside_the_first(run):
+    compared(run.root.parents[1], "--compare.models", "gru", "--compare.trainings", "2")
+    found = entries(run)
+    assert [(entry["name"], entry["training"]) for entry in found] == [("gru", 0), ("gru", 1), ("rssm-jointly", 0)]
+    assert found[0]["prediction"] != found[1]["prediction"]
+    shutil.rmtree(run.root / "compare" / "gru-1")
+
+
+def test_an_entry_of_other_settings_is_not_taken(run, capsys):
+    with pytest.raises(SystemExit):
+        compared(run.root.parents[1], "--dream.temperature", "0.5")
+    assert "gru-0 was made with dream.temperature=1.05 (now 0.5): delete it" in capsys.readouterr().err
+
+
+def test_a_published_run_will_do(run, tmp_path):
+    shutil.copytree(run.root, tmp_path / "toy" / "smoke",
+                    ignore=lambda folder, names: {"compare"} | {name for name in names if name.endswith(".lz4")})
+    main(compare, [*SMOKE, "--data", str(tmp_path), "--compare.models", "gru"])
+    assert [entry["name"] for entry in entries(Run(tmp_path / "toy" / "smoke"))] == ["gru"]
 
 
 def test_what_is_there_is_taken_and_what_is_missing_made_again(run, capsys):

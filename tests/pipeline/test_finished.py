@@ -1,10 +1,12 @@
 """Opening a finished run, as the notebooks do."""
 
+import json
 import shutil
 
 import numpy as np
 import pytest
 
+from pipeline.finished import compared
 from pipeline.finished import finished as opened
 from worldmodels import runs
 from worldmodels.types import UserError
@@ -49,3 +51,17 @@ def test_a_run_of_another_game_is_not_opened(smoke):
 def test_another_run_is_not_made(smoke):
     with pytest.raises(UserError, match="no run mine of toy; there are: smoke"):
         opened("toy", "mine")
+
+
+def test_a_comparison_is_that_of_the_run_or_else_the_published_one(smoke):
+    published = smoke.parents[1] / "published" / "toy" / "compare"
+    for folder, seconds in ((smoke / "report", 1), (published, 90)):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "compare.json").write_text(json.dumps({"task": "toy", "seconds": seconds, "entries": []}))
+    assert compared("toy", smoke) == compared("toy", "smoke") == ([], 1, smoke / "report")
+    assert compared("toy") == ([], 90, published)
+
+
+def test_a_run_without_a_comparison_is_one_line(smoke):
+    with pytest.raises(UserError, match="report has no comparison: `python -m pipeline.compare` makes one"):
+        compared("toy", smoke)
