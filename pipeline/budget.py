@@ -20,7 +20,7 @@ from worldmodels.runs import Run, plain
 from worldmodels.vision.train import train_vision
 
 FEWEST = 20                     # optimiser steps
-TIMED, REPEATS = (10, 40), 3    # steps of the two trainings by which a step is timed, and how often
+TIMED, REPEATS = (5, 25), 2     # steps of the two trainings by which a step is timed, and how often
 FRAMES = 5_000                  # of the episodes that V sees in them
 
 

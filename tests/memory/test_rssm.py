@@ -513,14 +513,18 @@ def test_scheduled_sampling_goes_on_from_what_the_prior_draws(latents, monkeypat
     memory.config = replace(memory.config, scheduled_sampling=1.0)
     own = torch.arange(T - 1)[:, None] % 3 != torch.arange(B)               # some steps of each stream
     monkeypatch.setattr(rssm, "own_steps", lambda share, restart, generator: own)
-    *_, (s, h) = memory.loss(batch, None, torch.Generator())
+    h, s, *_ = memory._follow(batch, None, torch.Generator())
     for t in range(T):
         if t:
             prior = memory.of_s.sample(memory.priors[0](state.inner[2]), 1.0, draw(memory, generator)["s"])
-            going_on = torch.where(own[t - 1][:, None], prior, state.inner[1])
+            going_on = torch.where(own[t - 1][:, None], prior.detach(), state.inner[1])
         else:
             going_on = memory.initial(batch.z[:, 0], draw(memory, generator)).inner[1]
             state = State(None, (None, None, torch.zeros(B, memory.h_size).double()))
         before = State(None, (None, going_on, state.inner[2]))
         state = memory.observe(before, batch.action[:, t], batch.next_z[:, t], draw(memory, generator))
-    torch.testing.assert_close((s, h), state.inner[1:])
+    torch.testing.assert_close((s[-1], h[-1]), state.inner[1:])
+    # no gradient through the draws
+    learnt = [p for name, p in memory.named_parameters() if name.startswith(("input", "cell", "posterior"))]
+    of = lambda s, h: torch.autograd.grad(s.square().sum() + h.square().sum(), learnt)
+    torch.testing.assert_close(of(s[-1], h[-1]), of(*state.inner[1:]))

@@ -23,6 +23,7 @@ end mean the same in all kinds.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Callable, Literal
 
 import torch
@@ -32,7 +33,8 @@ from torch import Tensor, nn
 from worldmodels.commandline import Count, Positive, Size, Weight
 from worldmodels.memory.dreamer import PlainDreamer
 from worldmodels.memory.heads import DEATH, DISAGREEMENT, LOG_SQRT_2PI, MemoryConfig, cross_entropy, network, own_steps
-from worldmodels.memory.recurrent import StepLinear, gru, next_h
+from worldmodels.memory.recurrent import gru
+from worldmodels.memory.rssm_sequence import Sequence, Stochastic
 from worldmodels.memory.stochastic import LATENTS, scaled_gradient
 from worldmodels.types import Imagined, Noise, NoiseSize, State, Transitions
 
@@ -128,41 +130,36 @@ class RSSM(nn.Module):
         return loss, metrics, carry
 
     def _follow(self, batch: Transitions, carry: tuple[Tensor, Tensor] | None, generator: torch.Generator):
-        """The same as `observe` along the streams, with as much as can be done for all steps at once -> h, s and the
-        posterior's parameters after each step, [T, B, ...], and the last s and h."""
-        H, (first, _, last) = self.h_size, self.posterior
-        of_h, of_z = first.weight.split([H, self.z_size], 1)
-        of_s, of_a = self.input.weight.split([self.of_s.size, self.action_size], 1)
-        T, B = batch.z.shape[1], len(batch.z)
-        time_first = lambda x: x.transpose(0, 1)
-        x_of = StepLinear(of_s, F.linear(time_first(batch.action), of_a, self.input.bias))
-        hidden_of = StepLinear(of_h, F.linear(time_first(batch.next_z), of_z, first.bias))
-        parameters_of = StepLinear(last.weight, last.bias.expand(T, B, -1))
-        if self.keeps_h:
-            gates_of_x, gates_of_h = (StepLinear(weight, bias.expand(T, B, -1)) for weight, bias in (
-                (self.cell.weight_ih, self.cell.bias_ih), (self.cell.weight_hh, self.cell.bias_hh)))
-        begins = [row.nonzero()[:, 0] for row in time_first(batch.restart).cpu()]           # streams, of each step
+        """The same as `observe` along the streams -> h, s and the posterior's parameters after each step, [T, B, ...],
+        and the last s and h."""
+        action, z, next_z, restart = (t.transpose(0, 1) for t in (batch.action, batch.z, batch.next_z, batch.restart))
+        T, B, share = *action.shape[:2], self.config.scheduled_sampling
+        random = partial(self.of_s.random, B, self.of_s.noise_size, generator=generator, device=z.device, dtype=z.dtype)
+        draw = lambda parameters, noise: self._draw(parameters, 1.0, {"s": noise})
+        begins = [row.nonzero()[:, 0].to(z.device) for row in restart.cpu()]                # streams, of each step
         if carry is None:
-            begins[0] = torch.arange(B)
-        (s, h), steps = carry or (batch.z.new_zeros(B, self.of_s.size), batch.z.new_zeros(B, H)), []
-        like = {"generator": generator, "device": h.device, "dtype": h.dtype}
-        noise_of_s = lambda: self.of_s.random(B, self.of_s.noise_size, **like)
-        share = self.config.scheduled_sampling
-        own = own_steps(share, time_first(batch.restart), generator)[..., None] if share else None
-        for t, (rows, z) in enumerate(zip(begins, time_first(batch.z))):
-            if share and t:                                         # h is still that of the step before
-                with torch.no_grad():
-                    s = torch.where(own[t - 1], self._draw(self.priors[0](h), 1.0, {"s": noise_of_s()}), s)
+            begins[0] = torch.arange(B, device=z.device)
+        s, h = carry or (z.new_zeros(B, self.of_s.size), z.new_zeros(B, self.h_size))
+        goes_on = own_steps(share, restart, generator)[..., None] if share else None
+        own_noise, noise, first_z, first_noise = [None], [], [], []
+        for t, rows in enumerate(begins):
+            if share and t:
+                own_noise.append(random())
             if len(rows):
-                rows, noise = rows.to(z.device), noise_of_s()
-                s = s.index_copy(0, rows, self.initial(z[rows], {"s": noise[rows]}).inner[1])
-                h = h.index_fill(0, rows, 0)
-            x = F.relu(x_of(s))
-            h = next_h(gates_of_x(x), gates_of_h(h), h) if self.keeps_h else x
-            parameters = parameters_of(F.relu(hidden_of(h)))
-            s = self._draw(parameters, 1.0, {"s": noise_of_s()})
-            steps.append((h, s, parameters))
-        return *(torch.stack(parts) for parts in zip(*steps)), (s.detach(), h.detach())
+                first_z.append(z[t, rows])
+                first_noise.append(random()[rows])
+            noise.append(random())
+        first_s = self.initial(torch.cat(first_z), {"s": torch.cat(first_noise)}).inner[1] if first_z else s[:0]
+        own = lambda t, h: (draw(self.priors[0](h), own_noise[t]), goes_on[t - 1])
+        chance = Stochastic(draw, self.of_s.gradient, torch.stack(noise) * self.draws_s, begins, own if share else None)
+        (hidden, _, last), cell = self.posterior, self.cell
+        of_s, of_a = self.input.weight.split([self.of_s.size, self.action_size], 1)
+        of_h, of_z = hidden.weight.split([self.h_size, self.z_size], 1)
+        gru = (cell.weight_ih, cell.bias_ih, cell.weight_hh, cell.bias_hh) if cell else ()
+        h, parameters, s = Sequence.apply(
+            F.linear(action, of_a, self.input.bias), F.linear(next_z, of_z, hidden.bias), first_s, of_s, of_h,
+            last.weight, last.bias, s, h, chance, *gru)
+        return h, s, parameters, (s[-1].detach(), h[-1].detach())
 
     def _transition(self, s: Tensor, h: Tensor, action: Tensor) -> Tensor:
         x = F.relu(self.input(torch.cat([s, action], -1)))

@@ -32,6 +32,11 @@ class Gaussian:
     def mean(self, parameters: Tensor) -> Tensor:
         return self.moments(parameters)[0]
 
+    def gradient(self, parameters: Tensor, normal: Tensor, d_s: Tensor) -> Tensor:
+        """That of the parameters, from that of an s drawn at temperature 1; of a mean where `normal` is 0."""
+        half = torch.sigmoid(parameters.chunk(2, -1)[1] / 2)
+        return torch.cat([d_s, d_s * normal * half * (1 - half)], -1)
+
     def moments(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation, each [..., size]."""
         mean, raw = parameters.chunk(2, -1)
@@ -65,6 +70,12 @@ class Categorical:
 
     def mean(self, parameters: Tensor) -> Tensor:
         return self.probabilities(parameters).flatten(-2)
+
+    def gradient(self, parameters: Tensor, uniform: Tensor, d_s: Tensor) -> Tensor:
+        """That of the parameters, from that of an s drawn at temperature 1 or of a mean: they are the same."""
+        p, d_p = (x.unflatten(-1, (self.groups, self.classes)) for x in (parameters, (1 - UNIFORM) * d_s))
+        p = p.softmax(-1)
+        return (p * (d_p - (p * d_p).sum(-1, keepdim=True))).flatten(-2)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """[..., groups, classes]."""

@@ -1,7 +1,8 @@
 """World models compared, in a table (comparison_charts.py draws). An entry is one training of one of them:
 
-    {"name": what is shown, "training": 0, "parameters": int, "seconds": of training, "steps": of training,
-     "dream_steps_per_s": float, "scores": [as report/scores.py makes them],
+    {"name": what is shown, "training": 0, "settings": {...}, "parameters": of M, "steps": of training M,
+     "seconds": of training M, and V where it is not shared, "dream_steps_per_s": float,
+     "scores": [as report/scores.py makes them],
      "prediction": {"random": as report/prediction.py makes it, "controller": the same}}
 
 where `prediction` is of episodes of the random policy and of the controller. Entries of one name are pooled: the mean
