@@ -51,6 +51,7 @@ def world_models(config: Config) -> dict[str, Config]:
     counts = config.compare
     config = replace(config, training="staged", rounds=1, world="dream", learner=counts.learner, collect=replace(
         config.collect, episodes=counts.random_episodes + counts.controller_episodes))
+    config = replace(config, memory=replace(config.memory, batch=counts.batch))
     common = {f.name: getattr(config.memory, f.name) for f in fields(MemoryConfig) if f.name != "kind"}
     of = lambda kind, **settings: replace(config, memory=kind.Config(**common | settings))
     dreamer_v3 = {"free_nats": 1.0, "free_nats_per": "step", "kl_posterior_weight": 0.1}

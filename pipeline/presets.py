@@ -37,6 +37,7 @@ class CompareConfig:
     random_episodes: Count = 2000       # that all are trained on: of the random policy that collects first
     controller_episodes: Count = 1000   # and of the run's controller, with --collect.explore-share
     seconds: Count = 90                 # that M is trained for
+    batch: Count = 16                   # in windows of so many streams: in so short a time more than of larger ones
     vision_seconds: Count = 120         # and V, where it is not the run's; together, where they are trained jointly
     episodes: Count = 24                # of each policy, that predictions are scored on
     # how controllers are trained: by whole dreams alone, from zero
@@ -174,7 +175,7 @@ def smoke(base: Config, steps: int) -> Config:
         evaluate=replace(base.evaluate, episodes=2, random_episodes=2, dream_episodes=8, gap_episodes=2,
                          video_steps=20),
         sweep=replace(base.sweep, learner=tiny(base.sweep.learner)),
-        compare=replace(base.compare, random_episodes=4, controller_episodes=4, seconds=1, vision_seconds=1, episodes=2,
+        compare=replace(base.compare, random_episodes=4, controller_episodes=4, seconds=1, vision_seconds=1, batch=2, episodes=2,
                         learner=tiny(base.compare.learner)))
 
 
