@@ -175,8 +175,8 @@ def smoke(base: Config, steps: int) -> Config:
         evaluate=replace(base.evaluate, episodes=2, random_episodes=2, dream_episodes=8, gap_episodes=2,
                          video_steps=20),
         sweep=replace(base.sweep, learner=tiny(base.sweep.learner)),
-        compare=replace(base.compare, random_episodes=4, controller_episodes=4, seconds=1, vision_seconds=1, batch=2, episodes=2,
-                        learner=tiny(base.compare.learner)))
+        compare=replace(base.compare, random_episodes=4, controller_episodes=4, seconds=1, vision_seconds=1, batch=2,
+                        episodes=2, learner=tiny(base.compare.learner)))
 
 
 def own(task: Task) -> Config:
