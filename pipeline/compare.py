@@ -89,7 +89,7 @@ def compare(config: Config, run: Run):
     write_atomic(run.report / "compare.md", f"{comparison.markdown(entries)}\n".encode())
     compared(entries, films(list(comparison.groups(entries)), run, held_out), run.report)
     print(comparison.table(entries))
-    print(f"\nin {run.report}/: compare.json, compare.md, compare-*.png")
+    print(f"\nin {run.report}/: compare.json, compare.md, compare-*.png, *.jpg")
 
 
 def all_entries(run: Run, order: list[str]) -> list[dict]:

@@ -102,7 +102,7 @@ def compared(entries: list[dict], films: dict[str, dict[str, np.ndarray]], folde
         title = f"From one moment of {EPISODES[whose]} on, given the same actions: single dreams"
         labels = ["V alone", *(f"{step} steps" for step in FILM_STEPS[1:])]
         strip = plots.film_strip(rows, range(len(labels)), title, labels)
-        plots.save(strip, folder / f"compare-film-{whose}.png")
+        plots.save(strip, folder / f"compare-film-{whose}.jpg")
 
 
 def recorded(config: Config, agent: Agent, dream: DreamWorld, controller: PolicySpec) -> tuple[Recording, Recording]:
