@@ -16,7 +16,7 @@ from worldmodels.files import read_json, write_json
 from worldmodels.latents import open_latents
 from worldmodels.memory.joint import train_jointly
 from worldmodels.memory.train import train_memory
-from worldmodels.runs import Run, plain
+from worldmodels.runs import Run, differences, plain
 from worldmodels.vision.train import train_vision
 
 FEWEST = 20                     # optimiser steps
@@ -46,9 +46,9 @@ def within_budget(models: dict[str, Config], base: Run, path: Path) -> dict[str,
 
 
 def trains_vision(config: Config, base: Run) -> bool:
-    """Whether a world model has a V of its own: one of another kind, or one that is trained together with M."""
-    kind = base.load("vision", "train_vision")[1]["vision"].get("kind", "vae")      # format 1 knew one
-    return config.training == "jointly" or config.vision.kind != kind
+    """Whether a world model has a V of its own: one of other settings, or one that is trained together with M."""
+    stored = {"vision": base.load("vision", "train_vision")[1]["vision"]}
+    return config.training == "jointly" or bool(differences(stored, {"vision": config.vision}))
 
 
 Training = Callable[[Config, Run, int, Run], None]      # so many steps on a run's episodes, kept in another run

@@ -155,10 +155,10 @@ class RSSM(nn.Module):
         (hidden, _, last), cell = self.posterior, self.cell
         of_s, of_a = self.input.weight.split([self.of_s.size, self.action_size], 1)
         of_h, of_z = hidden.weight.split([self.h_size, self.z_size], 1)
-        gru = (cell.weight_ih, cell.bias_ih, cell.weight_hh, cell.bias_hh) if cell else ()
+        of_gru = (cell.weight_ih, cell.bias_ih, cell.weight_hh, cell.bias_hh) if cell else ()
         h, parameters, s = Sequence.apply(
             F.linear(action, of_a, self.input.bias), F.linear(next_z, of_z, hidden.bias), first_s, of_s, of_h,
-            last.weight, last.bias, s, h, chance, *gru)
+            last.weight, last.bias, s, h, chance, *of_gru)
         return h, s, parameters, (s[-1].detach(), h[-1].detach())
 
     def _transition(self, s: Tensor, h: Tensor, action: Tensor) -> Tensor:

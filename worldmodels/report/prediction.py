@@ -54,8 +54,7 @@ class Kept(NamedTuple):
 
 @torch.inference_mode()
 def prediction(agent: Agent, episodes: Sequence[Episode], seed: int) -> dict[str, Any]:
-    """Scores of what V and M expect of episodes with frames, as JSON takes them: of five digits, None where there is no
-    number."""
+    """Scores of what V and M expect of episodes with frames, as JSON takes them: None where there is no number."""
     kept = latents_of(agent, episodes, generator_of(seed, "z"))
     step = one_step(agent, episodes, kept, seed)
     scores = ("crps", "energy_score", "frame_error", "frame_error_of_mean", "v_frame_error")
@@ -67,8 +66,7 @@ def prediction(agent: Agent, episodes: Sequence[Episode], seed: int) -> dict[str
         "reward": reward_calibration(step["expected"], step["came"]),
         "done": done_calibration(p_done, terminated),
         "uncertainty": spread_and_skill(step["uncertainty"], step["error_of_mean"])}
-    short = lambda number: float(f"{float(number):.5g}")
-    return json.loads(json.dumps(found, default=np.ndarray.tolist), parse_float=short, parse_constant=lambda nan: None)
+    return json.loads(json.dumps(found, default=np.ndarray.tolist), parse_constant=lambda nan: None)
 
 
 @torch.inference_mode()
