@@ -49,10 +49,11 @@ SETTINGS = ("seed", "training", "vision", "memory", "joint", "dream", "controlle
 
 def world_models(config: Config) -> dict[str, Config]:
     """What is compared, by name: the run's settings with another V, M or way of training."""
-    counts = config.compare
-    config = replace(config, training="staged", rounds=1, world="dream", learner=counts.learner, collect=replace(
-        config.collect, episodes=counts.random_episodes + counts.controller_episodes))
-    config = replace(config, memory=replace(config.memory, batch=counts.batch))
+    given = config.compare
+    collect = replace(config.collect, episodes=given.random_episodes + given.controller_episodes)
+    memory = replace(config.memory, batch=given.batch)
+    config = replace(config, training="staged", rounds=1, world="dream", learner=given.learner, collect=collect,
+                     memory=memory)
     common = {f.name: getattr(config.memory, f.name) for f in fields(MemoryConfig) if f.name != "kind"}
     of = lambda kind, **settings: replace(config, memory=kind.Config(**common | settings))
     dreamer_v3 = {"free_nats": 1.0, "free_nats_per": "step", "kl_posterior_weight": 0.1}

@@ -51,8 +51,8 @@ class Sequence(torch.autograd.Function):
         gates = b_i.expand(T, B, G).clone() if gru else None        # r, u, n
         ps = b_p.expand(T, B, -1).clone()
         hs, s_in, s_out = h.new_empty(T, B, H), s.new_empty(T, B, s.shape[-1]), s.new_empty(T, B, s.shape[-1])
-        before, ctx.owned = torch.addmm(b_h, h, w_h.t()), [None] * T
-        ctx.h, ctx.before = h, before
+        before = torch.addmm(b_h, h, w_h.t())
+        ctx.h, ctx.before, ctx.owned = h, before, [None] * T
         firsts = first.split([len(rows) for rows in chance.begins])
         for t, (rows, fresh, x, hy, p) in enumerate(zip(chance.begins, firsts, xs, hys, ps)):
             if t and chance.own:
