@@ -110,9 +110,11 @@ def of_kind(config, arguments: list[str], section: str, kinds: dict):
 
 
 def converted(config, wanted: type):
-    """The settings of another kind, `wanted`: what both have, of one type, stays as it is."""
+    """The settings of another kind, `wanted`, and of the kinds within it: what both have, of one type, stays as it
+    is."""
     known = {f.name: f.type for f in fields(config) if f.name != "kind"}
-    return from_dict(wanted, {f.name: getattr(config, f.name) for f in fields(wanted) if known.get(f.name) == f.type})
+    found = from_dict(wanted, {f.name: getattr(config, f.name) for f in fields(wanted) if known.get(f.name) == f.type})
+    return replace(found, **{name: converted(config, type(getattr(found, name))) for name in kinds_within(found)})
 
 
 def option(arguments: list[str], name: str) -> str | None:

@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pipeline.budget import trains_vision, within_budget
+from pipeline.collect import common_settings
 from pipeline.command import converted, main, open_executor, say, stage, task_of, write_settings
 from pipeline.encode import encode, encode_episodes
 from pipeline.evaluate import dream_seeds, in_the_dream, score_played, trained_name, whole_dream
@@ -77,6 +78,7 @@ def compare(config: Config, run: Run):
     models = world_models(config)
     if unknown := set(config.compare.models) - models.keys():
         raise UserError(f"--compare.models {' '.join(sorted(unknown))}: choose from {', '.join(models)}")
+    check_same_episodes(config, run, agent)
     base = collect_base(config, run, agent)
     held_out = collect_held_out(config, run, agent)
     chosen = within_budget({name: models[name] for name in config.compare.models or models}, base,
@@ -190,12 +192,26 @@ def films(chosen: tuple[str, ...], run: Run, held_out: dict[str, list[Path]]) ->
     return found
 
 
+def check_same_episodes(config: Config, run: Run, agent: Agent):
+    """A UserError where earlier entries were trained on other episodes than this command's."""
+    recorded, collected = run.root / "compare" / "episodes.json", common_settings(config)
+    given = ("random_episodes", "controller_episodes", "weight_noise")
+    collected |= {"explore_share": config.collect.explore_share, "vision": agent.vision_digest,
+                  "controller": run.load("controller", "train_controller")[1]["digest"],
+                  "compare": {name: getattr(config.compare, name) for name in given}}
+    if recorded.exists() and (different := differences(read_json(recorded)["made_with"], collected)):
+        raise UserError(f"the world models in {recorded.parent} were trained on episodes of {different}: delete the "
+                        "folder, or choose the settings that it has")
+    write_json(recorded, {"made_with": plain(collected)})
+
+
 def collect_base(config: Config, run: Run, agent: Agent) -> Run:
     """The episodes that all world models are trained on, encoded with the run's V."""
     base, counts = Run(run.root / "compare" / "base"), config.compare
     play(config, run, agent, config.collect, "episodes to train on", {
         "random": (base.episodes, episode_seeds(config.seed, 1, "collect")[:counts.random_episodes]),
-        "controller": (base.episodes, episode_seeds(config.seed, 2, "collect")[:counts.controller_episodes])})
+        "controller": (base.episodes, episode_seeds(config.seed, 2, "collect")[:counts.controller_episodes])},
+        counts.weight_noise)
     take_vision(run, base)
     encode_episodes(config, base)
     return base
@@ -211,15 +227,15 @@ def collect_held_out(config: Config, run: Run, agent: Agent) -> dict[str, list[P
 
 
 def play(config: Config, run: Run, agent: Agent, settings: CollectConfig, what: str,
-         wanted: dict[str, tuple[Path, range]]):
+         wanted: dict[str, tuple[Path, range]], weight_noise: float = 0.0):
     """Collects what is missing of the episodes of these seeds in these folders, of the "random" policy that collects
-    first and of the run's "controller"."""
+    first and of the run's "controller", with noise on its weights."""
     task, spec = task_of(config), load_controller(run, agent)
     missing = {whose: [seed for seed in seeds if not episode_path(folder, seed).exists()]
                for whose, (folder, seeds) in wanted.items()}
     random = [CollectJob(task, settings, seed, wanted["random"][0]) for seed in missing["random"]]
     own = [ExploreJob(task, run, agent.digest, settings, env_settings(task, settings), spec,
-                      tuple(missing["controller"][part]), wanted["controller"][0])
+                      tuple(missing["controller"][part]), wanted["controller"][0], weight_noise)
            for part in split_jobs(len(missing["controller"]))]
     total = sum(map(len, missing.values()))
     if total:

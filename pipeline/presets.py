@@ -6,7 +6,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Callable, Literal
 
-from worldmodels.commandline import Count, Range, Whole
+from worldmodels.commandline import Count, Range, Share, Whole
 from worldmodels.controller import CONTROLLERS, LEARNERS, ControllerConfig, EvolutionConfig, LearnerConfig, LinearConfig
 from worldmodels.envs import Task
 from worldmodels.memory import MEMORIES, MDNRNNConfig, MemoryConfig
@@ -36,6 +36,7 @@ class CompareConfig:
     trainings: Count = 1                # of each, with seeds of their own
     random_episodes: Count = 2000       # that all are trained on: of the random policy that collects first
     controller_episodes: Count = 1000   # and of the run's controller, with --collect.explore-share
+    weight_noise: Share = 0.0           # of the variance of its weights a share from 0 to this is noise
     seconds: Count = 90                 # that M is trained for
     batch: Count = 16                   # in windows of so many streams: in so short a time more than of larger ones
     vision_seconds: Count = 120         # and V, where it is not the run's; together, where they are trained jointly
@@ -116,7 +117,7 @@ def quick_car_racing() -> Config:
         learner=learner,
         evaluate=replace(c.evaluate, episodes=40, dream_episodes=256),
         sweep=replace(c.sweep, learner=learner),
-        compare=replace(c.compare, controller_episodes=1600, learner=replace(learner, generations=30)))
+        compare=replace(c.compare, controller_episodes=2000, weight_noise=1.0, learner=replace(learner, generations=30)))
 
 
 def quick_take_cover() -> Config:

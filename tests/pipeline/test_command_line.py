@@ -147,6 +147,7 @@ def test_a_kind_within_a_kind_is_set_and_remembered(tmp_path):
     begun = settings(*TOY, "--data", tmp_path, *ENSEMBLE, "--memory.member.stochastic-size", "8")
     assert begun.memory.kind == "ensemble" and begun.memory.members == 3
     assert begun.memory.member.kind == "rssm" and begun.memory.member.stochastic_size == 8
+    assert begun.memory.member.hidden_size == settings(*TOY, "--data", tmp_path / "other").memory.hidden_size == 16
     arguments = ["--task", "toy", "--run", "smoke", "--data", tmp_path]
     assert settings(*arguments).memory == begun.memory                      # without naming the kinds again
     changed = settings(*arguments, "--memory.member.units", "9").memory.member

@@ -74,6 +74,16 @@ def test_an_entry_of_other_settings_is_not_taken(run, capsys):
     assert "gru-0 was made with dream.temperature=1.05 (now 0.5): delete it" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("setting, told", (("--compare.weight-noise=0.5", "compare.weight_noise=0.0 (now 0.5)"),
+                                           ("--compare.random-episodes=5", "compare.random_episodes=4 (now 5)"),
+                                           ("--collect.explore-share=0.2", "explore_share=0.5 (now 0.2)")))
+def test_world_models_trained_on_other_episodes_are_not_mixed(run, capsys, setting, told):
+    with pytest.raises(SystemExit):
+        compared(run.root.parents[1], setting)
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert told in message and "delete the folder" in message
+
+
 def test_a_published_run_will_do(run, tmp_path):
     shutil.copytree(run.root, tmp_path / "toy" / "smoke",
                     ignore=lambda folder, names: {"compare"} | {name for name in names if name.endswith(".lz4")})

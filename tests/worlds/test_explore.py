@@ -14,7 +14,7 @@ from worldmodels.envs.policies import fresh_uniform
 from worldmodels.envs.toy import Toy
 from worldmodels.types import State
 from worldmodels.worlds.collect import CollectConfig
-from worldmodels.worlds.explore import LONGEST, Explorer, ExploreJob, stretches
+from worldmodels.worlds.explore import LONGEST, Explorer, ExploreJob, stretches, with_weight_noise
 from worldmodels.worlds.fitness import RealJob
 
 SEEDS = tuple(range(100, 140))          # more than a worker plays at a time
@@ -22,13 +22,13 @@ SEEDS = tuple(range(100, 140))          # more than a worker plays at a time
 
 @pytest.fixture
 def explore(toy_run, tmp_path):
-    """explore(share): the job, and what it returned."""
+    """explore(share, weight_noise): the job, and what it returned."""
     digest = load_agent(toy_run).digest
     spec = PolicySpec(LinearConfig(), {"parameters": np.random.default_rng(3).normal(size=(1, 13))})
 
-    def explore(share):
+    def explore(share, weight_noise=0.0):
         config = CollectConfig(max_steps=30, policy="fresh", explore_share=share)
-        job = ExploreJob(TASKS["toy"], toy_run, digest, config, (), spec, SEEDS, tmp_path)
+        job = ExploreJob(TASKS["toy"], toy_run, digest, config, (), spec, SEEDS, tmp_path, weight_noise)
         return job, job()
 
     return explore
@@ -53,8 +53,23 @@ def test_without_exploration_it_is_the_controller_that_plays(explore, toy_run):
     job, (lengths, returns) = explore(0.0)
     expected_returns, expected_lengths = RealJob(job.task, toy_run, job.digest, 30, (), job.spec, SEEDS)()
     assert np.array_equal(lengths, expected_lengths) and np.array_equal(returns, expected_returns)
-    _, (_, explored) = explore(1.0)
-    assert not np.array_equal(explored, returns)
+    for other in ((1.0, 0.0), (0.0, 1.0)):
+        _, (_, explored) = explore(*other)
+        assert not np.array_equal(explored, returns)
+
+
+def test_noise_on_the_weights_leaves_anything_from_the_controller_to_a_random_one_of_its_scale():
+    row = np.random.default_rng(3).normal(2, 1, (1, 5000))
+    spec, seeds = PolicySpec(LinearConfig(), {"parameters": row}), tuple(range(300))
+    noisy = with_weight_noise(spec, 1.0, seeds).arrays["parameters"]
+    scale = np.sqrt(np.square(row).mean())
+    assert np.abs(np.sqrt(np.square(noisy).mean(1)) / scale - 1).max() < 0.1
+    left = noisy @ row[0] / np.square(row).sum()                # the share of the controller itself, sqrt(1 - mine)
+    assert np.abs(np.square(left).mean() - 0.5) < 0.05 and left.min() < 0.2 and left.max() > 0.98
+    half = with_weight_noise(spec, 0.5, seeds).arrays["parameters"] @ row[0] / np.square(row).sum()
+    assert half.min() > np.sqrt(0.5) - 0.05
+    assert np.array_equal(with_weight_noise(spec, 1.0, seeds[7:8]).arrays["parameters"][0], noisy[7])
+    assert np.array_equal(with_weight_noise(spec, 0.0, seeds).arrays["parameters"], row.repeat(300, 0))
 
 
 class Numbered:

@@ -1,6 +1,7 @@
 """Collecting again, with a controller (the iterative procedure of Ha & Schmidhuber 2018, sec. 5): it plays, and now and
 then leaves the game to a random policy for a while, so that M learns what comes of other actions where the controller
-leads."""
+leads. With noise on its weights (Plappert et al. 2018) M also learns where worse controllers lead, which CMA-ES tries
+on its way to a good one."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,18 @@ def stretches(policy: Callable, share: float, seed: int) -> Iterator[np.ndarray 
         yield next(actions) if exploring else None
 
 
+def with_weight_noise(spec: PolicySpec, share: float, seeds: Sequence[int]) -> PolicySpec:
+    """A policy for each seed, in place of the only one: of the variance of its weights a share that is drawn from 0 to
+    `share` is Gaussian noise. At 1 nothing is left of the policy but its scale."""
+    def noisy(row: np.ndarray, seed: int) -> np.ndarray:
+        rng = np.random.default_rng([seed, 5])
+        mine, noise = rng.uniform(0, share), rng.standard_normal(row.shape) * np.sqrt(np.square(row).mean())
+        return (np.sqrt(1 - mine) * row + np.sqrt(mine) * noise).astype(row.dtype)
+
+    return spec._replace(arrays={name: np.stack([noisy(array[0], seed) for seed in seeds])
+                                 for name, array in spec.arrays.items()})
+
+
 @dataclass(frozen=True, repr=False)
 class ExploreJob:
     """Plays and stores an episode for each seed; a pure function of its fields, `digest` being that of V and M."""
@@ -68,6 +81,7 @@ class ExploreJob:
     spec: PolicySpec            # the controller
     seeds: tuple[int, ...]
     folder: Path
+    weight_noise: float = 0.0   # of the variance of the controller's weights a share from 0 to this is noise
 
     @property
     def deadline(self) -> float:
@@ -77,7 +91,8 @@ class ExploreJob:
         """Steps and returns [N] of the episodes."""
         agent, world = worker_world(self.task, self.run, self.digest, self.config.max_steps, self.settings)
         random = self.task.policies[self.config.policy]
-        policy = Explorer(agent.policy_of(self.spec), lambda seed: stretches(random, self.config.explore_share, seed))
+        spec = with_weight_noise(self.spec, self.weight_noise, self.seeds)
+        policy = Explorer(agent.policy_of(spec), lambda seed: stretches(random, self.config.explore_share, seed))
         info = {"task": self.task.name, "policy": f"controller of round {self.run.round}, {self.config.policy}",
                 "env_id": self.task.env_id}
         end = lambda track: write(episode_path(self.folder, track.seed), track.episode(), info | {"seed": track.seed})
