@@ -57,7 +57,7 @@ def vision(config: Config, run: Run):
 
 def memory(config: Config, run: Run):
     info = memory_info(config, run)
-    latents, m = open_latents(run, 0, info["vision_digest"]), config.memory
+    latents, m = open_latents(run, 0, info["vision_digest"], config.memory.latent), config.memory
     latents.windows = spread(latents.windows, int(latents.lengths.sum()) // (m.batch * m.sequence), m.steps)
     train_memory(build_memory(plain(info), TASKS[config.task]), latents, run, info, config.seed)
 

@@ -77,7 +77,8 @@ def of_vision(config: Config, base: Run, steps: int, place: Run):
 def of_memory(config: Config, base: Run, steps: int, place: Run):
     memory = build(config)[1]
     memory.config = replace(memory.config, steps=steps)
-    latents = open_latents(base, config.collect.min_steps, base.load("vision", "train_vision")[1]["digest"])
+    digest = base.load("vision", "train_vision")[1]["digest"]
+    latents = open_latents(base, config.collect.min_steps, digest, config.memory.latent)
     train_memory(memory, latents, place, {}, config.seed)
 
 

@@ -52,13 +52,13 @@ def world_models(config: Config) -> dict[str, Config]:
     """What is compared, by name: the run's settings with another V, M or way of training."""
     given = config.compare
     collect = replace(config.collect, episodes=given.random_episodes + given.controller_episodes)
-    memory = replace(config.memory, batch=given.batch)
+    memory = replace(config.memory, batch=given.batch, latent=given.latent)
     config = replace(config, training="staged", rounds=1, world="dream", learner=given.learner, collect=collect,
                      memory=memory)
     common = {f.name: getattr(config.memory, f.name) for f in fields(MemoryConfig) if f.name != "kind"}
     of = lambda kind, **settings: replace(config, memory=kind.Config(**common | settings))
     dreamer_v3 = {"free_nats": 1.0, "free_nats_per": "step", "kl_posterior_weight": 0.1}
-    jointly = lambda found: replace(found, training="jointly")
+    jointly = lambda found: replace(found, training="jointly", memory=replace(found.memory, latent="sample"))
     made = {
         "gru": of(GRU),
         "mdn_rnn": replace(config, memory=config.memory if isinstance(config.memory, MDNRNN.Config)

@@ -61,7 +61,7 @@ FITNESS = {"dream": dream_fitness, "real": real_fitness}
 
 def encoded(config: Config, run: Run, agent: Agent) -> Latents:
     """The run's episodes as the V of this agent encoded them."""
-    return open_latents(run, config.collect.min_steps, agent.vision_digest)
+    return open_latents(run, config.collect.min_steps, agent.vision_digest, agent.memory.config.latent)
 
 
 def checked_agent(config: Config, run: Run) -> Agent:

@@ -18,6 +18,8 @@ def train_jointly(config: Config, run: Run):
     """Stages 2 and 4 at once: V and M by one objective -> checkpoints/vision, checkpoints/memory."""
     if config.training != "jointly":
         raise UserError("V and M are trained jointly with --training jointly")
+    if config.memory.latent != "sample":
+        raise UserError(f"--memory.latent {config.memory.latent}: joint training draws z, take a sample")
     info, run = vision_info(config), run.at(1)
     if run.finished("vision", info) and run.finished("memory", memory_info(config, run)):
         return say("train_jointly: V and M are trained")

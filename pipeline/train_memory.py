@@ -26,7 +26,7 @@ def train_on_latents(config: Config, run: Run):
         return say("train_memory: M is trained")
     if config.training == "jointly" and run.round == 1:
         raise UserError("with --training jointly M is trained together with V: run `python -m pipeline.train_jointly`")
-    latents = open_latents(run, config.collect.min_steps, info["vision_digest"])
+    latents = open_latents(run, config.collect.min_steps, info["vision_digest"], config.memory.latent)
     torch.manual_seed(seed_of(config.seed, run.round, "weights of M"))
     memory = build_memory(plain(info), task_of(config))
     if run.round > 1:

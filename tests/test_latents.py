@@ -166,6 +166,15 @@ def test_latents_without_a_variance_are_points(tmp_path):
     assert torch.equal(first.z[:, 1:], first.next_z[:, :-1])
 
 
+def test_a_memory_that_is_to_see_means_gets_no_samples(tmp_path):
+    mu, episode = counted_episode(3, 30)
+    write_latents(tmp_path / "e", Posterior(torch.from_numpy(mu), torch.ones(mu.shape)), episode, "v")
+    (of_means,) = windows(opened(tmp_path / "e", latent="mean"), 1, batch=2, sequence=15)
+    assert torch.equal(of_means.z[..., 1], torch.arange(30).view(2, 15).div(10).half().float())
+    (of_samples,) = windows(opened(tmp_path / "e"), 1, batch=2, sequence=15)
+    assert (of_samples.z - of_means.z).abs().mean() > 0.5
+
+
 def test_latents_of_an_episode_that_was_collected_again_are_refused_by_name(tmp_path):
     mu, episode = counted_episode(0, 5)
     write_latents(tmp_path / "e", Posterior(torch.from_numpy(mu)), episode, "v", "0badcafe")

@@ -54,7 +54,7 @@ class Observer:
 
     def _sample(self, frames: np.ndarray, rngs: list[np.random.Generator]) -> Tensor:
         """z [B, Z] of frames, each drawn by its own generator."""
-        posterior = self.encode(torch.from_numpy(frames).to(self.device))
+        posterior = self.encode(torch.from_numpy(frames).to(self.device)).as_latent(self.memory.config.latent)
         drawn = np.stack([rng.standard_normal(posterior.mean.shape[-1], np.float32) for rng in rngs])
         return posterior.sample(torch.from_numpy(drawn).to(self.device))
 

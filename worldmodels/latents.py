@@ -37,8 +37,9 @@ def write_latents(path: Path, posterior: Posterior, episode: Episode, vision_dig
                 {"vision": vision_digest, "episode": checksum})
 
 
-def open_latents(run: Run, min_steps: int, vision_digest: str) -> "Latents":
-    """The latents of the episodes of more than `min_steps` steps that a run has collected up to this round.
+def open_latents(run: Run, min_steps: int, vision_digest: str, latent: str) -> "Latents":
+    """The latents of the episodes of more than `min_steps` steps that a run has collected up to this round; `latent` is
+    the setting of the memory that is to see them.
 
     Where the episodes themselves are gone, as in a published run, those latents that are there.
     """
@@ -47,7 +48,7 @@ def open_latents(run: Run, min_steps: int, vision_digest: str) -> "Latents":
         episodes = sorted(round.episodes.glob(f"*{SUFFIX}"))
         encoded = {latent_path(round.latents, path): checksum(path) for path in episodes}
         paths |= encoded or dict.fromkeys(sorted(round.latents.glob("*.safetensors")), "")
-    return Latents(paths, vision_digest, min_steps)
+    return Latents(paths, vision_digest, min_steps, latent)
 
 
 class Encoded(NamedTuple):
@@ -93,7 +94,7 @@ class Latents:
     """The episodes of some files; of these only how many transitions each has, `lengths` [E], is in memory from the
     start."""
 
-    def __init__(self, paths: dict[Path, str], vision_digest: str, min_steps: int = 0):
+    def __init__(self, paths: dict[Path, str], vision_digest: str, min_steps: int = 0, latent: str = "sample"):
         """Of files with the checksums of their episodes, "" where these are gone."""
         lengths = np.array([stored_length(path, vision_digest, checksum) for path, checksum in paths.items()], int)
         paths = [path for path, steps in zip(paths, lengths) if steps > min_steps]
@@ -103,7 +104,8 @@ class Latents:
                             "then `python -m pipeline.encode`, or lower --collect.min-steps")
         # of mean size: what is used is shuffled
         kept = CACHE * len(paths) // sum(path.stat().st_size for path in paths)
-        self._episode = lru_cache(max(1, kept))(lambda number: Encoded(**load_arrays(paths[number])[0]))
+        points = {} if latent == "sample" else {"log_var": None}
+        self._episode = lru_cache(max(1, kept))(lambda number: Encoded(**load_arrays(paths[number])[0] | points))
 
     def episode(self, number: int) -> Encoded:
         """An episode, from memory or from its file; a UserError names a damaged one."""

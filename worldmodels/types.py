@@ -69,6 +69,10 @@ class Posterior(NamedTuple):
     mean: Tensor                        # [..., Z]
     log_var: Tensor | None = None       # [..., Z]; None: z is the mean
 
+    def as_latent(self, latent: str) -> "Posterior":
+        """What z is drawn from by a memory's setting `latent`: itself, or the point that is its mean."""
+        return self if latent == "sample" else Posterior(self.mean)
+
     def sample(self, normal: Tensor) -> Tensor:
         """z of standard normal numbers, all [..., Z]. z is sampled in control too (released code)."""
         return self.mean if self.log_var is None else self.mean + torch.exp(0.5 * self.log_var) * normal

@@ -113,7 +113,7 @@ ON_TOY = {                                      # what they learn the toy world 
     "mdn_rnn": {"hidden_size": 32, "mixtures": 2, "reward_weight": 0.1, "death": "threshold"},
     "ensemble": {"members": 2, "member": GRUConfig(hidden_size=48), "reward_weight": 0.01, "done_weight": 0.05,
                  "death": "threshold"},
-    "rssm": {"hidden_size": 32, "units": 48, "stochastic_size": 16, "steps": 900, "reward_weight": 0.05,
+    "rssm": {"hidden_size": 32, "units": 48, "stochastic_size": 16, "steps": 900, "reward_weight": 2.0,
              "death": "threshold"},
 }
 

@@ -199,7 +199,7 @@ def loss_by_hand(memory, batch):
     nll, kl, reward, done = step_by_step(memory, batch)
     kl, free = kl.mean(2), torch.tensor(config.free_nats).double()
     counted = torch.maximum(kl, free).mean() if config.free_nats_per == "step" else torch.maximum(kl.mean(), free)
-    loss = nll.mean() + counted / Z + config.reward_weight * reward.mean() + config.done_weight * done.mean()
+    loss = nll.mean() + (config.reward_weight * reward.mean() + counted) / Z + config.done_weight * done.mean()
     return loss, {"loss": loss, "nll": nll.mean(), "kl": kl.mean(), "reward_error": reward.mean(), "done": done.mean()}
 
 

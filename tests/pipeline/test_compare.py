@@ -125,5 +125,6 @@ def test_all_are_trained_in_the_same_way_but_for_what_is_compared(task):
         for model in world_models(config).values():
             assert model.memory.done_weight == config.memory.done_weight
             assert model.memory.batch == config.compare.batch and model.memory.sequence == config.memory.sequence
+            assert model.memory.latent == ("sample" if model.training == "jointly" else config.compare.latent)
             assert model.learner == config.compare.learner and model.dream == config.dream
             assert model.vision.steps == config.vision.steps and model.vision.z_size == config.vision.z_size

@@ -14,6 +14,7 @@ from worldmodels.agent import Agent, load_agent
 from worldmodels.envs import TASKS
 from worldmodels.envs.toy import Toy
 from worldmodels.episodes import Episode
+from worldmodels.memory import MemoryConfig
 from worldmodels.report import prediction as module
 from worldmodels.report.prediction import (DRAWS, FRAME_STEPS, HORIZON, SMALLEST, by_horizon, crps, energy_score, film,
                                            generator_of, latents_of, over_episodes, prediction, ranks)
@@ -44,6 +45,7 @@ class Walk:
     first action, as the game does."""
 
     observe_noise, imagine_noise = NoiseSize({}, {"unused": 1}), NoiseSize({"done": 1}, {"z": 2})
+    config = MemoryConfig()
 
     def __init__(self, bias=lambda z: 0 * z, noise=0.0, pay=lambda action: action[:, 0], p_done=0.0,
                  uncertainty=lambda z: 0 * z[:, 0]):

@@ -1,5 +1,8 @@
 """The real game through V and M, on the toy world whose frames name their position."""
 
+from copy import copy
+from dataclasses import replace
+
 import gymnasium
 import numpy as np
 import pytest
@@ -69,6 +72,17 @@ def test_latents_are_sampled_with_the_episodes_own_seed(agent):
             noise.append((z - mu) / torch.exp(log_var / 2))
     noise = torch.cat(noise)
     assert abs(noise.mean()) < 0.1 and abs(noise.std() - 1) < 0.1
+
+
+def test_a_memory_that_sees_means_gets_them(agent):
+    memory = copy(agent.memory)
+    memory.config = replace(memory.config, latent="mean")
+    world = RealWorld(Toy, agent.vision, memory)
+    with torch.inference_mode():
+        for move in (lambda: world.reset([3, 4]), lambda: world.step(torch.ones(2, 1)).state):
+            state = move()
+            mu = agent.vision.encode(torch.from_numpy(world.frames)).mean
+            torch.testing.assert_close(memory.latent(state), mu, atol=1e-5, rtol=0)
 
 
 def test_lockstep_equals_one_at_a_time(agent):

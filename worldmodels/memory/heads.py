@@ -23,6 +23,7 @@ class MemoryConfig(TrainConfig):
     reward_weight: Weight = 1.0         # of the squared error of the reward
     done_weight: Weight = 1.0           # of the cross-entropy of the end
     done_positive_weight: Weight = 1.0  # of terminal steps within it (released code: 10)
+    latent: Literal["sample", "mean"] = "sample"    # what z is: a sample of V's posterior (paper), or its mean
     # up to this share of a stream's steps go on from what M itself drew (Bengio et al. 2015)
     scheduled_sampling: Share = 0.0
     # a dream ends by the done head's probability, or where that is above 50% (paper)

@@ -7,7 +7,7 @@ Memory and uncertainty are apart: h is computed, s is drawn.
     posterior   q(s_t+1 | h_t+1, z_t+1)     the same, once z is known
     z_t+1 ~ N(mu(s, h), sigma^2), r_t, P(done_t)    read off the state arrived at; sigma is learnt, one a dimension
 
-    loss = mean_t [ (-log p(z | s, h) + KL(q || p)) / Z + w_reward (r_t - r)^2 + w_done cross-entropy ]
+    loss = mean_t [ (-log p(z | s, h) + w_reward (r_t - r)^2 + KL(q || p)) / Z + w_done cross-entropy ]
 
 The first frame's z is given: s_0 ~ q(s | 0, z_0). So an episode's start has neither an old state nor an old action.
 
@@ -18,8 +18,9 @@ by `kl_posterior_weight`: 1 and 1 is the plain KL (PlaNet, V1), 0.8 and 0.2 V2's
 The temperature tau of a dream scales the variances of s and z; of a categorical s it divides the logits. In the
 ablation "deterministic" the heads learn to read the prior's mean of s: the posterior's has seen z.
 
-Deliberate differences: z is V's latent, not an image. The loss is per dimension of z, so that the weights of reward and
-end mean the same in all kinds.
+Deliberate differences: z is V's latent, not an image, and the loss is per dimension of z, as in all kinds. The reward is
+divided with the rest: were it not, it would outweigh the KL, and the posterior, which sees what comes, would learn the
+reward where the prior does not (docs/experiments.md).
 """
 
 from dataclasses import dataclass
@@ -125,7 +126,7 @@ class RSSM(nn.Module):
         counted = (kl if config.free_nats_per == "step" else kl.mean()).clamp(min=config.free_nats).mean()
         reward_error = (reward - came).square().mean()
         done = cross_entropy(logit, terminated, config.done_positive_weight).mean()
-        loss = nll + counted / self.z_size + config.reward_weight * reward_error + config.done_weight * done
+        loss = nll + (config.reward_weight * reward_error + counted) / self.z_size + config.done_weight * done
         metrics = {"loss": loss, "nll": nll, "kl": kl.mean(), "reward_error": reward_error, "done": done}
         return loss, metrics, carry
 

@@ -5,7 +5,7 @@
     reward, done    calibration and skill of the reward that M expects of a step, and of P(the episode ends)
     uncertainty     an ensemble's disagreement against its error
 
-z is what a controller sees: one sample of V's posterior for each frame. Each dimension of z is measured in its standard
+z is what a controller sees: of each frame one sample of V's posterior, or its mean (`memory.latent`). Each dimension of z is measured in its standard
 deviation over the episodes, so that memories of different V can be compared. No M foretells V's own noise: `v_crps` and
 `v_frame_error` are what an M that knows the next frame would score. The temperature is 1. An interval counts an
 episode's mean as one observation. V and M are on the CPU.
@@ -82,7 +82,7 @@ def film(agent: Agent, episode: Episode, start: int, steps: int, seed: int) -> n
 
 def latents_of(agent: Agent, episodes: Sequence[Episode], generator: torch.Generator) -> Kept:
     """Encodes episodes, and samples z."""
-    posteriors = [encode(agent.vision, e.frames) for e in episodes]
+    posteriors = [encode(agent.vision, e.frames).as_latent(agent.memory.config.latent) for e in episodes]
     sampled = [p.sample(torch.randn(p.mean.shape, generator=generator)) for p in posteriors]
     unit = torch.cat(sampled).std(0)                                                    # [Z]
     unit = unit.clamp(min=1e-3 * float(unit.max()) or 1.0)      # where V leaves a dimension unused, it hardly moves

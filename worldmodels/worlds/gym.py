@@ -86,7 +86,7 @@ def dream(agent: Agent, run: Run, collect: CollectConfig, max_episode_steps: int
     own = DreamConfig(run.settings(DreamConfig, "dream").temperature,
                       max_steps=min(max_episode_steps or official, official))
     config = with_options(own, settings, DREAM)
-    latents = open_latents(run, collect.min_steps, agent.vision_digest)
+    latents = open_latents(run, collect.min_steps, agent.vision_digest, agent.memory.config.latent)
     world = DreamWorld(pessimistic(agent.memory, lambda: latents, config, seed=0), latents, config)
     return world, lambda: agent.decode(agent.memory.latent(world.state)), collect.repeat
 
