@@ -18,9 +18,9 @@ by `kl_posterior_weight`: 1 and 1 is the plain KL (PlaNet, V1), 0.8 and 0.2 V2's
 The temperature tau of a dream scales the variances of s and z; of a categorical s it divides the logits. In the
 ablation "deterministic" the heads learn to read the prior's mean of s: the posterior's has seen z.
 
-Deliberate differences: z is V's latent, not an image, and the loss is per dimension of z, as in all kinds. The reward is
-divided with the rest: were it not, it would outweigh the KL, and the posterior, which sees what comes, would learn the
-reward where the prior does not (docs/experiments.md).
+Deliberate differences: z is V's latent, not an image, and the loss is per dimension of z, as in all kinds. The reward's
+error is divided by Z too. Were it not, it would outweigh the KL, and the posterior, which sees what comes, would learn
+the reward where the prior does not (docs/experiments.md).
 """
 
 from dataclasses import dataclass

@@ -5,10 +5,10 @@
     reward, done    calibration and skill of the reward that M expects of a step, and of P(the episode ends)
     uncertainty     an ensemble's disagreement against its error
 
-z is what a controller sees: of each frame one sample of V's posterior, or its mean (`memory.latent`). Each dimension of z is measured in its standard
-deviation over the episodes, so that memories of different V can be compared. No M foretells V's own noise: `v_crps` and
-`v_frame_error` are what an M that knows the next frame would score. The temperature is 1. An interval counts an
-episode's mean as one observation. V and M are on the CPU.
+z is what a controller sees: of each frame one sample of V's posterior, or its mean (`memory.latent`). Each dimension of
+z is measured in its standard deviation over the episodes, so that memories of different V can be compared. No M
+foretells V's own noise: `v_crps` and `v_frame_error` are what an M that knows the next frame would score. The
+temperature is 1. An interval counts an episode's mean as one observation. V and M are on the CPU.
 """
 
 import json
