@@ -39,7 +39,7 @@ class CompareConfig:
     weight_noise: Share = 0.0           # of the variance of its weights a share from 0 to this is noise
     seconds: Count = 90                 # that M is trained for
     batch: Count = 16                   # in windows of so many streams: in so short a time more than of larger ones
-    latent: Literal["sample", "mean"] = "sample"    # what V says of a frame, where it is trained first
+    latent: Literal["sample", "mean"] = "sample"    # what z is, see --memory.latent; a sample in joint training
     vision_seconds: Count = 120         # and V, where it is not the run's; together, where they are trained jointly
     episodes: Count = 24                # of each policy, that predictions are scored on
     # how controllers are trained: by whole dreams alone, from zero

@@ -37,7 +37,7 @@ def write_latents(path: Path, posterior: Posterior, episode: Episode, vision_dig
                 {"vision": vision_digest, "episode": checksum})
 
 
-def open_latents(run: Run, min_steps: int, vision_digest: str, latent: str) -> "Latents":
+def open_latents(run: Run, min_steps: int, vision_digest: str, latent: str = "sample") -> "Latents":
     """The latents of the episodes of more than `min_steps` steps that a run has collected up to this round; `latent` is
     the setting of the memory that is to see them.
 

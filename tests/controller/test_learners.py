@@ -10,10 +10,11 @@ from tests.conftest import make_latents
 from tests.controller.test_least_squares import Blank, episodes
 from worldmodels.agent import controller_spec
 from worldmodels.controller import CONTROLLERS, LEARNERS, LinearConfig, PolicySpec, Practice, build
+from worldmodels.controller.cem import CEMConfig
 from worldmodels.controller.mlp import MLPConfig
 from worldmodels.envs import TASKS
 from worldmodels.runs import Run, plain
-from worldmodels.types import State
+from worldmodels.types import State, UserError
 
 SHORT = {"generations": 5, "population": 6, "episodes": 2, "eval_every": 2, "eval_episodes": 3, "sigma": 0.3}
 VARIANTS = {                        # the settings that each kind is tested with, and controllers that it can find
@@ -74,8 +75,19 @@ def same(a: PolicySpec, b: PolicySpec):
 
 
 def test_every_kind_is_tested():
-    assert VARIANTS.keys() == LEARNERS.keys()
+    assert VARIANTS.keys() | {"untrained"} == LEARNERS.keys()
     assert all(cls.Config.kind == kind for kind, cls in LEARNERS.items())
+
+
+def test_what_has_no_parameters_is_stored_untrained_and_nothing_else_is(run, latents):
+    world, learner, config = World(latents), LEARNERS["untrained"].Config(), CEMConfig(horizon=3)
+    spec = world.learn(learner, config, run)
+    tensors, stored = run.load("controller", "train_controller")
+    assert same(controller_spec(tensors, stored), spec) and spec.config == config
+    with pytest.raises(UserError, match="has no parameters to evolve: take --learner.kind untrained"):
+        world.learn(LEARNERS["cma_es"].Config(**SHORT), config, run)
+    with pytest.raises(UserError, match="linear has 3 parameters to learn"):
+        world.learn(learner, LinearConfig(), run)
 
 
 @pytest.mark.parametrize("learner, config", CASES)

@@ -130,7 +130,7 @@ def test_all_weights_of_v_and_of_each_member_of_m_are_trained(jointly):
 def test_latents_are_those_of_the_trained_v(jointly):
     run = Run(jointly("gru") / "toy" / "smoke")
     agent = load_agent(run)
-    latents = open_latents(run, 0, agent.vision_digest, "sample")             # made by this V, by their own account
+    latents = open_latents(run, 0, agent.vision_digest)                        # made by this V, by their own account
     assert run.load("memory", "")[1]["vision_digest"] == agent.vision_digest
     for number, path in enumerate(sorted(run.episodes.glob("*.lz4"))):
         posterior, stored = encode(agent.vision, episodes.read(path).frames), latents.episode(number)

@@ -34,8 +34,11 @@ def executor():
         yield executor
 
 
+SMALL = {"cem": {"horizon": 2, "iterations": 1, "candidates": 8}}    # settings of kinds that would take long
+
+
 def controllers(agent, count, kind="linear"):
-    config = CONTROLLERS[kind].Config()
+    config = CONTROLLERS[kind].Config(**SMALL.get(kind, {}))
     parameters = np.random.default_rng(0).normal(size=(count, agent.parameter_count(config))) * 3
     return PolicySpec(config, {"parameters": parameters})
 

@@ -1,21 +1,25 @@
 """C: controllers and the ways to find them. A new kind is one file here and one line in CONTROLLERS or LEARNERS."""
 
+from worldmodels.controller.cem import CEMPolicy
 from worldmodels.controller.cma_es import CMAES, Evolution, EvolutionConfig
 from worldmodels.controller.learner import LearnerConfig, Practice
 from worldmodels.controller.least_squares import LeastSquares
 from worldmodels.controller.linear import LinearConfig, LinearPolicy
 from worldmodels.controller.mlp import MLPPolicy
 from worldmodels.controller.policy import ControllerConfig, PolicySpec
+from worldmodels.controller.untrained import Untrained
 from worldmodels.types import Policy
 
 CONTROLLERS = {kind.Config.kind: kind for kind in (
     LinearPolicy,
     MLPPolicy,
+    CEMPolicy,
 )}
 
 LEARNERS = {kind.Config.kind: kind for kind in (
     Evolution,
     LeastSquares,
+    Untrained,
 )}
 
 

@@ -126,6 +126,9 @@ class Evolution:
         self.config = config
 
     def learn(self, agent, practice: Practice, config: ControllerConfig, run: Run, info: dict) -> PolicySpec:
+        if not agent.parameter_count(config):
+            raise UserError(f"--controller.kind {config.kind} has no parameters to evolve: take --learner.kind "
+                            "untrained")
         spec = lambda parameters: PolicySpec(config, {"parameters": parameters})
         start = lambda: STARTS[self.config.start](agent, practice, config, run, info)
         fitness = lambda parameters, seeds: practice.fitness(spec(parameters), seeds)

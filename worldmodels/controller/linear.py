@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldmodels.controller.policy import ControllerConfig, ParameterPolicy, visible
+from worldmodels.controller.policy import ParameterConfig, ParameterPolicy, visible
 
 
 @dataclass(frozen=True)
-class LinearConfig(ControllerConfig):
+class LinearConfig(ParameterConfig):
     kind: str = "linear"                # which of CONTROLLERS
     bias: bool = True                   # the layer has one (paper: CarRacing yes, TakeCover no)
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from worldmodels.commandline import Size
-from worldmodels.controller.policy import ControllerConfig, ParameterPolicy, visible
+from worldmodels.controller.policy import ParameterConfig, ParameterPolicy, visible
 
 
 @dataclass(frozen=True)
-class MLPConfig(ControllerConfig):
+class MLPConfig(ParameterConfig):
     kind: str = "mlp"                   # which of CONTROLLERS
     hidden_size: Size = 40              # tanh units (paper: 40)
 

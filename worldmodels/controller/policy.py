@@ -13,6 +13,10 @@ from worldmodels.types import State
 @dataclass(frozen=True)
 class ControllerConfig:
     kind: str = ""                      # which of CONTROLLERS
+
+
+@dataclass(frozen=True)
+class ParameterConfig(ControllerConfig):
     sees: Literal["all", "z", "h"] = "all"  # which features: all of them, V's latent, or what M adds to it
 
 
@@ -41,7 +45,7 @@ class ParameterPolicy:
     and acts with these: `output(x)`, visible features [B, F] -> [B, A], before they are squashed to actions.
     """
 
-    def __init__(self, config: ControllerConfig, agent, arrays: dict[str, np.ndarray]):
+    def __init__(self, config: ParameterConfig, agent, arrays: dict[str, np.ndarray]):
         self.config, self.agent = config, agent
         self.visible = visible(config.sees, agent.memory.feature_sizes)
         self.parameters = torch.as_tensor(arrays["parameters"], dtype=torch.float32,

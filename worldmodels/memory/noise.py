@@ -10,8 +10,9 @@ from torch import Tensor
 from worldmodels.types import Noise, NoiseSize
 
 BLOCK = 16                      # steps whose noise is drawn together
-# streams of a rollout's seed; 0 to 2 and 4 are those of starts, random policies, V in the game, exploration
-IMAGINE, OBSERVE = 3, 5
+# streams of a rollout's seed; 0 to 2, 4 and 7 are those of starts, random policies, V in the game, exploration and
+# noise on a controller's weights
+IMAGINE, OBSERVE, PLAN = 3, 5, 6
 
 
 def noise_blocks(seed: int, size: NoiseSize, stream: int = IMAGINE) -> Iterator[np.ndarray]:

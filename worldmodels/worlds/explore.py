@@ -61,7 +61,7 @@ def with_weight_noise(spec: PolicySpec, share: float, seeds: Sequence[int]) -> P
     """A policy for each seed, in place of the only one: of the variance of its weights a share that is drawn from 0 to
     `share` is Gaussian noise. At 1 nothing is left of the policy but its scale."""
     def noisy(row: np.ndarray, seed: int) -> np.ndarray:
-        rng = np.random.default_rng([seed, 5])
+        rng = np.random.default_rng([seed, 7])
         mine, noise = rng.uniform(0, share), rng.standard_normal(row.shape) * np.sqrt(np.square(row).mean())
         return (np.sqrt(1 - mine) * row + np.sqrt(mine) * noise).astype(row.dtype)
 
@@ -91,7 +91,7 @@ class ExploreJob:
         """Steps and returns [N] of the episodes."""
         agent, world = worker_world(self.task, self.run, self.digest, self.config.max_steps, self.settings)
         random = self.task.policies[self.config.policy]
-        spec = with_weight_noise(self.spec, self.weight_noise, self.seeds)
+        spec = with_weight_noise(self.spec, self.weight_noise, self.seeds) if self.weight_noise else self.spec
         policy = Explorer(agent.policy_of(spec), lambda seed: stretches(random, self.config.explore_share, seed))
         info = {"task": self.task.name, "policy": f"controller of round {self.run.round}, {self.config.policy}",
                 "env_id": self.task.env_id}

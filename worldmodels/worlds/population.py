@@ -1,13 +1,14 @@
 """A population of controllers in the dream: `rollout` in a `DreamWorld`, at full speed.
 
-On a CPU dreams that have ended are dropped (`dream`); on a GPU they are masked, and BLOCK steps are one CUDA graph
-(`GraphedDream`). Both advance with `Batch.advance`.
+On a CPU dreams that have ended are dropped (`dream_in_place`); on a GPU they are masked, and BLOCK steps are one CUDA
+graph (`GraphedDream`). Both advance with `Batch.advance`. A policy that reads more than features, as a planner does,
+dreams in `rollout` itself (`dream_by_states`).
 
 A batch is always a multiple of WIDTH wide. Then no operation splits it differently than another batch, and on one CPU
 thread a dream is the same to the last bit whatever is dreamt beside it, and so whatever the number of workers.
 """
 
-from typing import Callable
+from typing import Callable, Sequence
 
 import numpy as np
 import torch
@@ -17,9 +18,9 @@ from worldmodels.agent import Agent
 from worldmodels.controller import PolicySpec
 from worldmodels.memory.noise import BLOCK, NoiseStream
 from worldmodels.memory.unroll import advance
-from worldmodels.types import State
-from worldmodels.worlds.dream import DreamConfig
-from worldmodels.worlds.rollout import Rollouts
+from worldmodels.types import Memory, State
+from worldmodels.worlds.dream import DreamConfig, DreamWorld
+from worldmodels.worlds.rollout import Rollouts, rollout
 
 WIDTH = 32
 
@@ -86,10 +87,39 @@ class Batch:
         return alive > 0
 
 
-@torch.inference_mode()
 def dream(agent: Agent, spec: PolicySpec, start: State, seeds: np.ndarray, seed: Tensor,
           config: DreamConfig) -> Rollouts:
     """Dreams of the policies of a spec [B]: dream b begins at start[seed[b]] and has the noise of seeds[seed[b]]."""
+    return (dream_in_place if reads_features(agent, spec) else dream_by_states)(agent, spec, start, seeds, seed, config)
+
+
+def reads_features(agent: Agent, spec: PolicySpec) -> bool:
+    """Whether the policies of a spec act on features alone, and so in a Dreamer's batch."""
+    return hasattr(agent.policy_of(spec), "act")
+
+
+class DreamFrom(DreamWorld):
+    """Dreams that begin at given states, one after the other."""
+
+    def __init__(self, memory: Memory, start: State, config: DreamConfig, max_batch: int):
+        super().__init__(memory, None, config)
+        self.start, self.begun, self.max_batch = start, 0, max_batch
+
+    def starts(self, seeds: Sequence[int]) -> State:
+        self.begun += len(seeds)
+        return self.start.select(torch.arange(self.begun - len(seeds), self.begun, device=self.device))
+
+
+def dream_by_states(agent: Agent, spec: PolicySpec, start: State, seeds: np.ndarray, seed: Tensor,
+                    config: DreamConfig) -> Rollouts:
+    """`dream` for any policy: it sees whole states."""
+    world = DreamFrom(agent.memory, start.select(seed), config, agent.task.max_batch)
+    return rollout(world, agent.policy_of(spec), seeds[seed.cpu().numpy()].tolist())
+
+
+@torch.inference_mode()
+def dream_in_place(agent: Agent, spec: PolicySpec, start: State, seeds: np.ndarray, seed: Tensor,
+                   config: DreamConfig) -> Rollouts:
     batch = Batch(agent, spec, start, seed, config)
     noise = NoiseStream(seeds, agent.memory.imagine_noise, start.features)
     left = config.max_steps
@@ -113,6 +143,8 @@ class GraphedDream:
 
     @torch.inference_mode()
     def __call__(self, spec: PolicySpec, start: State, seeds: np.ndarray, seed: Tensor) -> Rollouts:
+        if not reads_features(self.agent, spec):
+            return dream_by_states(self.agent, spec, start, seeds, seed, self.config)
         noise = NoiseStream(seeds, self.agent.memory.imagine_noise, start.features)
         numbers, size = noise.block(), (len(seed), len(seeds), spec.config)
         if size not in self.recorded:

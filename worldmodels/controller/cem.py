@@ -1,0 +1,113 @@
+"""C: a planner. The cross-entropy method over sequences of actions in M's imagination (PlaNet, Hafner et al. 2019).
+
+At every step, for each rollout:
+
+    mean, std of H actions: what the last plan has left (`warm_start`), or the middle of the task's box and half of it
+    I times:  N sequences of N(mean, std^2), within the box; the K that earn most give the next mean and std
+    act:      the mean's first action
+
+    a sequence earns  mean over P dreams of  sum_t alive_t (r_t - lambda u_t),   alive_t = prod_{k < t} (1 - P(done_k))
+
+Deliberate differences: a reward counts as far as the rollout is alive to get it; PlaNet's planner ignores ends, and so
+would plan nothing in TakeCover. The first std is half the box, which PlaNet's is too where actions are in -1..1. All
+sequences of a step have the same chance (common random numbers), so that they differ by what they do. It is drawn by
+the rollout's own seed: no plan depends on those beside it.
+"""
+
+from dataclasses import dataclass
+from typing import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldmodels.commandline import Count, Temperature, Weight
+from worldmodels.controller.policy import ControllerConfig
+from worldmodels.memory.noise import PLAN
+from worldmodels.memory.unroll import advance
+from worldmodels.types import State
+
+
+@dataclass(frozen=True)
+class CEMConfig(ControllerConfig):
+    kind: str = "cem"                   # which of CONTROLLERS
+    horizon: Count = 12                 # H, steps that are imagined (PlaNet: 12)
+    iterations: Count = 4               # I (PlaNet: 10)
+    candidates: Count = 32              # N, sequences in each iteration (PlaNet: 1000)
+    elites: Count = 4                   # K, those that the next are drawn around (PlaNet: 100)
+    dreams: Count = 4                   # P, of each sequence (PlaNet: 1)
+    warm_start: bool = True             # a plan goes on from the last one, a step later (PlaNet: no)
+    noise: Weight = 0.0                 # std of noise on actions, in halves of the box (PlaNet, collecting: 0.3)
+    temperature: Temperature = 1.0      # of the imagination
+    uncertainty_weight: Weight = 0.0    # lambda, what a unit of uncertainty costs
+
+
+class CEMPolicy:
+    """Has no parameters: M is all that it knows of the game."""
+
+    Config = CEMConfig
+
+    def __init__(self, config: CEMConfig, agent, arrays: dict[str, np.ndarray]):
+        self.config, self.agent = config, agent
+        like = next(agent.memory.parameters())
+        low, high = (torch.as_tensor(bound, dtype=like.dtype, device=like.device)
+                     for bound in (agent.task.action_space.low, agent.task.action_space.high))
+        self.low, self.high, self.middle, self.half = low, high, (low + high) / 2, (high - low) / 2
+        self.columns = 0                # of the dreamer
+
+    @staticmethod
+    def size(config: CEMConfig, agent) -> int:
+        return 0
+
+    def reset(self, seeds: Sequence[int]):
+        self.rngs = []
+        self.plan = self.middle.new_zeros(0, self.config.horizon, len(self.middle))             # [B, H, A]
+        self.select_and_reset(torch.zeros(0, dtype=torch.int64), seeds)
+
+    def select_and_reset(self, index: Tensor, seeds: Sequence[int]):
+        self.rngs = [self.rngs[i] for i in index.tolist()] + [np.random.default_rng([seed, PLAN]) for seed in seeds]
+        self.plan = torch.cat([self.plan[index], self.middle.expand(len(seeds), self.config.horizon, -1)])
+
+    @torch.no_grad()
+    def __call__(self, state: State) -> Tensor:
+        config, B, (H, A) = self.config, len(self.rngs), self.plan.shape[1:]
+        uniform, normal = self.agent.memory.imagine_noise.total()
+        chance = torch.cat([self._drawn("random", H, uniform, config.dreams),
+                            self._drawn("standard_normal", H, normal, config.dreams)], 2)       # [B, H, U + N, P]
+        mean = self.plan if config.warm_start else self.middle.expand_as(self.plan)
+        std = self.half.expand_as(mean)
+        for deviation in self._drawn("standard_normal", config.iterations, config.candidates, H, A).unbind(1):
+            action = self._within_box(mean[:, None] + std[:, None] * deviation)                 # [B, N, H, A]
+            best = self._earned(state, action, chance).topk(min(config.elites, config.candidates), 1).indices
+            elites = action[torch.arange(B, device=best.device)[:, None], best]                 # [B, K, H, A]
+            mean, std = elites.mean(1), elites.std(1, unbiased=False)
+        self.plan = torch.cat([mean[:, 1:], self.middle.expand(B, 1, A)], 1)
+        action = mean[:, 0]
+        if config.noise:
+            action = self._within_box(action + config.noise * self.half * self._drawn("standard_normal", A))
+        return action
+
+    def _earned(self, state: State, action: Tensor, chance: Tensor) -> Tensor:
+        """What sequences of actions [B, N, H, A] earn, [B, N]; `chance` [B, H, U + N, P] is that of each rollout's P
+        dreams."""
+        memory, (B, N, H, A), P = self.agent.memory, action.shape, chance.shape[-1]
+        if self.columns != B * N * P:
+            self.columns, self.dreamer = B * N * P, memory.dreamer(B * N * P, self.config.temperature)
+        self.dreamer.load(state.select(torch.arange(B, device=action.device).repeat_interleave(N * P)))
+        rows = lambda t: t[..., None].expand(*t.shape, P).flatten(1)        # [A, B, N] -> [A, B N P]
+        actions = map(rows, action.permute(2, 3, 0, 1))
+        numbers = chance.permute(1, 2, 0, 3)[:, :, :, None].expand(-1, -1, -1, N, -1).flatten(2)    # [H, U + N, B N P]
+        noise = (memory.imagine_noise.split(step, 0) for step in numbers)
+        alive, earned = 1.0, 0.0
+        for _, reward, p_done, uncertainty in advance(self.dreamer, lambda _: next(actions), noise):
+            earned = earned + alive * (reward - self.config.uncertainty_weight * uncertainty)
+            alive = alive * (1 - p_done)
+        return earned.view(B, N, P).mean(2)
+
+    def _within_box(self, action: Tensor) -> Tensor:
+        return torch.minimum(torch.maximum(action, self.low), self.high)
+
+    def _drawn(self, kind: str, *shape: int) -> Tensor:
+        """Random numbers of each rollout's own, [B, *shape]."""
+        drawn = [getattr(rng, kind)(shape, np.float32) for rng in self.rngs]
+        return torch.from_numpy(np.stack(drawn)).to(self.middle)
