@@ -11,7 +11,7 @@ import torch
 
 from tests.conftest import counted_episode, make_latents
 from tests.memory.test_memories import SMALL, VARIANTS, A, B, Z, initial, make, noise, observe, transitions, watched
-from tests.memory.test_rssm import episodes, small, trained
+from tests.memory.test_rssm_worlds import episodes, small, trained
 from worldmodels.memory import MEMORIES, Ensemble
 from worldmodels.memory.ensemble import EnsembleConfig
 from worldmodels.memory.gru import GRUConfig
