@@ -199,7 +199,7 @@ def check_same_episodes(config: Config, run: Run, agent: Agent):
     collected |= {"explore_share": config.collect.explore_share, "vision": agent.vision_digest,
                   "controller": run.load("controller", "train_controller")[1]["digest"],
                   "compare": {name: getattr(config.compare, name) for name in given}}
-    if recorded.exists() and (different := differences(read_json(recorded)["made_with"], collected)):
+    if recorded.exists() and (different := differences(read_json(recorded).get("made_with", {}), collected)):
         raise UserError(f"the world models in {recorded.parent} were trained on episodes of {different}: delete the "
                         "folder, or choose the settings that it has")
     write_json(recorded, {"made_with": plain(collected)})
