@@ -189,7 +189,8 @@ class Dreamer(Protocol):
 
 class Policy(Protocol):
     """Acts in a batch of rollouts, whose life cycle is the World's. It reads State and cannot tell a dream from the
-    real game."""
+    real game. One that reads features alone may also have `act`: features and a row of ones [F + 1, B] -> action
+    [A, B], and then dreams at full speed (worlds/population.py)."""
 
     def reset(self, seeds: Sequence[int]):
         """One rollout begins for each seed."""
