@@ -85,7 +85,8 @@ def test_it_acts_as_in_the_real_world_to_the_last_bit(kind, finished):
         actions, total = acted(agent, env, seed)
         expected, expected_total = watched(agent, seed, 40)
         assert np.array_equal(actions, expected) and total == expected_total and len(actions) >= 8
-    assert len(np.unique(actions)) > 2
+    # a planner's actions are often at the box's bounds
+    assert len(np.unique(actions)) > (len(actions) // 2 if hasattr(CONTROLLERS[kind], "act") else 2)
 
 
 def test_the_published_driver_drives_as_in_the_real_world_to_the_last_bit():

@@ -117,7 +117,7 @@ def by_rollout(world, spec, seeds):
     return np.stack([played.returns.numpy(), played.lengths.numpy()]).reshape(2, members, len(seeds))
 
 
-def test_a_policy_that_reads_whole_states_dreams_in_the_plain_loop(world, monkeypatch):
+def test_a_policy_that_reads_whole_states_dreams_in_the_plain_loop(world):
     """A few at a time, each from its own start and with its own chance."""
     spec = PolicySpec(CEMConfig(horizon=2, iterations=1, candidates=8, dreams=4), {"parameters": np.zeros((2, 0))})
     seeds, expected = SEEDS[:9], by_rollout(world, spec, SEEDS[:9])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from worldmodels.agent import Agent
-from worldmodels.controller import PolicySpec
+from worldmodels.controller import CONTROLLERS, PolicySpec
 from worldmodels.memory.noise import BLOCK, NoiseStream
 from worldmodels.memory.unroll import advance
 from worldmodels.types import Memory, State
@@ -90,12 +90,12 @@ class Batch:
 def dream(agent: Agent, spec: PolicySpec, start: State, seeds: np.ndarray, seed: Tensor,
           config: DreamConfig) -> Rollouts:
     """Dreams of the policies of a spec [B]: dream b begins at start[seed[b]] and has the noise of seeds[seed[b]]."""
-    return (dream_in_place if reads_features(agent, spec) else dream_by_states)(agent, spec, start, seeds, seed, config)
+    return (dream_in_place if reads_features(spec) else dream_by_states)(agent, spec, start, seeds, seed, config)
 
 
-def reads_features(agent: Agent, spec: PolicySpec) -> bool:
+def reads_features(spec: PolicySpec) -> bool:
     """Whether the policies of a spec act on features alone, and so in a Dreamer's batch."""
-    return hasattr(agent.policy_of(spec), "act")
+    return hasattr(CONTROLLERS[spec.config.kind], "act")
 
 
 class DreamFrom(DreamWorld):
@@ -143,7 +143,7 @@ class GraphedDream:
 
     @torch.inference_mode()
     def __call__(self, spec: PolicySpec, start: State, seeds: np.ndarray, seed: Tensor) -> Rollouts:
-        if not reads_features(self.agent, spec):
+        if not reads_features(spec):
             return dream_by_states(self.agent, spec, start, seeds, seed, self.config)
         noise = NoiseStream(seeds, self.agent.memory.imagine_noise, start.features)
         numbers, size = noise.block(), (len(seed), len(seeds), spec.config)
