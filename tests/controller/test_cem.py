@@ -89,8 +89,14 @@ def test_sequences_are_compared_under_the_same_chance():
     earned = []
     memory = World(reward=lambda z, a, luck: luck)
     policy = planner(memory, seeds=(3, 4))
-    one = policy._earned
-    policy._earned = lambda *args: earned.append(one(*args)) or earned[-1]
+    imagined = policy._imagined
+
+    def watched(*args):
+        actions, of_each = imagined(*args)
+        earned.append(of_each)
+        return actions, of_each
+
+    policy._imagined = watched
     policy(memory.initial(torch.zeros(2, 1)))
     assert torch.equal(earned[0], earned[0][:, :1].expand_as(earned[0])) and torch.equal(earned[0], earned[-1])
     assert earned[0][0, 0] != earned[0][1, 0]                   # each rollout has luck of its own

@@ -123,3 +123,35 @@ def test_the_mean_weighs_components_by_pi_to_the_power_of_one_over_tau(tau):
     expected = (weights * mu).sum(0) / weights.sum(0)
     torch.testing.assert_close(mixture.mean(out, 2, tau), expected)
     torch.testing.assert_close(sample(out.expand(60_000, -1), 2, tau).mean(0), expected, atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("temperature", (0.5, 1.0, 1.7))
+def test_a_samples_gradient_is_that_of_expectations(temperature):
+    """Of E[z^2] and of P(z < 0.3), softened, by every parameter: against derivatives of the integrals."""
+    logits, mu, log_sigma = torch.randn(3, 3, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) / 2
+    out = raw(logits, mu, log_sigma).requires_grad_()
+    count, z = 400_000, torch.linspace(-30, 30, 60_001, dtype=torch.float64)
+    for worth in (torch.square, lambda z: torch.sigmoid(4 * (0.3 - z))):
+        generator = torch.Generator().manual_seed(0)
+        uniform = torch.rand(count, 1, generator=generator, dtype=torch.float64)
+        normal = torch.randn(count, 1, generator=generator, dtype=torch.float64)
+        drawn = mixture.sample(out.expand(count, -1), temperature, uniform, normal)
+        found, = torch.autograd.grad(worth(drawn).mean(), out)
+        logits, mu, log_sigma = out.unflatten(-1, (3, 3, 1)).unbind(-3)
+        sigma = temperature**0.5 * log_sigma.exp()
+        density = (torch.softmax(logits / temperature, 0) * Normal(mu, sigma).log_prob(z).exp()).sum(0)
+        expected, = torch.autograd.grad(torch.trapezoid(density * worth(z), z), out)
+        torch.testing.assert_close(found, expected, atol=0.01, rtol=0.02)
+
+
+def test_a_sample_moves_with_its_mixture():
+    """Moved by d, or stretched by s, it is the sample moved or stretched: the gradient by all means is 1, that by all
+    log sigmas and, about zero, all means is z."""
+    logits, mu, log_sigma = torch.randn(3, 50, 4, 6, dtype=torch.float64)
+    out = raw(logits, mu, log_sigma).requires_grad_()
+    z = sample(out, 6, 1.0)
+    gradient, = torch.autograd.grad(z.sum(), out)
+    d_logits, d_mu, d_log_sigma = gradient.unflatten(-1, (3, 4, 6)).unbind(-3)
+    torch.testing.assert_close(d_mu.sum(-2), torch.ones(50, 6, dtype=torch.float64))
+    torch.testing.assert_close((d_mu * mu + d_log_sigma).sum(-2), z.detach())
+    torch.testing.assert_close(d_logits.sum(-2), torch.zeros(50, 6, dtype=torch.float64), atol=1e-9, rtol=0)

@@ -1,5 +1,7 @@
 """C: controllers and the ways to find them. A new kind is one file here and one line in CONTROLLERS or LEARNERS."""
 
+from worldmodels.controller.actor import ActorPolicy
+from worldmodels.controller.actor_critic import ActorCriticLearner
 from worldmodels.controller.cem import CEMPolicy
 from worldmodels.controller.cma_es import CMAES, Evolution, EvolutionConfig
 from worldmodels.controller.learner import LearnerConfig, Practice
@@ -14,11 +16,13 @@ CONTROLLERS = {kind.Config.kind: kind for kind in (
     LinearPolicy,
     MLPPolicy,
     CEMPolicy,
+    ActorPolicy,
 )}
 
 LEARNERS = {kind.Config.kind: kind for kind in (
     Evolution,
     LeastSquares,
+    ActorCriticLearner,
     Untrained,
 )}
 

@@ -14,14 +14,15 @@ sequences of a step have the same chance (common random numbers), so that they d
 the rollout's own seed: no plan depends on those beside it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodels.commandline import Count, Temperature, Weight
+from worldmodels.commandline import Count, Share, Temperature, Weight
+from worldmodels.controller.actor import ActorConfig, ActorPolicy
 from worldmodels.controller.policy import ControllerConfig
 from worldmodels.memory.noise import PLAN
 from worldmodels.memory.unroll import advance
@@ -39,7 +40,12 @@ class CEMConfig(ControllerConfig):
     warm_start: bool = True             # a plan goes on from the last one, a step later (PlaNet: no)
     noise: Weight = 0.0                 # std of noise on actions, in halves of the box (PlaNet, collecting: 0.3)
     temperature: Temperature = 1.0      # of the imagination
+    discount: Share = 1.0               # of a reward, a step (PlaNet: 1); a guide's critic has that which it learnt with
     uncertainty_weight: Weight = 0.0    # lambda, what a unit of uncertainty costs
+    # an actor proposes what is planned around, and its critic says what the end is worth (TD-MPC2)
+    guided: bool = False
+    guided_std: Share = 0.3             # of the first sequences around what it proposes, in halves of the box
+    actor: ActorConfig = field(default_factory=ActorConfig)     # the guide
 
 
 class CEMPolicy:
@@ -53,20 +59,25 @@ class CEMPolicy:
         low, high = (torch.as_tensor(bound, dtype=like.dtype, device=like.device)
                      for bound in (agent.task.action_space.low, agent.task.action_space.high))
         self.low, self.high, self.middle, self.half = low, high, (low + high) / 2, (high - low) / 2
+        self.guide = ActorPolicy(config.actor, agent, arrays) if config.guided else None
         self.columns = 0                # of the dreamer
 
     @staticmethod
     def size(config: CEMConfig, agent) -> int:
-        return 0
+        return ActorPolicy.size(config.actor, agent) if config.guided else 0
 
     def reset(self, seeds: Sequence[int]):
         self.rngs = []
         self.plan = self.middle.new_zeros(0, self.config.horizon, len(self.middle))             # [B, H, A]
+        if self.guide:
+            self.guide.reset(())
         self.select_and_reset(torch.zeros(0, dtype=torch.int64), seeds)
 
     def select_and_reset(self, index: Tensor, seeds: Sequence[int]):
         self.rngs = [self.rngs[i] for i in index.tolist()] + [np.random.default_rng([seed, PLAN]) for seed in seeds]
         self.plan = torch.cat([self.plan[index], self.middle.expand(len(seeds), self.config.horizon, -1)])
+        if self.guide:
+            self.guide.select_and_reset(index, seeds)
 
     @torch.no_grad()
     def __call__(self, state: State) -> Tensor:
@@ -75,10 +86,14 @@ class CEMPolicy:
         chance = torch.cat([self._drawn("random", H, uniform, config.dreams),
                             self._drawn("standard_normal", H, normal, config.dreams)], 2)       # [B, H, U + N, P]
         mean = self.plan if config.warm_start else self.middle.expand_as(self.plan)
-        std = self.half.expand_as(mean)
+        std, proposed = self.half.expand_as(mean), mean.new_zeros(B, 0, H, A)
+        if self.guide:
+            proposed = self._imagined(state, None, chance, 1)[0]                                # [B, P, H, A]
+            mean, std = proposed.mean(1), config.guided_std * std
         for deviation in self._drawn("standard_normal", config.iterations, config.candidates, H, A).unbind(1):
-            action = self._within_box(mean[:, None] + std[:, None] * deviation)                 # [B, N, H, A]
-            best = self._earned(state, action, chance).topk(min(config.elites, config.candidates), 1).indices
+            action = torch.cat([self._within_box(mean[:, None] + std[:, None] * deviation), proposed], 1)
+            earned = self._imagined(state, action, chance, action.shape[1])[1]                  # [B, N]
+            best = earned.topk(min(config.elites, action.shape[1]), 1).indices
             elites = action[torch.arange(B, device=best.device)[:, None], best]                 # [B, K, H, A]
             mean, std = elites.mean(1), elites.std(1, unbiased=False)
         self.plan = torch.cat([mean[:, 1:], self.middle.expand(B, 1, A)], 1)
@@ -87,22 +102,29 @@ class CEMPolicy:
             action = self._within_box(action + config.noise * self.half * self._drawn("standard_normal", A))
         return action
 
-    def _earned(self, state: State, action: Tensor, chance: Tensor) -> Tensor:
-        """What sequences of actions [B, N, H, A] earn, [B, N]; `chance` [B, H, U + N, P] is that of each rollout's P
-        dreams."""
-        memory, (B, N, H, A), P = self.agent.memory, action.shape, chance.shape[-1]
+    def _imagined(self, state: State, action: Tensor | None, chance: Tensor, N: int) -> tuple[Tensor, Tensor]:
+        """Dreams of N sequences of actions [B, N, H, A], or where there are none of what the guide does, with the
+        chance of each rollout's P dreams [B, H, U + N, P] -> the actions of the first sequence [B, P, H, A], what each
+        earns [B, N]."""
+        config, memory, B, P = self.config, self.agent.memory, len(chance), chance.shape[-1]
         if self.columns != B * N * P:
-            self.columns, self.dreamer = B * N * P, memory.dreamer(B * N * P, self.config.temperature)
-        self.dreamer.load(state.select(torch.arange(B, device=action.device).repeat_interleave(N * P)))
-        rows = lambda t: t[..., None].expand(*t.shape, P).flatten(1)        # [A, B, N] -> [A, B N P]
-        actions = map(rows, action.permute(2, 3, 0, 1))
+            self.columns, self.dreamer = B * N * P, memory.dreamer(B * N * P, config.temperature)
+        self.dreamer.load(state.select(torch.arange(B, device=chance.device).repeat_interleave(N * P)))
+        act, done = self.guide and self.guide.act, []
+        if action is not None:
+            rows = lambda t: t[..., None].expand(*t.shape, P).flatten(1)    # [A, B, N] -> [A, B N P]
+            given = map(rows, action.permute(2, 3, 0, 1))
+            act = lambda features: next(given)
         numbers = chance.permute(1, 2, 0, 3)[:, :, :, None].expand(-1, -1, -1, N, -1).flatten(2)    # [H, U + N, B N P]
         noise = (memory.imagine_noise.split(step, 0) for step in numbers)
-        alive, earned = 1.0, 0.0
-        for _, reward, p_done, uncertainty in advance(self.dreamer, lambda _: next(actions), noise):
-            earned = earned + alive * (reward - self.config.uncertainty_weight * uncertainty)
-            alive = alive * (1 - p_done)
-        return earned.view(B, N, P).mean(2)
+        weight, earned = 1.0, 0.0
+        for _, reward, p_done, uncertainty in advance(self.dreamer, lambda x: done.append(act(x)) or done[-1], noise):
+            earned = earned + weight * (reward - config.uncertainty_weight * uncertainty)
+            weight = config.discount * weight * (1 - p_done)
+        if self.guide:
+            earned = earned + weight * self.guide.value(self.dreamer.features())
+        actions = torch.stack(done).unflatten(2, (B, N, P))[:, :, :, 0]                             # [H, A, B, P]
+        return actions.permute(2, 3, 0, 1), earned.view(B, N, P).mean(2)
 
     def _within_box(self, action: Tensor) -> Tensor:
         return torch.minimum(torch.maximum(action, self.low), self.high)

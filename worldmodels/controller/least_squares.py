@@ -18,6 +18,7 @@ from itertools import islice
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from worldmodels.controller.learner import LearnerConfig, Practice
@@ -25,7 +26,7 @@ from worldmodels.controller.linear import LinearConfig, LinearPolicy
 from worldmodels.controller.policy import PolicySpec, visible
 from worldmodels.latents import Encoded, Latents
 from worldmodels.memory.noise import draw
-from worldmodels.memory.unroll import advance, observed
+from worldmodels.memory.unroll import advance, joined, observed_steps
 from worldmodels.runs import Run, seed_of
 from worldmodels.types import State, UserError
 
@@ -144,16 +145,13 @@ def from_episodes(agent, latents: Latents, config: LinearConfig, seed: int) -> t
 def features_of(memory, episodes: list[Encoded], generator: torch.Generator) -> tuple[State, Tensor, Tensor]:
     """Of all N steps of the episodes: the state before the step, the action taken [N, A], and the discounted return [N]
     until the episode ends or is cut."""
-    like = next(memory.parameters())
-    padded = lambda rows: torch.nn.utils.rnn.pad_sequence(list(rows)).to(like.device)
-    z = padded(e.sample(generator) for e in episodes)                                           # [T+1, B, Z]
-    action, returns = (padded(torch.from_numpy(getattr(e, name)) for e in episodes) for name in ("action", "reward"))
-    played = padded(torch.ones(len(e.action)) for e in episodes) > 0                            # [T, B]
-    noise = draw(memory.observe_noise, len(episodes), generator, like)
-    states = State.cat(list(islice(observed(memory, z.transpose(0, 1), action.transpose(0, 1), noise), len(action))))
-    for t in reversed(range(len(action) - 1)):
+    states = observed_steps(memory, episodes, generator)
+    returns = pad_sequence([torch.from_numpy(e.reward) for e in episodes])                      # [T, E]
+    for t in reversed(range(len(returns) - 1)):
         returns[t] += EPISODE_DISCOUNT * returns[t + 1]
-    return states.select(played.flatten().nonzero()[:, 0]), action[played], returns[played]
+    returns = joined([row[:len(e.reward)] for row, e in zip(returns.t(), episodes)])
+    action = joined([torch.from_numpy(e.action) for e in episodes])
+    return states, action.to(states.features), returns.to(states.features)
 
 
 def from_dreams(agent, spec: PolicySpec, temperature: float, moments: State, seed: int) -> Tensor:

@@ -3,9 +3,11 @@ units)."""
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from worldmodels.commandline import Size
+from worldmodels.controller.network import forward, layers_of, parameter_count
 from worldmodels.controller.policy import ParameterConfig, ParameterPolicy, visible
 
 
@@ -16,21 +18,22 @@ class MLPConfig(ParameterConfig):
 
 
 class MLPPolicy(ParameterPolicy):
-    """A row of parameters: weights [F + 1, H], the last line biases, then weights [H + 1, A] likewise."""
+    """A row of parameters is a network's, F features -> H -> A."""
 
     Config = MLPConfig
 
     @staticmethod
     def size(config: MLPConfig, agent) -> int:
-        seen = visible(config.sees, agent.memory.feature_sizes)
-        return (seen.stop - seen.start + 1) * config.hidden_size + (config.hidden_size + 1) * agent.task.action_size
+        return parameter_count(sizes(config, agent))
 
     def prepare(self, rows: Tensor):
-        hidden, actions = self.config.hidden_size, self.agent.task.action_size
-        first, second = rows.tensor_split([rows.shape[1] - (hidden + 1) * actions], 1)
-        self.first, self.second = first.unflatten(1, (-1, hidden)), second.unflatten(1, (-1, actions))
+        self.layers = layers_of(rows, sizes(self.config, self.agent))
 
     def output(self, x: Tensor) -> Tensor:
         # tanh(W_2 tanh(W_1 x + b_1) + b_2), the outer one being the task's
-        hidden = ((x[:, None] @ self.first[:, :-1]).squeeze(1) + self.first[:, -1]).tanh()      # [B, H]
-        return (hidden[:, None] @ self.second[:, :-1]).squeeze(1) + self.second[:, -1]
+        return forward(self.layers, x, torch.tanh)
+
+
+def sizes(config: MLPConfig, agent) -> list[int]:
+    seen = visible(config.sees, agent.memory.feature_sizes)
+    return [seen.stop - seen.start, config.hidden_size, agent.task.action_size]

@@ -21,13 +21,17 @@ class ParameterConfig(ControllerConfig):
 
 
 class PolicySpec(NamedTuple):
-    """P policies of one kind, as they are stored and sent to workers; `controller.build` makes them act."""
+    """P policies of one kind, as they are stored and sent to workers; `controller.build` makes them act. Rollout i, in
+    the order in which rollouts begin, has policy i, or the only one."""
 
     config: ControllerConfig
     arrays: dict[str, np.ndarray]       # each [P, ...]
 
     def select(self, index: np.ndarray) -> "PolicySpec":
-        """The policies `index` [N], in that order; rows may repeat."""
+        """The policies `index` [N], in that order; rows may repeat. Where all are one policy, that one: it serves
+        however many rollouts."""
+        if len(index) and (index == index[0]).all():
+            index = index[:1]
         return PolicySpec(self.config, {name: array[index] for name, array in self.arrays.items()})
 
 
@@ -38,11 +42,10 @@ def visible(sees: str, feature_sizes: dict[str, int]) -> slice:
 
 
 class ParameterPolicy:
-    """A policy of arrays {"parameters": [N, n]}: rollout i, in the order in which rollouts begin, has row i, or the
-    only row.
+    """A policy of arrays {"parameters": [P, n]}.
 
-    A subclass says how long a row is (`size(config, agent)` -> n), splits rows [B, n] into arrays (`prepare(rows)`),
-    and acts with these: `output(x)`, visible features [B, F] -> [B, A], before they are squashed to actions.
+    A subclass says how long a row is (`size(config, agent)` -> n), splits rows, [B, n] or the only one [1, n], into
+    arrays (`prepare(rows)`), and acts with these: `output(x)`, visible features [B, F] -> [B, A], before they are squashed to actions.
     """
 
     def __init__(self, config: ParameterConfig, agent, arrays: dict[str, np.ndarray]):
@@ -59,15 +62,20 @@ class ParameterPolicy:
         new = torch.arange(self.begun, self.begun + len(seeds), device=self.row.device)
         self.begun += len(seeds)
         self.row = torch.cat([self.row[index], new if len(self.parameters) > 1 else torch.zeros_like(new)])
-        self.prepare(self.parameters[self.row])
+        self.rows = self.parameters if len(self.parameters) == 1 else self.parameters[self.row]
+        self.prepare(self.rows)
 
     def __call__(self, state: State) -> Tensor:
-        return self.agent.task.squash(self.output(state.features[:, self.visible]))
+        return self.squash(self.output(state.features[:, self.visible]))
 
     def act(self, features: Tensor) -> Tensor:
         """The same with the batch last, as dreamers have it: features and a row of ones [F + 1, B] -> action [A, B]."""
-        return self.agent.task.squash(self.output(features[self.visible].t())).t()
+        return self.squash(self.output(features[self.visible].t())).t()
+
+    def squash(self, x: Tensor) -> Tensor:
+        """Outputs [B, A] -> actions."""
+        return self.agent.task.squash(x)
 
     def tensors(self) -> list[Tensor]:
-        """What `prepare` made: a CUDA graph finds the next population in the same place."""
+        """All that it acts with: a CUDA graph finds the next population in the same place."""
         return [t for t in vars(self).values() if isinstance(t, Tensor)]

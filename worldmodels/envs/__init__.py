@@ -28,6 +28,12 @@ def squash_car(x: Tensor) -> Tensor:
     return torch.stack([steer, (gas + 1) / 2, brake.clamp(0, 1)], -1)
 
 
+def squash_car_smoothly(x: Tensor) -> Tensor:
+    """The same, but brake = (tanh(x - 2) + 1) / 2: 0.02 at zero, and a gradient everywhere."""
+    steer, gas, brake = torch.tanh(x - x.new_tensor([0, 0, 2])).unbind(-1)
+    return torch.stack([steer, (gas + 1) / 2, (brake + 1) / 2], -1)
+
+
 @dataclass(frozen=True, eq=False)
 class Task:
     """All that the library knows of a game."""
@@ -48,6 +54,7 @@ class Task:
     shrink: Callable[[np.ndarray], np.ndarray] | None = None
     # the game's own picture [h, w, 3] -> what V sees, [64, 64, 3]
     to_frame: Callable[[np.ndarray], np.ndarray] = to_frame
+    smooth: Callable[[Tensor], Tensor] | None = None    # `squash` with a gradient everywhere, where it has none
     # "left", "right", "up", "down": what each adds to an action
     keys: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
@@ -61,6 +68,11 @@ class Task:
     def action_size(self) -> int:
         return self.action_space.shape[0]
 
+    @property
+    def smooth_squash(self) -> Callable[[Tensor], Tensor]:
+        """Outputs [B, A] -> actions, for a controller that learns by gradients."""
+        return self.smooth or self.squash
+
     def steps(self, repeat: int) -> int:
         """The actions in the game's official length, each held for `repeat` frames."""
         return -(-self.max_steps // repeat)
@@ -71,6 +83,7 @@ TASKS = {task.name: task for task in (
          squash_car, max_steps=1000, fps=50,
          policies={"smooth": policies.smooth_driver, "paper": policies.random_controller}, baselines=("paper",),
          survival=False, settings=("repeat", "drawing"), max_batch=16, to_frame=visible_part,
+         smooth=squash_car_smoothly,
          keys={"left": (-1, 0, 0), "right": (1, 0, 0), "up": (0, 1, 0), "down": (0, 0, 1)}),
     Task("take_cover", "VizdoomTakeCover (stock take_cover.cfg)", TakeCover, TakeCover.action_space, torch.tanh,
          max_steps=2100, fps=35,

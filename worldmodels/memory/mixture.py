@@ -14,6 +14,7 @@ from torch.distributions import Categorical, MixtureSameFamily, Normal
 from worldmodels.memory.heads import LOG_SQRT_2PI
 
 LOG_SIGMA = 7.0         # bound on |log sigma|
+SMALLEST = 1e-30        # density that a gradient is divided by
 
 
 def distribution(raw: Tensor, z_size: int) -> MixtureSameFamily:
@@ -51,15 +52,46 @@ def log_sum_exp(x: Tensor) -> tuple[Tensor, Tensor]:
     return (top + total.log())[:, 0], exponential.div_(total)
 
 
+class Sample(torch.autograd.Function):
+    """z [..., Z] of the head's output, uniform and normal numbers, and its gradient by the head's output."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(raw, temperature, uniform, normal):
+        logits, mu, log_sigma = split(raw, uniform.shape[-1])
+        weights = torch.softmax(logits / temperature, -2)                       # pi_k^(1/tau), normalised
+        # the component k where the cumulated weights pass the uniform number
+        k = (weights.cumsum(-2)[..., :-1, :] < uniform[..., None, :]).sum(-2, keepdim=True)
+        mu, log_sigma = mu.gather(-2, k).squeeze(-2), log_sigma.gather(-2, k).squeeze(-2)
+        return mu + math.sqrt(temperature) * torch.exp(log_sigma) * normal      # tau scales the variance
+
+    @staticmethod
+    def setup_context(ctx, inputs, z):
+        raw, ctx.temperature, _, _ = inputs
+        ctx.save_for_backward(raw, z)
+
+    @staticmethod
+    def backward(ctx, d_z):
+        # F(z) = sum_k pi_k Phi((z - mu_k) / sigma_k) stays where it is: dz = -dF / p(z)
+        raw, z = ctx.saved_tensors
+        logits, mu, log_sigma = split(raw, z.shape[-1])
+        pi, sigma = torch.softmax(logits / ctx.temperature, -2), math.sqrt(ctx.temperature) * log_sigma.exp()
+        deviation = z[..., None, :] - mu
+        density = pi * torch.exp(-0.5 * (deviation / sigma).square()) / (sigma * math.sqrt(2 * math.pi))
+        per_density = (d_z / density.sum(-2).clamp(min=SMALLEST))[..., None, :]
+        below = torch.special.ndtr(deviation / sigma)                           # Phi
+        d_logits = pi * ((pi * below).sum(-2, keepdim=True) - below) * per_density / ctx.temperature
+        d_mu = density * per_density
+        d_log_sigma = d_mu * deviation * (log_sigma.abs() < LOG_SIGMA)          # at its bound it does not move
+        return torch.stack([d_logits, d_mu, d_log_sigma], -3).flatten(-3), None, None, None
+
+
 def sample(raw: Tensor, temperature: float, uniform: Tensor, normal: Tensor) -> Tensor:
     """z [..., Z]: mixture logits divided by tau, noise times sqrt(tau); of uniform and normal numbers, [..., Z] each,
-    the first picks the component."""
-    logits, mu, log_sigma = split(raw, uniform.shape[-1])
-    weights = torch.softmax(logits / temperature, -2)                           # pi_k^(1/tau), normalised
-    # the component k where the cumulated weights pass the uniform number
-    k = (weights.cumsum(-2)[..., :-1, :] < uniform[..., None, :]).sum(-2, keepdim=True)
-    mu, log_sigma = mu.gather(-2, k).squeeze(-2), log_sigma.gather(-2, k).squeeze(-2)
-    return mu + math.sqrt(temperature) * torch.exp(log_sigma) * normal          # tau scales the variance
+    the first picks the component. Its gradient is exact, that of the weights too: implicit reparameterisation (Graves
+    2016; Figurnov et al. 2018), which needs nothing but that each dimension is on its own."""
+    return Sample.apply(raw, temperature, uniform, normal)
 
 
 def mean(raw: Tensor, z_size: int, temperature: float) -> Tensor:

@@ -1,11 +1,15 @@
 """The loops over a memory: `unroll` imagines, `observed` follows recorded episodes, `advance` steps a batch in
 place."""
 
-from typing import Callable, Iterable, Iterator, NamedTuple
+from itertools import islice
+from typing import Callable, Iterable, Iterator, NamedTuple, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
+from worldmodels.latents import Encoded
+from worldmodels.memory.noise import draw
 from worldmodels.types import Dreamer, Memory, Noise, State
 
 
@@ -64,6 +68,24 @@ def states_at(memory: Memory, z: Tensor, action: Tensor, row: Tensor, step: Tens
         found.append(state.select(row[here]))
         order.append(here)
     return State.cat(found).select(torch.cat(order).argsort())
+
+
+def observed_steps(memory: Memory, episodes: Sequence[Encoded], generator: torch.Generator) -> State:
+    """What M has made of some episodes before each of their N actions, as one State: the first steps of all episodes,
+    then the second ones, and so on, as `joined` has what belongs to them."""
+    like = next(memory.parameters())
+    z = pad_sequence([episode.sample(generator) for episode in episodes], batch_first=True).to(like)    # [E, T+1, Z]
+    lengths = torch.tensor([len(episode.action) for episode in episodes], device=like.device)
+    action = pad_sequence([torch.from_numpy(episode.action) for episode in episodes], batch_first=True).to(like)
+    noise = draw(memory.observe_noise, len(episodes), generator, like)
+    states = islice(observed(memory, z, action, noise), action.shape[1])
+    return State.cat([state.select((t < lengths).nonzero()[:, 0]) for t, state in enumerate(states)])
+
+
+def joined(rows: Sequence[Tensor]) -> Tensor:
+    """What belongs to the steps of some episodes, each [T, ...], in the order of `observed_steps`, [N, ...]."""
+    padded = pad_sequence(list(rows))                                                                   # [T, E, ...]
+    return padded[pad_sequence([torch.ones(len(row), dtype=torch.bool) for row in rows])]
 
 
 def advance(dreamer: Dreamer, act: Callable[[Tensor], Tensor],

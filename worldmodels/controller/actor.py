@@ -1,0 +1,152 @@
+"""C: a learned actor, and the critic that it learned from (Hafner et al. 2020, Dreamer). A network whose first outputs
+are the mean of a normal distribution, which tanh brings into the task's box:
+
+    u ~ N(mu(f), sigma(f)^2),   a = middle + half tanh(u)
+
+It acts by the mean; the noise is what it learns by. mu lies in -5..5 (Dreamer V1), sigma in 0.1..1 (V3).
+
+Where `Task.squash` has no gradient, as for half the outputs that CarRacing's brake could have, a task has a smooth one.
+In TakeCover an action moves the player or not, by whether it is beyond ±1/3: the gradient there is that of M, for which
+the step is smooth.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from worldmodels.commandline import Count, Size
+from worldmodels.controller.network import forward, layers_of, parameter_count
+from worldmodels.controller.policy import ParameterConfig, ParameterPolicy, visible
+
+MEAN = 5.0                  # bound on |mu|, before tanh (Dreamer V1)
+MIN_STD, MAX_STD = 0.1, 1.0 # bounds on sigma (Dreamer V3)
+BINS, LARGEST = 127, 10.0   # values of a two-hot critic, and the symlog of the largest (Dreamer V3: 255, 20)
+
+
+@dataclass(frozen=True)
+class ActorConfig(ParameterConfig):
+    kind: str = "actor"                 # which of CONTROLLERS
+    units: Size = 128                   # ELUs of each hidden layer, of the critic's too (Dreamer V1: 400)
+    layers: Count = 2                   # hidden ones (Dreamer V1: 4 and 3)
+    # what the critic puts out: the value, its symlog, or probabilities of BINS values of it (Dreamer V1, -, V3)
+    critic: Literal["value", "symlog", "two_hot"] = "two_hot"
+
+
+class ActorPolicy(ParameterPolicy):
+    """A row of parameters is an actor's. Arrays may hold its critic beside it, {"critic": [N, m]}."""
+
+    Config = ActorConfig
+
+    def __init__(self, config: ActorConfig, agent, arrays: dict[str, np.ndarray]):
+        super().__init__(config, agent, arrays)
+        self.critic = None
+        if "critic" in arrays:
+            self.critic = torch.as_tensor(arrays["critic"], dtype=torch.float32, device=self.parameters.device)
+
+    @staticmethod
+    def size(config: ActorConfig, agent) -> int:
+        return parameter_count(actor_sizes(config, agent))
+
+    def prepare(self, rows: Tensor):
+        self.layers = layers_of(rows, actor_sizes(self.config, self.agent))
+        if self.critic is not None:
+            self.critic_rows = self.critic if len(rows) == 1 else self.critic[self.row]
+            self.critic_layers = layers_of(self.critic_rows, critic_sizes(self.config, self.agent))
+
+    def output(self, x: Tensor) -> Tensor:
+        return normal_of(forward(self.layers, x, F.elu))[0]
+
+    def value(self, features: Tensor) -> Tensor:
+        """The critic's, of features with the batch last [F + 1, B] -> [B]."""
+        x = features[self.visible].t()
+        return CRITICS[self.config.critic].value(forward(self.critic_layers, x, F.elu))
+
+    def squash(self, x: Tensor) -> Tensor:
+        return self.agent.task.smooth_squash(x)
+
+
+def normal_of(outputs: Tensor) -> tuple[Tensor, Tensor]:
+    """mu and sigma, each [..., A], of an actor's outputs [..., 2A]."""
+    mean, std = outputs.chunk(2, -1)
+    return MEAN * torch.tanh(mean / MEAN), MIN_STD + (MAX_STD - MIN_STD) * torch.sigmoid(std + 2)
+
+
+def hidden_sizes(config: ActorConfig, agent) -> list[int]:
+    """Inputs and hidden layers of actor and critic."""
+    seen = visible(config.sees, agent.memory.feature_sizes)
+    return [seen.stop - seen.start] + config.layers * [config.units]
+
+
+def actor_sizes(config: ActorConfig, agent) -> list[int]:
+    return [*hidden_sizes(config, agent), 2 * agent.task.action_size]
+
+
+def critic_sizes(config: ActorConfig, agent) -> list[int]:
+    return [*hidden_sizes(config, agent), CRITICS[config.critic].outputs]
+
+
+def symlog(x: Tensor) -> Tensor:
+    return x.sign() * torch.log1p(x.abs())
+
+
+def symexp(x: Tensor) -> Tensor:
+    return x.sign() * torch.expm1(x.abs())
+
+
+class Value:
+    """The value itself, and half its squared error (Dreamer V1)."""
+
+    outputs = 1
+
+    @staticmethod
+    def value(outputs: Tensor) -> Tensor:
+        """[..., outputs] -> [...]."""
+        return outputs[..., 0]
+
+    @staticmethod
+    def loss(outputs: Tensor, target: Tensor) -> Tensor:
+        """Of outputs [..., outputs] for returns [...], [...]."""
+        return 0.5 * (outputs[..., 0] - target).square()
+
+
+class Symlog:
+    """symlog(x) = sign(x) log(1 + |x|) of the value."""
+
+    outputs = 1
+
+    @staticmethod
+    def value(outputs: Tensor) -> Tensor:
+        return symexp(outputs[..., 0])
+
+    @staticmethod
+    def loss(outputs: Tensor, target: Tensor) -> Tensor:
+        return 0.5 * (outputs[..., 0] - symlog(target)).square()
+
+
+class TwoHot:
+    """Probabilities of values symexp(-LARGEST..LARGEST); a return lies between two of them, which share it (Dreamer
+    V3)."""
+
+    outputs = BINS
+    bins = symexp(torch.linspace(-LARGEST, LARGEST, BINS))
+
+    @classmethod
+    def value(cls, outputs: Tensor) -> Tensor:
+        return outputs.softmax(-1) @ cls.bins.to(outputs)
+
+    @classmethod
+    def loss(cls, outputs: Tensor, target: Tensor) -> Tensor:
+        bins = cls.bins.to(outputs)
+        above = torch.searchsorted(bins, target.contiguous()).clamp(1, BINS - 1)
+        low, high = bins[above - 1], bins[above]
+        share = ((target - low) / (high - low)).clamp(0, 1)
+        log_p = outputs.log_softmax(-1)
+        at = lambda index: log_p.gather(-1, index[..., None])[..., 0]
+        return -(share * at(above) + (1 - share) * at(above - 1))
+
+
+CRITICS = {"value": Value, "symlog": Symlog, "two_hot": TwoHot}
