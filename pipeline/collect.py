@@ -6,9 +6,11 @@ from functools import partial
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.command import main, open_executor, say, stage, task_of
+from pipeline.command import LATER, later_info, main, open_executor, say, stage, task_of
 from pipeline.presets import Config
-from worldmodels.agent import controller_spec, load_agent
+from pipeline.train_controller import checked_agent, train
+from worldmodels.agent import controller_spec, load_agent, load_controller
+from worldmodels.controller import PolicySpec
 from worldmodels.episodes import SUFFIX, episode_path
 from worldmodels.files import read_json, write_json
 from worldmodels.runs import Run, differences, episode_seeds, plain
@@ -60,20 +62,28 @@ def random_jobs(config: Config, run: Run) -> tuple[list[CollectJob], dict]:
 
 def controller_jobs(config: Config, run: Run) -> tuple[list[ExploreJob], dict]:
     """The same of a later round."""
-    before = run.at(run.round - 1)
-    tensors, info = before.load("controller", "train_controller")
-    task, spec = task_of(config), controller_spec(tensors, info)
-    chunks = np.array_split(seeds(config, run), -(-config.collect.episodes_per_round // CHUNK))
-    job = partial(ExploreJob, task, before, load_agent(before, task=task).digest, config.collect,
-                  env_settings(task, config.collect), spec)
-    how = {"explore_share": config.collect.explore_share, "controller_before": info["digest"]}
-    return [job(tuple(chunk.tolist()), run.episodes) for chunk in chunks], common_settings(config) | how
+    before, task, settings = run.at(run.round - 1), task_of(config), config.collect
+    agent, how = load_agent(before, task=task), later_info(config, run)
+    spec = explorer(config, before) if settings.disagreement_bonus else load_controller(before, agent)
+    chunks = np.array_split(seeds(config, run), -(-settings.episodes_per_round // CHUNK))
+    job = partial(ExploreJob, task, before, agent.digest, settings, env_settings(task, settings), spec)
+    return [job(tuple(chunk.tolist()), run.episodes, settings.weight_noise) for chunk in chunks], \
+        common_settings(config) | {name: how[name] for name in how.keys() - {"episodes_per_round"}}
+
+
+def explorer(config: Config, run: Run) -> PolicySpec:
+    """A controller that is drawn to what M is uncertain of (Plan2Explore, Sekar et al. 2020): trained as the round's
+    own, in dreams with a bonus, and kept beside it in explorer/."""
+    dream, place = replace(config.dream, pessimism=-config.collect.disagreement_bonus), Run(run.folder / "explorer")
+    train(replace(config, world="dream", dream=dream), run, checked_agent(config, run), place)
+    return controller_spec(*place.load("controller", "train_controller"))
 
 
 def common_settings(config: Config) -> dict:
     """What the episodes of every round are made with; the other settings of CollectConfig do not matter to one."""
     default = CollectConfig()
-    others = {name: getattr(default, name) for name in ("episodes", "episodes_per_round", "explore_share", "min_steps")}
+    later = ("episodes", "episodes_per_round", "explore_share", "min_steps", *LATER)
+    others = {name: getattr(default, name) for name in later}
     return {"task": config.task, "collect": replace(config.collect, **others)}
 
 

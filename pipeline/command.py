@@ -199,12 +199,15 @@ def open_executor(config: Config, most: int | None = None) -> Executor:
     return EXECUTORS[config.executor](min(workers(config), most or workers(config)))
 
 
+LATER = ("weight_noise", "disagreement_bonus")      # settings of collecting in later rounds, where they are not the default
+
+
 # What each checkpoint records of its making; a stage is finished when the stored one equals this.
 
 def vision_info(config: Config) -> dict:
     default = CollectConfig()
-    later = {name: getattr(default, name) for name in ("episodes_per_round", "explore_share")}    # of later rounds
-    collect = replace(config.collect, **later)
+    later = ("episodes_per_round", "explore_share", *LATER)                 # of later rounds
+    collect = replace(config.collect, **{name: getattr(default, name) for name in later})
     info = {"task": config.task, "seed": config.seed, "collect": collect, "vision": config.vision}
     of_later_rounds = {f.name: f.default for f in fields(TrainConfig)}      # how M is trained alone
     jointly = {"joint": config.joint, "memory": replace(config.memory, **of_later_rounds)}
@@ -214,11 +217,28 @@ def vision_info(config: Config) -> dict:
 def memory_info(config: Config, run: Run) -> dict:
     _, vision = run.load("vision", "train_vision")
     info = vision_info(config) | {"memory": config.memory, "vision_digest": vision["digest"]}
-    if run.round > 1:
-        _, before = run.at(run.round - 1).load("controller", "train_controller")
-        info |= {"episodes_per_round": config.collect.episodes_per_round, "explore_share": config.collect.explore_share,
-                 "controller_before": before["digest"]}
-    return info
+    return info | (later_info(config, run) if run.round > 1 else {})
+
+
+def later_info(config: Config, run: Run) -> dict:
+    """What a checkpoint of a later round records beside that."""
+    _, before = run.at(run.round - 1).load("controller", "train_controller")
+    default, collect = CollectConfig(), config.collect
+    more = {name: getattr(collect, name) for name in LATER if getattr(collect, name) != getattr(default, name)}
+    return {"episodes_per_round": collect.episodes_per_round, "explore_share": collect.explore_share,
+            "controller_before": before["digest"]} | more
+
+
+def retrains_vision(config: Config, run: Run) -> bool:
+    """Whether V is trained on in this round."""
+    return config.retrain_vision and run.round > 1
+
+
+def vision_is_trained(config: Config, run: Run) -> bool:
+    """Whether the V that the round is to use is there; a UserError if it was made with other settings."""
+    if not retrains_vision(config, run):
+        return run.finished("vision", vision_info(config))
+    return run.own_path("vision").exists() and run.finished("vision", vision_info(config) | later_info(config, run))
 
 
 def controller_info(config: Config, agent_digest: str) -> dict:

@@ -5,7 +5,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from pipeline.collect import CURVE, check_collected
-from pipeline.command import device, main, say, stage, vision_info
+from pipeline.command import device, main, say, stage, vision_is_trained
 from pipeline.presets import Config
 from worldmodels import episodes
 from worldmodels.agent import build_vision
@@ -20,7 +20,7 @@ from worldmodels.vision.vae import kl
 @stage()
 def encode(config: Config, run: Run):
     """Stage 3: frames to latents -> latents/."""
-    if not run.finished("vision", vision_info(config)):
+    if not vision_is_trained(config, run):
         raise UserError(f"no V in {run.folder}: run `python -m pipeline.train_vision` first")
     check_collected(config, run)
     encode_episodes(config, run)
@@ -29,7 +29,7 @@ def encode(config: Config, run: Run):
 def encode_episodes(config: Config, run: Run):
     """Every episode of the run, with the V that it has."""
     tensors, info = run.load("vision", "train_vision")
-    paths = {path: latent_path(round.latents, path) for round in run.until_now
+    paths = {path: latent_path(run.latents_of(round), path) for round in run.until_now
              for path in episodes.EpisodeFolder(round.episodes).paths}
     missing = [path for path, latents in paths.items() if not encoded(latents, path, info["digest"])]
     if not missing:

@@ -68,6 +68,8 @@ class Config:
     """Where the controller is trained."""
     training: Literal["staged", "jointly"] = "staged"
     """V first and then M (the paper), or both by one objective; in later rounds M alone is trained on."""
+    retrain_vision: bool = False
+    """Whether later rounds train V on, on all episodes so far; the controller is then fitted to it by distillation."""
     rounds: Annotated[int, Range(1, ROUNDS)] = 1
     """How often to collect, train M and C (the paper's iterative procedure). From the second round on, C plays, with
     --collect.explore-share."""

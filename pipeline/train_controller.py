@@ -5,8 +5,11 @@ from functools import partial
 
 from pipeline.command import controller_info, device, main, memory_info, open_executor, say, stage, task_of
 from pipeline.presets import Config
-from worldmodels.agent import Agent, controller_spec, load_agent
+from pipeline.teacher import teacher
+from worldmodels.agent import Agent, load_agent
 from worldmodels.controller import LEARNERS, PolicySpec, Practice
+from worldmodels.controller.distill import Distill, DistillConfig
+from worldmodels.controller.policy import ParameterConfig
 from worldmodels.latents import Latents, open_latents
 from worldmodels.runs import Run, seed_of
 from worldmodels.types import UserError
@@ -33,15 +36,21 @@ def train(config: Config, run: Run, agent: Agent, place: Run, training: int = 0)
         agent = agent.with_memory(pessimistic(agent.memory, latents, config.dream, seed))
     with ExitStack() as stack:
         fitness = FITNESS[config.world](config, run, agent, stack)
-        practice = Practice(fitness, latents, config.dream.temperature, config.seed, training, previous(place))
+        practice = Practice(fitness, latents, config.dream.temperature, config.seed, training,
+                            previous(config, run, agent, place), partial(teacher, config, run, agent))
         LEARNERS[config.learner.kind](config.learner).learn(agent, practice, config.controller, place, info)
 
 
-def previous(place: Run) -> PolicySpec | None:
-    """The controller of the round before."""
+def previous(config: Config, run: Run, agent: Agent, place: Run) -> PolicySpec | None:
+    """The controller of the round before, fitted to this round's V where that is another one."""
     if place.round == 1:
         return None
-    return controller_spec(*place.at(place.round - 1).load("controller", "train_controller"))
+    before = teacher(config, run, agent, "")
+    if before.agent.vision_digest == agent.vision_digest or not isinstance(before.spec.config, ParameterConfig):
+        return before.spec
+    practice = Practice(None, partial(encoded, config, run, agent), config.dream.temperature, config.seed, 0, None,
+                        lambda name: before)
+    return Distill(DistillConfig()).fitted(agent, practice, before.spec.config, run)
 
 
 def dream_fitness(config: Config, run: Run, agent: Agent, stack: ExitStack) -> DreamFitness:

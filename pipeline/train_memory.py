@@ -2,7 +2,7 @@
 
 import torch
 
-from pipeline.command import device, main, memory_info, say, stage, task_of, vision_info
+from pipeline.command import device, main, memory_info, say, stage, task_of, vision_is_trained
 from pipeline.presets import Config
 from worldmodels.agent import build_memory
 from worldmodels.latents import open_latents
@@ -14,7 +14,7 @@ from worldmodels.types import UserError
 @stage("memory")
 def train_memory(config: Config, run: Run):
     """Stage 4: M, which learns how the world moves, with reward and done heads -> checkpoints/memory."""
-    if not run.finished("vision", vision_info(config)):
+    if not vision_is_trained(config, run):
         raise UserError(f"no V in {run.root}: run `python -m pipeline.train_vision` first")
     train_on_latents(config, run)
 

@@ -3,7 +3,7 @@
 import torch
 
 from pipeline.collect import check_collected
-from pipeline.command import device, main, say, stage, vision_info
+from pipeline.command import device, later_info, main, retrains_vision, say, stage, vision_info, vision_is_trained
 from pipeline.presets import Config
 from worldmodels.agent import build_vision
 from worldmodels.episodes import EpisodeFolder
@@ -15,15 +15,19 @@ from worldmodels.vision.train import train_vision as train
 @stage("vision")
 def train_vision(config: Config, run: Run):
     """Stage 2: V, which compresses frames -> checkpoints/vision."""
-    info, run = vision_info(config), run.at(1)
-    if run.finished("vision", info):
+    if vision_is_trained(config, run):
         return say("train_vision: V is trained")
-    if config.training == "jointly":
+    again = retrains_vision(config, run)
+    info = vision_info(config) | (later_info(config, run) if again else {})
+    if config.training == "jointly" and not again:
         raise UserError("with --training jointly V is trained together with M: run `python -m pipeline.train_jointly`")
     check_collected(config, run)
-    episodes = EpisodeFolder(run.episodes, config.collect.min_steps)
     torch.manual_seed(seed_of(config.seed, run.round, "weights of V"))
-    train(build_vision(plain(info)).to(device(config)), episodes, run, info, config.seed)
+    vision = build_vision(plain(info))
+    if again:
+        vision.load_state_dict(run.at(run.round - 1).load("vision", "train_vision")[0])
+    episodes = EpisodeFolder([round.episodes for round in run.until_now], config.collect.min_steps)
+    train(vision.to(device(config)), episodes, run if again else run.at(1), info, config.seed)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ Count = Annotated[int, Range(1)]
 Whole = Annotated[int, Range(0)]
 Size = Annotated[int, Range(1, 65_536)]             # of a layer
 Weight = Annotated[float, Range(0)]
+Number = Annotated[float, Range(-1e9, 1e9)]
 Positive = Annotated[float, Range(1e-12)]
 Temperature = Annotated[float, Range(1e-6)]
 Share = Annotated[float, Range(0, 1)]

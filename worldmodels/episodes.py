@@ -8,7 +8,7 @@ import json
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Callable, Iterator, NamedTuple
+from typing import Any, Callable, Iterator, NamedTuple, Sequence
 
 import lz4.frame
 import numpy as np
@@ -117,17 +117,19 @@ def ahead(items: Iterator[Any]) -> Iterator[Any]:
 
 
 class EpisodeFolder:
-    """The episodes of a run, shortest ones left out: those of at most `min_steps` actions (released code: 100)."""
+    """The episodes in one folder or in several, shortest ones left out: those of at most `min_steps` actions (released
+    code: 100)."""
 
-    def __init__(self, folder: Path, min_steps: int = 0):
-        paths = sorted(folder.glob(f"*{SUFFIX}"))
+    def __init__(self, folder: Path | Sequence[Path], min_steps: int = 0):
+        folders = [folder] if isinstance(folder, Path) else folder
+        paths = [path for one in folders for path in sorted(one.glob(f"*{SUFFIX}"))]
         lengths = [length(path) for path in paths]
         self.paths = [path for path, steps in zip(paths, lengths) if steps > min_steps]
         self.lengths = np.array([steps for steps in lengths if steps > min_steps], int)
         if not self.paths:
             short = f" ({len(paths)} shorter ones: lower --collect.min-steps)" if paths else ""
             raise UserError(
-                f"no episodes of more than {min_steps} steps in {folder}{short}: run `python -m pipeline.collect`")
+                f"no episodes of more than {min_steps} steps in {folders[-1]}{short}: run `python -m pipeline.collect`")
 
     def frame_batches(self, batch: int, seed: int, pool_frames: int = 50_000, skip: int = 0) -> Iterator[np.ndarray]:
         """Endless shuffled batches [batch, 64, 64, 3] uint8 from every frame of every episode.

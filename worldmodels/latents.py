@@ -46,8 +46,9 @@ def open_latents(run: Run, min_steps: int, vision_digest: str, latent: str = "sa
     paths = {}
     for round in run.until_now:
         episodes = sorted(round.episodes.glob(f"*{SUFFIX}"))
-        encoded = {latent_path(round.latents, path): checksum(path) for path in episodes}
-        paths |= encoded or dict.fromkeys(sorted(round.latents.glob("*.safetensors")), "")
+        folder = run.latents_of(round)
+        encoded = {latent_path(folder, path): checksum(path) for path in episodes}
+        paths |= encoded or dict.fromkeys(sorted(folder.glob("*.safetensors")), "")
     return Latents(paths, vision_digest, min_steps, latent)
 
 
@@ -98,7 +99,7 @@ class Latents:
         """Of files with the checksums of their episodes, "" where these are gone."""
         lengths = np.array([stored_length(path, vision_digest, checksum) for path, checksum in paths.items()], int)
         paths = [path for path, steps in zip(paths, lengths) if steps > min_steps]
-        self.lengths = lengths[lengths > min_steps]
+        self.paths, self.lengths = paths, lengths[lengths > min_steps]
         if not paths:
             raise UserError(f"no encoded episodes of more than {min_steps} steps: run `python -m pipeline.collect`, "
                             "then `python -m pipeline.encode`, or lower --collect.min-steps")
@@ -110,6 +111,10 @@ class Latents:
     def episode(self, number: int) -> Encoded:
         """An episode, from memory or from its file; a UserError names a damaged one."""
         return self._episode(int(number))
+
+    def by_length(self, count: int) -> list[np.ndarray]:
+        """The numbers of all episodes, in batches of at most `count` that are about as long as each other."""
+        return np.array_split(np.argsort(self.lengths, kind="stable"), -(-len(self.lengths) // count))
 
     def windows(self, batch: int, sequence: int, seed: int, skip: int = 0,
                 bootstraps: int = 0) -> Iterator[Transitions]:

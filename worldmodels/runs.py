@@ -48,7 +48,8 @@ def seed_of(seed: int, round: int, stage: str, *index: int) -> int:
 class Run:
     """data/<task>/<run>, see data/README.md for what is in it; and which round of it (the paper's iterative procedure).
 
-    What a round makes lies in a folder of its own, the first one's in the run's. V is trained in the first round alone.
+    What a round makes lies in a folder of its own, the first one's in the run's. V is the first round's, unless later
+    rounds have trained it on.
     """
 
     root: Path
@@ -94,6 +95,12 @@ class Run:
     def latents(self) -> Path:
         return self.folder / "latents"
 
+    def latents_of(self, round: "Run") -> Path:
+        """Where the latents of an earlier round's episodes, or its own, are by this round's V: beside the episodes by
+        the first round's V, in one folder by another."""
+        seen_by = self.vision_round
+        return round.latents if seen_by.round == 1 else seen_by.latents
+
     @property
     def report(self) -> Path:
         return self.folder / "report"
@@ -128,11 +135,22 @@ class Run:
 
     # checkpoints: <name>.safetensors when finished, <name>.progress.safetensors before
 
+    def own_path(self, name: str) -> Path:
+        """Where the round keeps what it makes."""
+        return self.folder / "checkpoints" / f"{name}.safetensors"
+
     def path(self, name: str) -> Path:
-        return (self.root if name == "vision" else self.folder) / "checkpoints" / f"{name}.safetensors"
+        """Of what the round uses: its own, but V is the last one that was trained."""
+        return (self.vision_round if name == "vision" else self).own_path(name)
+
+    @property
+    def vision_round(self) -> "Run":
+        """The round whose V this one uses."""
+        trained = [round for round in self.until_now if round.own_path("vision").exists()]
+        return trained[-1] if trained else self.at(1)
 
     def progress_path(self, name: str) -> Path:
-        return self.path(name).with_suffix(".progress.safetensors")
+        return self.own_path(name).with_suffix(".progress.safetensors")
 
     def finished(self, name: str, info: dict) -> bool:
         """Whether the checkpoint exists; a UserError if it was made with other settings than `info`."""
@@ -145,8 +163,8 @@ class Run:
     def save(self, name: str, tensors: dict[str, Tensor], info: dict):
         """The finished checkpoint, and its description beside it for people to read."""
         arrays, info = to_arrays(tensors), plain(info)
-        save_arrays(self.path(name), arrays, info)
-        write_json(self.path(name).with_suffix(".json"), info | {"digest": digest(arrays)})
+        save_arrays(self.own_path(name), arrays, info)
+        write_json(self.own_path(name).with_suffix(".json"), info | {"digest": digest(arrays)})
 
     def load(self, name: str, stage: str) -> tuple[dict[str, Tensor], dict]:
         """Tensors and info of a finished checkpoint; `stage` is the command that makes it."""

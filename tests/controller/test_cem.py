@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 from tests.memory.test_memories import SMALL
-from worldmodels.controller import PolicySpec, build
+from worldmodels.controller import CONTROLLERS, PolicySpec, build
+from worldmodels.controller.actor import ActorConfig, actor_sizes, critic_sizes
 from worldmodels.controller.cem import CEMConfig
+from worldmodels.controller.network import parameter_count
 from worldmodels.envs import TASKS
 from worldmodels.memory import MEMORIES
 from worldmodels.memory.dreamer import PlainDreamer
@@ -20,19 +22,25 @@ from worldmodels.types import Imagined, NoiseSize, State
 class World(nn.Module):
     """A memory of z [B, 1], to which an action adds itself, and what it is worth."""
 
-    imagine_noise = NoiseSize({"done": 1}, {"luck": 1})
+    feature_sizes, observe_noise, imagine_noise = {"z": 1}, NoiseSize(), NoiseSize({"done": 1}, {"luck": 1})
 
     def __init__(self, reward=lambda z, a, luck: 0 * z, p_done=lambda z: 0 * z, uncertainty=lambda z: 0 * z):
         super().__init__()
         self.unused, self.pay, self.p_done, self.uncertainty = nn.Parameter(torch.zeros(1)), reward, p_done, uncertainty
 
-    def initial(self, z):
+    def initial(self, z, noise=None):
         return State(z, (z,))
 
+    def observe(self, state, action, z, noise=None):
+        return self.initial(z)
+
+    def latent(self, state):
+        return state.inner[0]
+
     def imagine(self, state, action, temperature, noise):
-        z = state.inner[0] + action
-        reward = self.pay(z, action, noise["luck"])[:, 0]
-        return Imagined(self.initial(z), reward, self.p_done(z)[:, 0], None, self.uncertainty(z)[:, 0], None)
+        z = self.latent(state) + action
+        reward, p_done = self.pay(z, action, noise["luck"])[:, 0], self.p_done(z)[:, 0]
+        return Imagined(self.initial(z), reward, p_done, noise["done"][:, 0] < p_done, self.uncertainty(z)[:, 0], None)
 
     def dreamer(self, batch, temperature):
         return PlainDreamer(self, temperature)
@@ -140,3 +148,135 @@ def test_a_plan_is_its_rollouts_own_with_every_memory(kind, task):
         alone = planner(memory, task, (seed,), **settings)
         for plan in plans:
             torch.testing.assert_close(alone(states.select(torch.tensor([here])))[0], plan, atol=1e-4, rtol=0)
+
+
+ACTOR = ActorConfig(units=1, layers=1, critic="value")
+
+
+def guided(memory, parameters, critic, seeds=(0,), task="toy", **settings):
+    """A planner guided by actors and critics of these parameters, [P, n] and [P, m]."""
+    spec = PolicySpec(CEMConfig(**{"guided": True, "actor": ACTOR} | settings),
+                      {"parameters": np.asarray(parameters), "critic": np.asarray(critic)})
+    policy = build(spec, SimpleNamespace(task=TASKS[task], memory=memory))
+    policy.reset(seeds)
+    return policy
+
+
+def actor_of(slope, shift):
+    """A row of parameters: the actor does tanh(mu), mu being about slope z + shift where z > -20."""
+    return [1.0, 20.0, slope, 0.0, shift - 20 * slope, 0.0]     # elu(z + 20) = z + 20; the second output is sigma's
+
+
+def critic_of(slope):
+    """A row of a critic's parameters: z is worth slope z where z > -20."""
+    return [1.0, 20.0, slope, -20 * slope]
+
+
+STILL = [0.0] * 6                               # an actor that does nothing
+NOTHING_ELSE = {"iterations": 1, "elites": 1, "guided_std": 0.0}
+
+
+@pytest.mark.parametrize("candidates", (1, 5))
+@pytest.mark.parametrize("dreams", (1, 4))
+def test_where_candidates_cannot_do_better_it_does_what_the_guide_dreams_of_doing(candidates, dreams):
+    memory, begin = World(reward=lambda z, a, luck: z), torch.tensor([[0.0], [2.5], [-4.0]])
+    parameters = actor_of(-0.4, 0.3)
+    policy = guided(memory, [parameters], [critic_of(1.0)], range(3), horizon=4, candidates=candidates, dreams=dreams,
+                    **NOTHING_ELSE)
+    actor = build(PolicySpec(ACTOR, {"parameters": np.array([parameters])}), SimpleNamespace(task=TASKS["toy"],
+                                                                                             memory=memory))
+    actor.reset(range(3))
+    z, dreamt = begin, []
+    for _ in range(4):
+        dreamt.append(actor(memory.initial(z)))
+        z = z + dreamt[-1]
+    torch.testing.assert_close(policy(memory.initial(begin)), dreamt[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(policy.plan[:, :3, 0], torch.stack(dreamt[1:], 1)[:, :, 0], atol=1e-5, rtol=0)
+    assert torch.pdist(dreamt[0]).min() > 0.1 and not policy.plan[:, 3].any()
+
+
+def test_of_what_the_guide_does_in_several_dreams_the_best_is_done():
+    """Candidates are the mean of what is proposed. One of the dreams is a better plan."""
+    class Lucky(World):
+        def imagine(self, state, action, temperature, noise):
+            """Luck moves z, before the guide acts on it again."""
+            imagined = super().imagine(state, action, temperature, noise)
+            return imagined._replace(state=self.initial(imagined.state.features + noise["luck"]))
+
+    memory, begin = Lucky(reward=lambda z, a, luck: a), torch.zeros(1, 1)
+    policy = guided(memory, [actor_of(1.0, 0.0)], [critic_of(0.0)], horizon=2, candidates=1, dreams=8, **NOTHING_ELSE)
+    imagined, called = policy._imagined, []
+
+    def watched(*args):
+        called.append(imagined(*args))
+        return called[-1]
+
+    policy._imagined = watched
+    policy(memory.initial(begin))
+    proposed = called[0][0][0, :, 1, 0]                         # the second actions, [P]
+    assert proposed.std() > 0.3
+    assert policy.plan[0, 0, 0] == proposed.max() > proposed.mean()
+
+
+@pytest.mark.parametrize("way", (1, -1))
+def test_the_critic_says_what_the_end_is_worth(way):
+    """Where nothing else pays."""
+    memory = World()
+    path = walked(memory, guided(memory, [STILL], [critic_of(way)], (0, 1), horizon=3), torch.zeros(2, 1), 4)
+    assert (way * path.diff(dim=0) > 0.1).all()
+
+
+@pytest.mark.parametrize("discount, p_done, way", ((1.0, 0.0, 1), (0.9, 0.0, 1), (0.5, 0.0, -1), (1.0, 0.5, -1)))
+def test_the_end_is_discounted_and_worth_nothing_to_the_dead(discount, p_done, way):
+    """A step to the right costs 1 at once and brings the critic's 2 after three steps: 2 (discount (1 - p_done))^3."""
+    memory = World(reward=lambda z, a, luck: -a, p_done=lambda z: torch.full_like(z, p_done))
+    policy = guided(memory, [STILL], [critic_of(2.0)], range(5), horizon=3, discount=discount, candidates=128)
+    action = policy(memory.initial(torch.zeros(5, 1)))
+    assert (way * action > 0).all()
+
+
+@pytest.mark.parametrize("discount, way", ((1.0, 1), (0.4, -1)))
+def test_rewards_are_discounted_without_a_guide_too(discount, way):
+    """An action costs its size at once and pays twice that, as z, in the step after."""
+    memory = World(reward=lambda z, a, luck: 2 * (z - a) - a)
+    policy = planner(memory, horizon=2, discount=discount, seeds=range(5), **MANY)
+    assert (way * policy(memory.initial(torch.zeros(5, 1))) > 0.5).all()
+
+
+def test_each_rollout_is_guided_by_its_own_actor_and_critic():
+    """A few of them leave, others begin."""
+    memory = World(reward=lambda z, a, luck: 0.1 * luck)
+    parameters = [actor_of(0.3 * (-1)**row, 0.2 * row - 0.5) for row in range(6)]
+    critic = [critic_of((-1.0)**row * (row + 1)) for row in range(6)]
+    settings = {"horizon": 3, "iterations": 2, "candidates": 8}
+    z = torch.linspace(-2, 2, 6)[:, None]
+    together = guided(memory, parameters, critic, (10, 11, 12, 13), **settings)
+    first = together(memory.initial(z[:4]))
+    together.select_and_reset(torch.tensor([3, 1]), [14])
+    second = together(memory.initial(z[[3, 1, 4]]))
+    for row, plans in ((1, (first[1], second[1])), (3, (first[3], second[0])), (4, (second[2],))):
+        alone = guided(memory, parameters[row:row + 1], critic[row:row + 1], (10 + row,), **settings)
+        for plan in plans:
+            torch.testing.assert_close(alone(memory.initial(z[row:row + 1]))[0], plan, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", MEMORIES)
+@pytest.mark.parametrize("task", ("take_cover", "car_racing"))
+def test_a_guided_plan_lies_in_the_box_with_every_memory(kind, task):
+    torch.manual_seed(0)
+    memory = MEMORIES[kind](MEMORIES[kind].Config(**SMALL[kind]), 8, TASKS[task].action_size)
+    noise = next(draw(memory.observe_noise, 4, torch.Generator().manual_seed(0), torch.zeros(1)))
+    states, actor = memory.initial(torch.randn(4, 8), noise), ActorConfig(units=5)
+    agent, rng = SimpleNamespace(task=TASKS[task], memory=memory), np.random.default_rng(0)
+    sizes = actor_sizes(actor, agent), critic_sizes(actor, agent)
+    parameters, critic = (0.3 * rng.normal(size=(4, parameter_count(of))) for of in sizes)
+    policy = guided(memory, parameters, critic, range(4), task, actor=actor, horizon=3, iterations=2, candidates=8)
+    action = policy(states)
+    assert all(TASKS[task].action_space.contains(row.numpy()) for row in action)
+    assert torch.pdist(action).max() > 0
+
+
+def test_a_guided_planner_has_its_actors_number_of_parameters():
+    agent = SimpleNamespace(task=TASKS["toy"], memory=World())
+    size = CONTROLLERS["cem"].size
+    assert size(CEMConfig(guided=True, actor=ACTOR), agent) == len(actor_of(0, 0)) and size(CEMConfig(), agent) == 0

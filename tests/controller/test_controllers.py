@@ -17,6 +17,7 @@ from worldmodels.types import State
 VARIANTS = {                                    # the settings that each kind is tested with
     "linear": {"": {}, "without a bias": {"bias": False}},
     "mlp": {"": {"hidden_size": 5}, "one unit": {"hidden_size": 1}},
+    "actor": {"": {"units": 5, "layers": 2}, "one layer": {"units": 5, "layers": 1}},
 }
 B, Z, H = 6, 4, 3
 
@@ -56,6 +57,16 @@ def make_state(batch=B, seed=0):
     return State(torch.randn(batch, Z + 2 * H, generator=torch.Generator().manual_seed(seed)), ())
 
 
+def acts(config, agent):
+    """Which of a row's parameters have a part in what is done, [n]: all, but for those of an actor's last layer [I + 1,
+    2A] that make sigma, its last A columns."""
+    found = np.ones(CONTROLLERS[config.kind].size(config, agent), bool)
+    if config.kind == "actor":
+        last = found[-(config.units + 1) * 2 * agent.task.action_size:].reshape(config.units + 1, -1)
+        last[:, agent.task.action_size:] = False
+    return found
+
+
 def with_ones(state):
     """As a dreamer has them, [F + 1, B]."""
     return torch.cat([state.features, torch.ones(len(state.features), 1)], 1).t()
@@ -87,15 +98,18 @@ def test_actions_lie_in_the_tasks_space_and_differ(config, agent):
 
 
 def test_every_parameter_matters_and_there_are_as_many_as_stated(config, agent):
-    """A row with another one of them is another controller; of a row of another length none can be made."""
-    agent.task = replace(agent.task, squash=lambda x: x)            # a clipped action shows less
+    """A row with another one of them is another controller, unless it makes sigma; of a row of another length none can
+    be made."""
+    agent.task = replace(agent.task, squash=lambda x: x, smooth=None)       # a clipped action shows less
     size = CONTROLLERS[config.kind].size(config, agent)
     row = np.random.default_rng(0).normal(size=size)
     spec = PolicySpec(config, {"parameters": row + 0.5 * np.concatenate([np.zeros((1, size)), np.eye(size)])})
     policy = build(spec, agent)
     policy.reset(range(size + 1))
     actions = torch.stack([policy(State(make_state(1, seed).features.expand(size + 1, -1), ())) for seed in range(10)])
-    assert (actions[:, 1:] != actions[:, :1]).flatten(2).any(2).any(0).all()
+    # the last rows of a batch may be rounded otherwise
+    changed = ((actions[:, 1:] - actions[:, :1]).abs() > 1e-5).any(2).any(0)
+    np.testing.assert_array_equal(changed, acts(config, agent))
     for wrong in (row[:-1], np.append(row, 0.0)):
         with pytest.raises(RuntimeError):
             policy = build(PolicySpec(config, {"parameters": wrong[None]}), agent)

@@ -4,7 +4,8 @@ from worldmodels.controller.actor import ActorPolicy
 from worldmodels.controller.actor_critic import ActorCriticLearner
 from worldmodels.controller.cem import CEMPolicy
 from worldmodels.controller.cma_es import CMAES, Evolution, EvolutionConfig
-from worldmodels.controller.learner import LearnerConfig, Practice
+from worldmodels.controller.distill import Distill
+from worldmodels.controller.learner import LearnerConfig, Practice, Teacher
 from worldmodels.controller.least_squares import LeastSquares
 from worldmodels.controller.linear import LinearConfig, LinearPolicy
 from worldmodels.controller.mlp import MLPPolicy
@@ -23,6 +24,7 @@ LEARNERS = {kind.Config.kind: kind for kind in (
     Evolution,
     LeastSquares,
     ActorCriticLearner,
+    Distill,
     Untrained,
 )}
 
@@ -33,4 +35,4 @@ def build(spec: PolicySpec, agent) -> Policy:
 
 
 __all__ = ["CMAES", "CONTROLLERS", "ControllerConfig", "EvolutionConfig", "LEARNERS", "LearnerConfig", "LinearConfig",
-           "PolicySpec", "Practice", "build"]
+           "PolicySpec", "Practice", "Teacher", "build"]

@@ -5,9 +5,9 @@ are the mean of a normal distribution, which tanh brings into the task's box:
 
 It acts by the mean; the noise is what it learns by. mu lies in -5..5 (Dreamer V1), sigma in 0.1..1 (V3).
 
-Where `Task.squash` has no gradient, as for half the outputs that CarRacing's brake could have, a task has a smooth one.
-In TakeCover an action moves the player or not, by whether it is beyond ±1/3: the gradient there is that of M, for which
-the step is smooth.
+Tasks whose actions have no gradient have a `squash` of their own for it (envs/). CarRacing's brake is clipped, to
+nothing for half of all outputs: here it is smooth. TakeCover's player moves or stands still, by whether the action is
+beyond ±1/3: M is shown which, and the gradient is that of tanh (straight-through).
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldmodels.commandline import Count, Size
-from worldmodels.controller.network import forward, layers_of, parameter_count
+from worldmodels.controller.network import forward, layers_of, parameter_count, random_parameters
 from worldmodels.controller.policy import ParameterConfig, ParameterPolicy, visible
 
 MEAN = 5.0                  # bound on |mu|, before tanh (Dreamer V1)
@@ -34,6 +34,11 @@ class ActorConfig(ParameterConfig):
     layers: Count = 2                   # hidden ones (Dreamer V1: 4 and 3)
     # what the critic puts out: the value, its symlog, or probabilities of BINS values of it (Dreamer V1, -, V3)
     critic: Literal["value", "symlog", "two_hot"] = "two_hot"
+
+    @property
+    def guide(self) -> "ActorConfig":
+        """The actor whose parameters the controller has."""
+        return self
 
 
 class ActorPolicy(ParameterPolicy):
@@ -50,6 +55,10 @@ class ActorPolicy(ParameterPolicy):
     @staticmethod
     def size(config: ActorConfig, agent) -> int:
         return parameter_count(actor_sizes(config, agent))
+
+    @classmethod
+    def start(cls, config: ActorConfig, agent, rng: np.random.Generator) -> np.ndarray:
+        return random_parameters(actor_sizes(config, agent), rng, 0.1).numpy()
 
     def prepare(self, rows: Tensor):
         self.layers = layers_of(rows, actor_sizes(self.config, self.agent))
@@ -73,6 +82,13 @@ def normal_of(outputs: Tensor) -> tuple[Tensor, Tensor]:
     """mu and sigma, each [..., A], of an actor's outputs [..., 2A]."""
     mean, std = outputs.chunk(2, -1)
     return MEAN * torch.tanh(mean / MEAN), MIN_STD + (MAX_STD - MIN_STD) * torch.sigmoid(std + 2)
+
+
+def log_density(u: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """log pi(a) of a = tanh(u), u ~ N(mean, std^2) [..., A], but for a constant -> [...]."""
+    # log N(u) - log(1 - tanh(u)^2), which is 2 (log 2 - u - softplus(-2 u))
+    normal = -0.5 * ((u - mean) / std).square() - std.log()
+    return (normal + 2 * (u + F.softplus(-2 * u))).sum(-1)
 
 
 def hidden_sizes(config: ActorConfig, agent) -> list[int]:

@@ -28,21 +28,19 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from worldmodels.commandline import Count, Positive, Share, Weight
-from worldmodels.controller.actor import CRITICS, ActorConfig, actor_sizes, critic_sizes, normal_of
+from worldmodels.controller.actor import CRITICS, ActorConfig, actor_sizes, critic_sizes, log_density, normal_of
 from worldmodels.controller.learner import LearnerConfig, Practice
 from worldmodels.controller.network import forward, layers_of, random_parameters, with_scaling, without_scaling
-from worldmodels.controller.policy import PolicySpec, visible
+from worldmodels.controller.policy import ControllerConfig, PolicySpec, visible
 from worldmodels.memory.noise import draw
-from worldmodels.memory.unroll import advance, observed_steps, unroll
+from worldmodels.memory.unroll import advance, recorded_states, unroll
 from worldmodels.runs import Run, seed_of
 from worldmodels.training import TrainConfig, train
 from worldmodels.types import Noise, State, UserError
 
 STATES = 60_000         # of the recorded episodes, about, that imagination begins at
-EPISODES = 128          # that M observes at once
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class ActorCriticConfig(TrainConfig, LearnerConfig):
     horizon: Count = 15                 # H, imagined steps (Dreamer)
     discount: Share = 0.99              # gamma (Dreamer V1: 0.99, V3: 0.997)
     trace: Share = 0.95                 # lambda (Dreamer)
-    gradient: Literal["dynamics", "reinforce"] = "dynamics"     # how the actor learns (Dreamer V1, V3)
+    gradient: Literal["dynamics", "reinforce"] = "reinforce"    # how the actor learns (Dreamer V1, V3)
     entropy: Weight = 3e-4              # eta (Dreamer V1: 0, V3: 3e-4)
     return_scale: bool = True           # returns are divided by their spread (Dreamer V3; V1: no)
     slow_rate: Share = 0.02             # of the slow critic (Dreamer V2, V3; V1 has none: 1)
@@ -82,29 +80,36 @@ class ActorCritic(nn.Module):
     def __init__(self, config: ActorCriticConfig, spec: ActorConfig, agent, temperature: float):
         super().__init__()
         self.config, self.agent, self.temperature, self.columns = config, agent, temperature, 0
-        self.sizes = {"actor": actor_sizes(spec, agent), "critic": critic_sizes(spec, agent)}
+        self.sizes, self.critic_sizes = actor_sizes(spec, agent), critic_sizes(spec, agent)
         self.visible, self.of_value = visible(spec.sees, agent.memory.feature_sizes), CRITICS[spec.critic]
         self.actor, self.critic = (nn.Parameter(torch.empty(0)) for _ in range(2))
         for name in ("slow", "mean", "std", "spread"):
             self.register_buffer(name, torch.zeros(()))
 
-    def begin(self, actor: Tensor, critic: Tensor, states: State):
-        """With these parameters, of networks that see features as they are; standardised from now on."""
+    def begin(self, states: State, rng: np.random.Generator, arrays: dict[str, np.ndarray] = {}):
+        """With the networks of a policy's arrays [1, n] or, where it has none, random ones; features are standardised
+        as they are in these states."""
         seen = states.features[:, self.visible]
         self.mean, self.std = seen.mean(0), seen.std(0).clamp(min=1e-3)
-        scaled = lambda name, found: with_scaling(found.to(seen), self.sizes[name], self.mean, self.std)
-        self.actor.data, self.critic.data = scaled("actor", actor), scaled("critic", critic)
+
+        def network(name: str, sizes: list[int]) -> Tensor:
+            if name in arrays:
+                return with_scaling(torch.from_numpy(arrays[name][0]).to(seen), sizes, self.mean, self.std)
+            return random_parameters(sizes, rng, 0.01).to(seen)
+
+        self.actor.data, self.critic.data = network("parameters", self.sizes), network("critic", self.critic_sizes)
         self.slow = self.critic.data.clone()
 
-    def parameters_of(self, name: str) -> Tensor:
-        """Of "actor" or "critic", that see features as they are."""
-        return without_scaling(getattr(self, name).detach(), self.sizes[name], self.mean, self.std)
+    def arrays(self) -> dict[str, Tensor]:
+        """Of the policy, whose networks see features as they are."""
+        plain = lambda network, sizes: without_scaling(network.detach(), sizes, self.mean, self.std).cpu()
+        return {"parameters": plain(self.actor, self.sizes), "critic": plain(self.critic, self.critic_sizes)}
 
     def loss(self, start: State, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Both losses, and what is logged, of imagination from some states [B] on."""
         config = self.config
         dreamt = IMAGINE[config.gradient](self, start, generator)
-        value = self.of_value.value(self._network("critic", dreamt.x, self.slow))           # [H+1, B]
+        value = self.of_value.value(self._critic(dreamt.x, self.slow))                      # [H+1, B]
         certain, returns = config.discount * (1 - dreamt.p_done), [value[-1]]
         for r, c, v in zip(dreamt.reward.flip(0), certain.flip(0), value[1:].flip(0)):
             returns.append(r + c * ((1 - config.trace) * v + config.trace * returns[-1]))
@@ -115,11 +120,11 @@ class ActorCritic(nn.Module):
         if config.gradient == "dynamics":
             mean, std, objective = dreamt.mean, dreamt.std, returns
         else:
-            mean, std = normal_of(self._network("actor", x, self.actor))
+            mean, std = self._actor(x)
             objective = log_density(dreamt.u, mean, std) * (returns - value[:-1])
         entropy = -log_density(mean + std * dreamt.epsilon, mean, std)
         actor = -(weight * (objective / scale + config.entropy * entropy)).mean()
-        critic = (weight * self.of_value.loss(self._network("critic", x, self.critic), returns.detach())).mean()
+        critic = (weight * self.of_value.loss(self._critic(x, self.critic), returns.detach())).mean()
         metrics = {"loss": actor + critic, "critic": critic, "return": returns.mean(), "reward": dreamt.reward.mean(),
                    "entropy": entropy.mean(), "std": std.mean(), "spread": self.spread}
         return actor + critic, metrics
@@ -131,9 +136,15 @@ class ActorCritic(nn.Module):
         self.spread = torch.where(begun, 0.99 * self.spread + 0.01 * (high - low), high - low)
         self.slow = self.slow + self.config.slow_rate * (self.critic.detach() - self.slow)
 
-    def _network(self, name: str, x: Tensor, parameters: Tensor) -> Tensor:
-        out = forward(layers_of(parameters[None], self.sizes[name]), x.flatten(0, -2), F.elu)
-        return out.unflatten(0, x.shape[:-1])
+    def _actor(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """mu and sigma, each [..., A]."""
+        return normal_of(self._network(x, self.actor, self.sizes))
+
+    def _critic(self, x: Tensor, parameters: Tensor) -> Tensor:
+        return self._network(x, parameters, self.critic_sizes)
+
+    def _network(self, x: Tensor, parameters: Tensor, sizes: list[int]) -> Tensor:
+        return forward(layers_of(parameters[None], sizes), x.flatten(0, -2), F.elu).unflatten(0, x.shape[:-1])
 
     def _seen(self, features: Tensor) -> Tensor:
         return (features[..., self.visible] - self.mean) / self.std
@@ -173,7 +184,7 @@ class ActorCritic(nn.Module):
     def _act(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Of what the actor sees [B, F]: an action, the standard normal numbers it was drawn with, mu and sigma, each
         [B, A]."""
-        mean, std = normal_of(self._network("actor", x, self.actor))
+        mean, std = self._actor(x)
         epsilon = torch.randn(mean.shape, generator=generator, device=mean.device)
         return self.agent.task.smooth_squash(mean + std * epsilon), epsilon, mean, std
 
@@ -185,13 +196,6 @@ class ActorCritic(nn.Module):
 IMAGINE = {"dynamics": ActorCritic._imagine, "reinforce": ActorCritic._imagine_in_place}
 
 
-def log_density(u: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """log pi(a) of a = tanh(u), u ~ N(mean, std^2) [..., A], but for a constant -> [...]."""
-    # log N(u) - log(1 - tanh(u)^2), which is 2 (log 2 - u - softplus(-2 u))
-    normal = -0.5 * ((u - mean) / std).square() - std.log()
-    return (normal + 2 * (u + F.softplus(-2 * u))).sum(-1)
-
-
 class ActorCriticLearner:
     """The learner."""
 
@@ -200,16 +204,15 @@ class ActorCriticLearner:
     def __init__(self, config: ActorCriticConfig):
         self.config = config
 
-    def learn(self, agent, practice: Practice, config: ActorConfig, run: Run, info: dict) -> PolicySpec:
-        if not isinstance(config, ActorConfig):
-            raise UserError(f"an actor and a critic learn --controller.kind actor, not {config.kind}")
+    def learn(self, agent, practice: Practice, config: ControllerConfig, run: Run, info: dict) -> PolicySpec:
+        spec = getattr(config, "guide", None)
+        if spec is None:
+            raise UserError(f"--controller.kind {config.kind} has no critic to learn: take {ActorConfig.kind}, or a "
+                            "planner with --controller.guided True")
         seeds = lambda *index: seed_of(practice.seed, run.round, "actor and critic", practice.training, *index)
-        states = recorded_states(agent.memory, practice.latents(), seeds(0))
-        model, rng = ActorCritic(self.config, config, agent, practice.temperature), np.random.default_rng(seeds(1))
-        fresh = [random_parameters(model.sizes[name], rng, 0.01) for name in ("actor", "critic")]
-        before = practice.previous.arrays if practice.previous else {}
-        model.begin(*(torch.from_numpy(before[name][0]) if name in before else made
-                      for name, made in zip(("parameters", "critic"), fresh)), states)
+        states = recorded_states(agent.memory, practice.latents(), STATES, seeds(0))
+        model = ActorCritic(self.config, spec, agent, practice.temperature)
+        model.begin(states, np.random.default_rng(seeds(1)), practice.previous.arrays if practice.previous else {})
 
         def batches(skip: int) -> Iterator[State]:
             for step in range(skip, self.config.steps):
@@ -220,18 +223,6 @@ class ActorCriticLearner:
             return *model.loss(start, generator), None
 
         train("actor_critic", model, self.config, batches, loss, run, info, seeds(3))
-        arrays = {"parameters": model.parameters_of("actor"), "critic": model.parameters_of("critic")}
+        arrays = model.arrays()
         run.save("controller", arrays, info)
-        return PolicySpec(config, {name: t.cpu().numpy()[None] for name, t in arrays.items()})
-
-
-@torch.no_grad()
-def recorded_states(memory, latents, seed: int) -> State:
-    """What M has made of the recorded episodes at about STATES of their steps, chosen at random."""
-    generator, share = torch.Generator().manual_seed(seed), STATES / int(latents.lengths.sum())
-    by_length, found = np.argsort(latents.lengths, kind="stable"), []
-    for batch in tqdm(np.array_split(by_length, -(-len(by_length) // EPISODES)), desc="observing", unit="batch"):
-        states = observed_steps(memory, [latents.episode(i) for i in batch], generator)
-        chosen = (torch.rand(len(states.features), generator=generator) < share).nonzero()[:, 0]
-        found.append(states.select(chosen.to(states.features.device)))
-    return State.cat(found)
+        return PolicySpec(config, {name: t.numpy()[None] for name, t in arrays.items()})

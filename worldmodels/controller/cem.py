@@ -40,12 +40,17 @@ class CEMConfig(ControllerConfig):
     warm_start: bool = True             # a plan goes on from the last one, a step later (PlaNet: no)
     noise: Weight = 0.0                 # std of noise on actions, in halves of the box (PlaNet, collecting: 0.3)
     temperature: Temperature = 1.0      # of the imagination
-    discount: Share = 1.0               # of a reward, a step (PlaNet: 1); a guide's critic has that which it learnt with
+    discount: Share = 1.0               # of a reward, a step (PlaNet: 1); of a guide: what its critic learnt with
     uncertainty_weight: Weight = 0.0    # lambda, what a unit of uncertainty costs
     # an actor proposes what is planned around, and its critic says what the end is worth (TD-MPC2)
     guided: bool = False
     guided_std: Share = 0.3             # of the first sequences around what it proposes, in halves of the box
-    actor: ActorConfig = field(default_factory=ActorConfig)     # the guide
+    actor: ActorConfig = field(default_factory=ActorConfig)     # the guide's settings
+
+    @property
+    def guide(self) -> ActorConfig | None:
+        """The actor whose parameters the controller has, if it has one."""
+        return self.actor if self.guided else None
 
 
 class CEMPolicy:
@@ -59,12 +64,12 @@ class CEMPolicy:
         low, high = (torch.as_tensor(bound, dtype=like.dtype, device=like.device)
                      for bound in (agent.task.action_space.low, agent.task.action_space.high))
         self.low, self.high, self.middle, self.half = low, high, (low + high) / 2, (high - low) / 2
-        self.guide = ActorPolicy(config.actor, agent, arrays) if config.guided else None
+        self.guide = ActorPolicy(config.guide, agent, arrays) if config.guide else None
         self.columns = 0                # of the dreamer
 
     @staticmethod
     def size(config: CEMConfig, agent) -> int:
-        return ActorPolicy.size(config.actor, agent) if config.guided else 0
+        return ActorPolicy.size(config.guide, agent) if config.guide else 0
 
     def reset(self, seeds: Sequence[int]):
         self.rngs = []

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from worldmodels.commandline import Count, Positive, Range
 from worldmodels.controller.learner import LearnerConfig, Practice
 from worldmodels.controller.least_squares import LeastSquares, LeastSquaresConfig
-from worldmodels.controller.policy import ControllerConfig, PolicySpec
+from worldmodels.controller.policy import ControllerConfig, ParameterConfig, PolicySpec
 from worldmodels.runs import EPISODES_PER_STAGE, Run, episode_seeds, seed_of
 from worldmodels.types import Fitness, UserError
 
@@ -126,9 +126,8 @@ class Evolution:
         self.config = config
 
     def learn(self, agent, practice: Practice, config: ControllerConfig, run: Run, info: dict) -> PolicySpec:
-        if not agent.parameter_count(config):
-            raise UserError(f"--controller.kind {config.kind} has no parameters to evolve: take --learner.kind "
-                            "untrained")
+        if not isinstance(config, ParameterConfig):
+            raise UserError(f"--controller.kind {config.kind} has no parameters to evolve: take another --learner.kind")
         spec = lambda parameters: PolicySpec(config, {"parameters": parameters})
         start = lambda: STARTS[self.config.start](agent, practice, config, run, info)
         fitness = lambda parameters, seeds: practice.fitness(spec(parameters), seeds)

@@ -8,7 +8,7 @@ has.
 """
 
 from dataclasses import dataclass
-from typing import Callable, NamedTuple, Sequence
+from typing import Any, Callable, NamedTuple, Sequence
 
 import numpy as np
 
@@ -21,6 +21,14 @@ class LearnerConfig:
     kind: str = ""                      # which of LEARNERS
 
 
+class Teacher(NamedTuple):
+    """A controller to learn from."""
+
+    agent: Any                          # whose V and M it acts with
+    spec: PolicySpec
+    latents: Callable[[], Latents]      # opens the recorded episodes as this V encoded them, in the same order
+
+
 class Practice(NamedTuple):
     """What a learner may use."""
 
@@ -30,3 +38,4 @@ class Practice(NamedTuple):
     seed: int                           # the run's
     training: int                       # which of several on the same V and M, 0 for the run's own
     previous: PolicySpec | None         # the policy of the round before, if there was one
+    teacher: Callable[[str], Teacher] | None = None     # opens that of a run, or of the round before ("")

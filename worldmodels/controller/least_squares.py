@@ -26,13 +26,12 @@ from worldmodels.controller.linear import LinearConfig, LinearPolicy
 from worldmodels.controller.policy import PolicySpec, visible
 from worldmodels.latents import Encoded, Latents
 from worldmodels.memory.noise import draw
-from worldmodels.memory.unroll import advance, joined, observed_steps
+from worldmodels.memory.unroll import EPISODES, advance, joined, observed_steps
 from worldmodels.runs import Run, seed_of
 from worldmodels.types import State, UserError
 
 GAIN = 3.0              # root mean square of the controller's outputs, before they are squashed to actions
 RIDGE = 1e-3            # of each regressor's own mean square
-EPISODES = 128          # that M observes at once
 EPISODE_DISCOUNT = 31 / 32      # of a recorded reward, a step
 
 ITERATIONS = 3
@@ -132,9 +131,7 @@ def from_episodes(agent, latents: Latents, config: LinearConfig, seed: int) -> t
     random."""
     fit, moments, share = Regression(), [], MOMENTS * ITERATIONS / int(latents.lengths.sum())
     seen, generator = visible(config.sees, agent.memory.feature_sizes), torch.Generator().manual_seed(seed)
-    by_length = np.argsort(latents.lengths, kind="stable")
-    batches = np.array_split(by_length, -(-len(by_length) // EPISODES))
-    for batch in tqdm(batches, desc="least squares on the episodes", unit="batch"):
+    for batch in tqdm(latents.by_length(EPISODES), desc="least squares on the episodes", unit="batch"):
         states, action, returns = features_of(agent.memory, [latents.episode(i) for i in batch], generator)
         fit.add(torch.cat([torch.ones_like(returns)[:, None], action], 1), states.features[:, seen], returns)
         chosen = (torch.rand(len(returns), generator=generator) < share).nonzero()[:, 0]

@@ -3,11 +3,12 @@ units)."""
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from worldmodels.commandline import Size
-from worldmodels.controller.network import forward, layers_of, parameter_count
+from worldmodels.controller.network import forward, layers_of, parameter_count, random_parameters
 from worldmodels.controller.policy import ParameterConfig, ParameterPolicy, visible
 
 
@@ -25,6 +26,10 @@ class MLPPolicy(ParameterPolicy):
     @staticmethod
     def size(config: MLPConfig, agent) -> int:
         return parameter_count(sizes(config, agent))
+
+    @classmethod
+    def start(cls, config: MLPConfig, agent, rng: np.random.Generator) -> np.ndarray:
+        return random_parameters(sizes(config, agent), rng, 0.1).numpy()
 
     def prepare(self, rows: Tensor):
         self.layers = layers_of(rows, sizes(self.config, self.agent))

@@ -28,8 +28,10 @@ class PolicySpec(NamedTuple):
     arrays: dict[str, np.ndarray]       # each [P, ...]
 
     def select(self, index: np.ndarray) -> "PolicySpec":
-        """The policies `index` [N], in that order; rows may repeat. Where all are one policy, that one: it serves
-        however many rollouts."""
+        """The policies `index` [N], in that order; rows may repeat. The only policy stays the only one, and so does one
+        that all rollouts have."""
+        if len(next(iter(self.arrays.values()))) == 1:
+            return self
         if len(index) and (index == index[0]).all():
             index = index[:1]
         return PolicySpec(self.config, {name: array[index] for name, array in self.arrays.items()})
@@ -45,7 +47,8 @@ class ParameterPolicy:
     """A policy of arrays {"parameters": [P, n]}.
 
     A subclass says how long a row is (`size(config, agent)` -> n), splits rows, [B, n] or the only one [1, n], into
-    arrays (`prepare(rows)`), and acts with these: `output(x)`, visible features [B, F] -> [B, A], before they are squashed to actions.
+    arrays (`prepare(rows)`), and acts with these: `output(x)`, visible features [B, F] -> [B, A], before they are
+    squashed to actions.
     """
 
     def __init__(self, config: ParameterConfig, agent, arrays: dict[str, np.ndarray]):
@@ -53,6 +56,11 @@ class ParameterPolicy:
         self.visible = visible(config.sees, agent.memory.feature_sizes)
         self.parameters = torch.as_tensor(arrays["parameters"], dtype=torch.float32,
                                           device=next(agent.memory.parameters()).device)
+
+    @classmethod
+    def start(cls, config: ParameterConfig, agent, rng: np.random.Generator) -> np.ndarray:
+        """Parameters [n] that a fit by gradients can begin with."""
+        return np.zeros(cls.size(config, agent), np.float32)
 
     def reset(self, seeds: Sequence[int]):
         self.begun, self.row = 0, torch.zeros(0, dtype=torch.int64, device=self.parameters.device)

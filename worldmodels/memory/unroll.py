@@ -7,10 +7,14 @@ from typing import Callable, Iterable, Iterator, NamedTuple, Sequence
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
 
-from worldmodels.latents import Encoded
+from worldmodels.latents import Encoded, Latents
 from worldmodels.memory.noise import draw
 from worldmodels.types import Dreamer, Memory, Noise, State
+
+
+EPISODES = 128          # that M observes at once
 
 
 class Trajectory(NamedTuple):
@@ -70,16 +74,34 @@ def states_at(memory: Memory, z: Tensor, action: Tensor, row: Tensor, step: Tens
     return State.cat(found).select(torch.cat(order).argsort())
 
 
+def followed(memory: Memory, episodes: Sequence[Encoded],
+             generator: torch.Generator) -> Iterator[tuple[State, Tensor]]:
+    """Some episodes beside each other, step by step: what M has made of each before its action [E, ...], and which of
+    them have one [N]."""
+    like = next(memory.parameters())
+    z = pad_sequence([episode.sample(generator) for episode in episodes], batch_first=True).to(like)    # [E, T+1, Z]
+    action = pad_sequence([torch.from_numpy(episode.action) for episode in episodes], batch_first=True).to(like)
+    lengths = torch.tensor([len(episode.action) for episode in episodes], device=like.device)
+    noise = draw(memory.observe_noise, len(episodes), generator, like)
+    for t, state in enumerate(islice(observed(memory, z, action, noise), action.shape[1])):
+        yield state, (t < lengths).nonzero()[:, 0]
+
+
 def observed_steps(memory: Memory, episodes: Sequence[Encoded], generator: torch.Generator) -> State:
     """What M has made of some episodes before each of their N actions, as one State: the first steps of all episodes,
     then the second ones, and so on, as `joined` has what belongs to them."""
-    like = next(memory.parameters())
-    z = pad_sequence([episode.sample(generator) for episode in episodes], batch_first=True).to(like)    # [E, T+1, Z]
-    lengths = torch.tensor([len(episode.action) for episode in episodes], device=like.device)
-    action = pad_sequence([torch.from_numpy(episode.action) for episode in episodes], batch_first=True).to(like)
-    noise = draw(memory.observe_noise, len(episodes), generator, like)
-    states = islice(observed(memory, z, action, noise), action.shape[1])
-    return State.cat([state.select((t < lengths).nonzero()[:, 0]) for t, state in enumerate(states)])
+    return State.cat([state.select(rows) for state, rows in followed(memory, episodes, generator)])
+
+
+@torch.no_grad()
+def recorded_states(memory: Memory, latents: Latents, count: int, seed: int) -> State:
+    """What M has made of the recorded episodes at about `count` of their steps, chosen at random."""
+    generator, share, found = torch.Generator().manual_seed(seed), count / int(latents.lengths.sum()), []
+    for batch in tqdm(latents.by_length(EPISODES), desc="observing", unit="batch"):
+        states = observed_steps(memory, [latents.episode(number) for number in batch], generator)
+        chosen = (torch.rand(len(states.features), generator=generator) < share).nonzero()[:, 0]
+        found.append(states.select(chosen.to(states.features.device)))
+    return State.cat(found)
 
 
 def joined(rows: Sequence[Tensor]) -> Tensor:

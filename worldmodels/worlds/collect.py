@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from worldmodels import episodes
-from worldmodels.commandline import Count, Range, Share, Skill, Whole
+from worldmodels.commandline import Count, Range, Share, Skill, Weight, Whole
 from worldmodels.envs import Task
 from worldmodels.runs import EPISODES_PER_STAGE
 from worldmodels.types import State
@@ -23,6 +23,9 @@ class CollectConfig:
     # in each later one, by the controller of the round before
     episodes_per_round: Annotated[int, Range(1, EPISODES_PER_STAGE)] = 10_000
     explore_share: Share = 0.5      # of such an episode the random policy plays a share that is drawn from 0 to this
+    weight_noise: Share = 0.0       # of the variance of its parameters a share, drawn from 0 to this, is noise
+    # it is then another controller, trained in dreams in which each unit of M's uncertainty earns so much more
+    disagreement_bonus: Weight = 0.0
     max_steps: Count = 999          # an episode is cut here, counted in the game's own frames
     repeat: Count = 1               # the agent acts every so many frames of the game, here and ever after (paper: 1)
     min_steps: Whole = 0            # episodes of no more steps are not trained on (released code: 100 in TakeCover)

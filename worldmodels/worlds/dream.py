@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodels.commandline import Count, Share, Temperature, Weight, Whole
+from worldmodels.commandline import Count, Number, Share, Temperature, Whole
 from worldmodels.episodes import locate
 from worldmodels.latents import Latents
 from worldmodels.memory.noise import OBSERVE, NoiseStream
@@ -24,7 +24,8 @@ class DreamConfig:
     start: Literal["first", "anywhere"] = "first"
     warmup: Whole = 50              # real frames that M sees before a start "anywhere"
     max_steps: Count = 2100         # a dream is cut here
-    pessimism: Weight = 0.0         # lambda: a reward is less by lambda times the uncertainty of M (MOPO)
+    # lambda: a reward is less by lambda times the uncertainty of M (MOPO); below zero, more (Plan2Explore)
+    pessimism: Number = 0.0
     # a dream ends where the uncertainty is above this quantile of that along recorded episodes (MOReL); 1: nowhere
     uncertainty_quantile: Share = 1.0
 

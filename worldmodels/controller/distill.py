@@ -1,0 +1,94 @@
+"""A controller fitted to another one: regression of its actions on recorded episodes.
+
+    parameters = argmin  mean_t | (squash(output(f_t)) - a_t) / half |^2  +  ridge |parameters|^2
+
+f_t is what the student's V and M make of an episode until its step t, and a_t what the teacher does there, by its own V
+and M. So a controller outlives the V and M that it was trained with; and what a planner or a network knows becomes a
+linear controller, as far as that can say it. By L-BFGS, from zero or small random parameters on.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from worldmodels.commandline import Count, Weight
+from worldmodels.controller.learner import LearnerConfig, Practice, Teacher
+from worldmodels.controller.policy import ControllerConfig, ParameterConfig, PolicySpec
+from worldmodels.latents import Latents
+from worldmodels.memory.unroll import EPISODES, followed, observed_steps
+from worldmodels.runs import Run, seed_of
+from worldmodels.types import UserError
+
+ITERATIONS = 200        # of L-BFGS, at most
+
+
+@dataclass(frozen=True)
+class DistillConfig(LearnerConfig):
+    kind: str = "distill"               # which of LEARNERS
+    teacher: str = ""                   # a run whose last controller it is, by folder or name; none: the round before's
+    episodes: Count = 500               # that it is fitted on, those that were collected last
+    ridge: Weight = 1e-5
+
+
+class Distill:
+    """The learner."""
+
+    Config = DistillConfig
+
+    def __init__(self, config: DistillConfig):
+        self.config = config
+
+    def learn(self, agent, practice: Practice, config: ControllerConfig, run: Run, info: dict) -> PolicySpec:
+        if not isinstance(config, ParameterConfig):
+            raise UserError(f"--controller.kind {config.kind} is no vector of parameters to fit: take another one")
+        spec = self.fitted(agent, practice, config, run)
+        run.save("controller", {name: torch.from_numpy(array[0]) for name, array in spec.arrays.items()}, info)
+        return spec
+
+    def fitted(self, agent, practice: Practice, config: ParameterConfig, run: Run) -> PolicySpec:
+        """The controller, of a round of a run."""
+        seed = seed_of(practice.seed, run.round, "distillation", practice.training)
+        features, action = self.examples(agent, practice.latents(), practice.teacher(self.config.teacher), seed)
+        parameters = self.fit(agent, config, features, action, np.random.default_rng(seed))
+        return PolicySpec(config, {"parameters": parameters.numpy()[None]})
+
+    @torch.no_grad()
+    def examples(self, agent, latents: Latents, teacher: Teacher, seed: int) -> tuple[Tensor, Tensor]:
+        """What the student sees [N, F] and the teacher does [N, A] at all steps of the episodes that are used."""
+        theirs, found = teacher.latents(), []
+        last = np.arange(len(latents.lengths))[-self.config.episodes:]
+        last = last[np.argsort(latents.lengths[last], kind="stable")]
+        batches = np.array_split(last, -(-len(last) // EPISODES))
+        for number, batch in enumerate(tqdm(batches, desc="watching the teacher", unit="batch")):
+            generator = torch.Generator().manual_seed(seed + number)
+            states = observed_steps(agent.memory, [latents.episode(i) for i in batch], generator)
+            policy = teacher.agent.policy_of(teacher.spec)
+            policy.reset(range(len(batch)))
+            generator = torch.Generator().manual_seed(seed + number)        # the same z, where V is the same
+            steps = followed(teacher.agent.memory, [theirs.episode(i) for i in batch], generator)
+            found.append((states.features, torch.cat([policy(state)[rows] for state, rows in steps])))
+        features, action = map(torch.cat, zip(*found))
+        return features, action
+
+    def fit(self, agent, config: ParameterConfig, features: Tensor, action: Tensor,
+            rng: np.random.Generator) -> Tensor:
+        """The parameters [n] of a controller that does `action` [N, A] where it sees `features` [N, F]."""
+        empty = np.zeros((1, agent.parameter_count(config)), np.float32)
+        policy, box = agent.policy_of(PolicySpec(config, {"parameters": empty})), agent.task.action_space
+        parameters = torch.from_numpy(policy.start(config, agent, rng)).to(features).requires_grad_()
+        seen, half = features[:, policy.visible], torch.from_numpy((box.high - box.low) / 2).to(features)
+        optimizer = torch.optim.LBFGS([parameters], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
+
+        def loss() -> Tensor:
+            optimizer.zero_grad()
+            policy.prepare(parameters[None])
+            error = (policy.squash(policy.output(seen)) - action) / half
+            value = error.square().sum(1).mean() + self.config.ridge * parameters.square().sum()
+            value.backward()
+            return value
+
+        optimizer.step(loss)
+        return parameters.detach().cpu()
