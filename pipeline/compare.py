@@ -6,16 +6,14 @@ of a published run will do, which has no episodes, and what is trained later sta
 """
 
 import json
-import os
-import shutil
 import time
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Iterable
 
 import numpy as np
 from tqdm import tqdm
 
+from pipeline.acting import WAYS, act, chosen_ways
 from pipeline.budget import trains_vision, within_budget
 from pipeline.collect import common_settings
 from pipeline.command import converted, main, open_executor, say, stage, task_of, write_settings
@@ -29,9 +27,9 @@ from pipeline.train_memory import train_on_latents
 from pipeline.train_vision import train_vision
 from worldmodels.agent import Agent, load_agent, load_controller
 from worldmodels.episodes import SUFFIX, episode_path, read
-from worldmodels.files import read_json, write_atomic, write_json
+from worldmodels.files import link, read_json, write_atomic, write_json
 from worldmodels.memory import GRU, MDNRNN, RSSM, Ensemble, MemoryConfig
-from worldmodels.report import comparison
+from worldmodels.report import comparison, plots, ways_to_act
 from worldmodels.report.prediction import film, prediction
 from worldmodels.report.scores import score
 from worldmodels.runs import EVALUATION, RUNS, Run, differences, episode_seeds, plain
@@ -44,6 +42,7 @@ from worldmodels.worlds.population import WIDTH
 
 HELD_OUT = EVALUATION.stop - 10**6      # seeds of the episodes that predictions are scored on, from here on
 FILM_START = 20                         # the step at which the dreams of the film strips begin
+OWN = "own"                             # the run's world model as it is
 # sections of the settings that an entry depends on
 SETTINGS = ("seed", "training", "vision", "memory", "joint", "dream", "controller", "learner", "evaluate")
 
@@ -74,25 +73,35 @@ def world_models(config: Config) -> dict[str, Config]:
 @stage("compare", of_finished=True)
 def compare(config: Config, run: Run):
     """Beside the stages: world models trained on the same episodes, compared -> report/compare.json, .md, pictures."""
-    agent = checked_agent(config, run)
+    agent, ways = checked_agent(config, run), chosen_ways(config)
     models = world_models(config)
-    if unknown := set(config.compare.models) - models.keys():
-        raise UserError(f"--compare.models {' '.join(sorted(unknown))}: choose from {', '.join(models)}")
+    if unknown := set(config.compare.models) - {*models, OWN}:
+        raise UserError(f"--compare.models {' '.join(sorted(unknown))}: choose from {', '.join([*models, OWN])}")
     check_same_episodes(config, run, agent)
     base = collect_base(config, run, agent)
     held_out = collect_held_out(config, run, agent)
-    chosen = within_budget({name: models[name] for name in config.compare.models or models}, base,
+    wanted = config.compare.models or models
+    chosen = within_budget({name: models[name] for name in wanted if name != OWN}, base,
                            run.root / "compare" / "plan.json")
     for training in range(config.compare.trainings):
-        for name, mine in chosen.items():
+        for name in wanted:
+            mine = replace(chosen.get(name, config), seed=(config.seed + training) % RUNS)
             say(f"\n{name}, training {training + 1} of {config.compare.trainings}")
-            entry(name, training, replace(mine, seed=(config.seed + training) % RUNS), base, held_out)
-            entries = all_entries(run, list(models))
-            write_json(run.report / "compare.json",
-                       {"task": config.task, "seconds": config.compare.seconds, "entries": entries})
-    write_atomic(run.report / "compare.md", f"{comparison.markdown(entries)}\n".encode())
-    compared(entries, films(list(comparison.groups(entries)), run, held_out), run.report)
-    print(comparison.table(entries))
+            place = own(training, mine, run, base) if name == OWN else entry(name, training, mine, base, held_out)
+            for way in ways:
+                act(mine, name, training, way, place, load_agent(place))
+            entries, matrix = all_entries(run, list(models)), all_ways(run, [*models, OWN])
+            write_json(run.report / "compare.json", {"task": config.task, "seconds": config.compare.seconds,
+                                                     "entries": entries, "controllers": matrix})
+    tables = [comparison.markdown(entries)] * bool(entries) + [ways_to_act.markdown(matrix)] * bool(matrix)
+    write_atomic(run.report / "compare.md", "\n\n".join([*tables, ""]).encode())
+    if entries:
+        compared(entries, films(list(comparison.groups(entries)), run, held_out), run.report)
+        print(comparison.table(entries))
+    if matrix:
+        plots.save(plots.sheet([ways_to_act.matrix(matrix)], "What acts in which world model"),
+                   run.report / "compare-controllers.png")
+        print(ways_to_act.table(matrix))
     print(f"\nin {run.report}/: compare.json, compare.md, compare-*.png, *.jpg")
 
 
@@ -102,7 +111,28 @@ def all_entries(run: Run, order: list[str]) -> list[dict]:
     return sorted(found, key=lambda entry: (order.index(entry["name"]), entry["training"]))
 
 
-def entry(name: str, training: int, config: Config, base: Run, held_out: dict[str, list[Path]]):
+def all_ways(run: Run, order: list[str]) -> list[dict]:
+    """The same of the ways to act."""
+    found = [read_json(path)["entry"] for path in (run.root / "compare").glob("*/ways/*/entry.json")]
+    ways = list(WAYS)
+    return sorted(found, key=lambda e: (order.index(e["model"]), ways.index(e["controller"]), e["training"]))
+
+
+def own(training: int, config: Config, run: Run, base: Run) -> Run:
+    """The run's own V, M and controller as one of the compared world models -> compare/own-<training>/."""
+    place = Run(base.root.parent / f"{OWN}-{training}")
+    take_vision(run, place)
+    link([run.path(name).with_suffix(suffix) for name in ("memory", "controller")
+          for suffix in (".safetensors", ".json")], place.path("memory").parent)
+    link(base.episodes.glob(f"*{SUFFIX}"), place.episodes)
+    link(base.latents.glob("*.safetensors"), place.latents)
+    write_settings(config, place)
+    of_rounds = sum(round.seconds.get("train_controller", 0) for round in run.until_now)
+    write_json(place.wall, {"train_controller": of_rounds})
+    return place
+
+
+def entry(name: str, training: int, config: Config, base: Run, held_out: dict[str, list[Path]]) -> Run:
     """Trains and scores one world model, if it is not there already -> compare/<name>-<training>/entry.json."""
     place = Run(base.root.parent / f"{name}-{training}")
     config, done = replace(config, run=place.root.name), place.folder / "entry.json"
@@ -110,7 +140,7 @@ def entry(name: str, training: int, config: Config, base: Run, held_out: dict[st
     if done.exists():
         if different := differences(read_json(done)["entry"]["settings"], settings):
             raise UserError(f"{place.root} was made with {different}: delete it, or choose the settings that it has")
-        return
+        return place
     link(base.episodes.glob(f"*{SUFFIX}"), place.episodes)
     write_settings(config, place)
     if config.training == "jointly":
@@ -134,6 +164,7 @@ def entry(name: str, training: int, config: Config, base: Run, held_out: dict[st
         **scored(config, place, agent),
         "prediction": {whose: of_five_digits(prediction(agent, list(map(read, paths)), config.seed))
                        for whose, paths in held_out.items()}}})
+    return place
 
 
 def of_five_digits(numbers: dict) -> dict:
@@ -149,17 +180,6 @@ def train_memory(config: Config, place: Run):
 
 def take_vision(of: Run, place: Run):
     link([of.path("vision"), of.path("vision").with_suffix(".json")], place.path("vision").parent)
-
-
-def link(files: Iterable[Path], folder: Path):
-    """The same files in another folder: without a copy where the file system can."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in files:
-        if not (folder / path.name).exists():
-            try:
-                os.link(path, folder / path.name)
-            except OSError:
-                shutil.copyfile(path, folder / path.name)
 
 
 def scored(config: Config, place: Run, agent: Agent) -> dict:

@@ -8,6 +8,9 @@ from typing import Annotated, Callable, Literal
 
 from worldmodels.commandline import Count, Range, Share, Whole
 from worldmodels.controller import CONTROLLERS, LEARNERS, ControllerConfig, EvolutionConfig, LearnerConfig, LinearConfig
+from worldmodels.controller.actor import ActorConfig
+from worldmodels.controller.actor_critic import ActorCriticConfig
+from worldmodels.controller.cem import CEMConfig
 from worldmodels.envs import Task
 from worldmodels.memory import MEMORIES, MDNRNNConfig, MemoryConfig
 from worldmodels.memory.joint import JointConfig
@@ -32,7 +35,10 @@ class SweepConfig:
 
 @dataclass(frozen=True)
 class CompareConfig:
-    models: tuple[str, ...] = ()        # the world models that are compared (pipeline/compare.py); none: all
+    # the world models that are compared (pipeline/compare.py), "own" the run's as it is; none: all that are trained
+    models: tuple[str, ...] = ()
+    # ways to act in each of them beside the linear controller (pipeline/acting.py): actor distilled planner guided
+    controllers: tuple[str, ...] = ()
     trainings: Count = 1                # of each, with seeds of their own
     random_episodes: Count = 2000       # that all are trained on: of the random policy that collects first
     controller_episodes: Count = 1000   # and of the run's controller, with --collect.explore-share
@@ -42,8 +48,12 @@ class CompareConfig:
     latent: Literal["sample", "mean"] = "sample"    # what z is, see --memory.latent; a sample in joint training
     vision_seconds: Count = 120         # and V, where it is not the run's; together, where they are trained jointly
     episodes: Count = 24                # of each policy, that predictions are scored on
-    # how controllers are trained: by whole dreams alone, from zero
+    # how linear controllers are trained: by whole dreams alone, from zero
     learner: LearnerConfig = field(default_factory=EvolutionConfig)
+    actor: ActorConfig = field(default_factory=ActorConfig)
+    actor_critic: ActorCriticConfig = field(default_factory=ActorCriticConfig)
+    planner: CEMConfig = field(default_factory=CEMConfig)       # without anything learned
+    guided: CEMConfig = field(default_factory=CEMConfig)        # around what the actor does
 
 
 @dataclass(frozen=True)
@@ -181,7 +191,10 @@ def smoke(base: Config, steps: int) -> Config:
                          video_steps=20),
         sweep=replace(base.sweep, learner=tiny(base.sweep.learner)),
         compare=replace(base.compare, random_episodes=4, controller_episodes=4, seconds=1, vision_seconds=1, batch=2,
-                        episodes=2, learner=tiny(base.compare.learner)))
+                        episodes=2, learner=tiny(base.compare.learner),
+                        actor_critic=replace(base.compare.actor_critic, steps=3, batch=4, horizon=2),
+                        planner=replace(base.compare.planner, horizon=2, candidates=4, dreams=1),
+                        guided=replace(base.compare.guided, horizon=2, candidates=4, dreams=1)))
 
 
 def own(task: Task) -> Config:

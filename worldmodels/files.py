@@ -7,8 +7,10 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import struct
 from pathlib import Path
+from typing import Iterable
 
 import numpy as np
 import safetensors
@@ -128,3 +130,14 @@ def load_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict]:
         return unpack(path.read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}): delete it and run its stage again") from None
+
+
+def link(files: Iterable[Path], folder: Path):
+    """The same files in another folder: without a copy where the file system can."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in files:
+        if not (folder / path.name).exists():
+            try:
+                os.link(path, folder / path.name)
+            except OSError:
+                shutil.copyfile(path, folder / path.name)

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from pipeline.budget import FEWEST
@@ -10,12 +11,14 @@ from pipeline.command import main
 from pipeline.compare import compare, world_models
 from pipeline.presets import presets
 from worldmodels.envs import TASKS
+from worldmodels.files import load_arrays
 from worldmodels.report import comparison
 from worldmodels.runs import Run
 from worldmodels.worlds.gym import open_world
 
 SMOKE = ["--task", "toy", "--preset", "smoke", "--workers", "1"]
 MODELS = ["gru", "rssm-jointly"]
+WAYS = ["linear", "actor", "distilled", "planner", "guided"]
 
 
 def compared(data, *more):
@@ -127,3 +130,27 @@ def test_all_are_trained_in_the_same_way_but_for_what_is_compared(task):
             assert model.memory.latent == ("sample" if model.training == "jointly" else config.compare.latent)
             assert model.learner == config.compare.learner and model.dream == config.dream
             assert model.vision.steps == config.vision.steps and model.vision.z_size == config.vision.z_size
+
+
+def test_several_ways_to_act_are_compared_in_a_world_model_and_in_the_runs_own(run, tmp_path, capsys):
+    shutil.copytree(run.root, tmp_path / "toy" / "smoke")
+    arguments = [*SMOKE, "--data", str(tmp_path), "--compare.models", "gru", "own", "--compare.controllers"]
+    main(compare, [*arguments, "distilled", "planner", "guided"])           # of the actor, who comes along
+    report = tmp_path / "toy" / "smoke" / "report"
+    found = json.loads((report / "compare.json").read_text())
+    assert [(e["model"], e["controller"]) for e in found["controllers"]] == [
+        (model, way) for model in ("gru", "own") for way in WAYS]
+    assert found["entries"] == before
+    for entry in found["controllers"]:
+        assert {score["world"] for score in entry["scores"]} == {"real", "dream"} and entry["decide_ms"] > 0
+    parameters = lambda model, way: load_arrays(
+        tmp_path / "toy/smoke/compare" / model / "ways" / way / "checkpoints/controller.safetensors")[0]["parameters"]
+    own = load_arrays(tmp_path / "toy/smoke/checkpoints/controller.safetensors")[0]["parameters"]
+    assert np.array_equal(parameters("own-0", "linear"), own)
+    assert np.array_equal(parameters("own-0", "guided"), parameters("own-0", "actor"))
+    assert not np.array_equal(parameters("own-0", "distilled"), own)
+    assert (report / "compare-controllers.png").exists() and "guided" in (report / "compare.md").read_text()
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(compare, [*arguments, "oracle"])
+    assert "--compare.controllers oracle: choose from linear, actor" in capsys.readouterr().err

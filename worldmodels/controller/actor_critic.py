@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from worldmodels.commandline import Count, Positive, Share, Weight
 from worldmodels.controller.actor import CRITICS, ActorConfig, actor_sizes, critic_sizes, log_density, normal_of
+from worldmodels.controller.distill import Distill, DistillConfig
 from worldmodels.controller.learner import LearnerConfig, Practice
 from worldmodels.controller.network import forward, layers_of, random_parameters, with_scaling, without_scaling
 from worldmodels.controller.policy import ControllerConfig, PolicySpec, visible
@@ -57,6 +58,10 @@ class ActorCriticConfig(TrainConfig, LearnerConfig):
     entropy: Weight = 3e-4              # eta (Dreamer V1: 0, V3: 3e-4)
     return_scale: bool = True           # returns are divided by their spread (Dreamer V3; V1: no)
     slow_rate: Share = 0.02             # of the slow critic (Dreamer V2, V3; V1 has none: 1)
+    # the actor begins as that of the round before or at random, or fitted to a teacher by distillation
+    start: Literal["previous_or_random", "distilled"] = "previous_or_random"
+    teacher: str = ""                   # its run, see controller/distill.py
+    anchor: Weight = 0.0                # of the squared distance of its actions, before noise, from those it began with
 
 
 class Dreamt(NamedTuple):
@@ -83,7 +88,7 @@ class ActorCritic(nn.Module):
         self.sizes, self.critic_sizes = actor_sizes(spec, agent), critic_sizes(spec, agent)
         self.visible, self.of_value = visible(spec.sees, agent.memory.feature_sizes), CRITICS[spec.critic]
         self.actor, self.critic = (nn.Parameter(torch.empty(0)) for _ in range(2))
-        for name in ("slow", "mean", "std", "spread"):
+        for name in ("slow", "mean", "std", "spread", "first"):
             self.register_buffer(name, torch.zeros(()))
 
     def begin(self, states: State, rng: np.random.Generator, arrays: dict[str, np.ndarray] = {}):
@@ -98,7 +103,7 @@ class ActorCritic(nn.Module):
             return random_parameters(sizes, rng, 0.01).to(seen)
 
         self.actor.data, self.critic.data = network("parameters", self.sizes), network("critic", self.critic_sizes)
-        self.slow = self.critic.data.clone()
+        self.slow, self.first = self.critic.data.clone(), self.actor.data.clone()
 
     def arrays(self) -> dict[str, Tensor]:
         """Of the policy, whose networks see features as they are."""
@@ -122,11 +127,14 @@ class ActorCritic(nn.Module):
         else:
             mean, std = self._actor(x)
             objective = log_density(dreamt.u, mean, std) * (returns - value[:-1])
-        entropy = -log_density(mean + std * dreamt.epsilon, mean, std)
-        actor = -(weight * (objective / scale + config.entropy * entropy)).mean()
+        objective = objective / scale - config.entropy * log_density(mean + std * dreamt.epsilon, mean, std)
+        if config.anchor:
+            first, _ = normal_of(self._network(x, self.first, self.sizes))
+            objective = objective - config.anchor * (mean.tanh() - first.tanh()).square().sum(-1)
+        actor = -(weight * objective).mean()
         critic = (weight * self.of_value.loss(self._critic(x, self.critic), returns.detach())).mean()
         metrics = {"loss": actor + critic, "critic": critic, "return": returns.mean(), "reward": dreamt.reward.mean(),
-                   "entropy": entropy.mean(), "std": std.mean(), "spread": self.spread}
+                   "std": std.mean(), "spread": self.spread}
         return actor + critic, metrics
 
     def _follow(self, returns: Tensor):
@@ -212,7 +220,10 @@ class ActorCriticLearner:
         seeds = lambda *index: seed_of(practice.seed, run.round, "actor and critic", practice.training, *index)
         states = recorded_states(agent.memory, practice.latents(), STATES, seeds(0))
         model = ActorCritic(self.config, spec, agent, practice.temperature)
-        model.begin(states, np.random.default_rng(seeds(1)), practice.previous.arrays if practice.previous else {})
+        rng, arrays = np.random.default_rng(seeds(1)), practice.previous.arrays if practice.previous else {}
+        if self.config.start == "distilled":
+            arrays = Distill(DistillConfig(teacher=self.config.teacher)).fitted(agent, practice, spec, run).arrays
+        model.begin(states, rng, arrays)
 
         def batches(skip: int) -> Iterator[State]:
             for step in range(skip, self.config.steps):

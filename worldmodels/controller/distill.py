@@ -23,6 +23,7 @@ from worldmodels.runs import Run, seed_of
 from worldmodels.types import UserError
 
 ITERATIONS = 200        # of L-BFGS, at most
+STEPS = 40_000          # of the episodes, chosen at random, that are fitted
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Distill:
 
     @torch.no_grad()
     def examples(self, agent, latents: Latents, teacher: Teacher, seed: int) -> tuple[Tensor, Tensor]:
-        """What the student sees [N, F] and the teacher does [N, A] at all steps of the episodes that are used."""
+        """What the student sees [N, F] and the teacher does [N, A] at steps of the episodes, at most STEPS of them."""
         theirs, found = teacher.latents(), []
         last = np.arange(len(latents.lengths))[-self.config.episodes:]
         last = last[np.argsort(latents.lengths[last], kind="stable")]
@@ -71,7 +72,8 @@ class Distill:
             steps = followed(teacher.agent.memory, [theirs.episode(i) for i in batch], generator)
             found.append((states.features, torch.cat([policy(state)[rows] for state, rows in steps])))
         features, action = map(torch.cat, zip(*found))
-        return features, action
+        chosen = torch.randperm(len(action), generator=torch.Generator().manual_seed(seed))[:STEPS].to(action.device)
+        return features[chosen], action[chosen]
 
     def fit(self, agent, config: ParameterConfig, features: Tensor, action: Tensor,
             rng: np.random.Generator) -> Tensor:

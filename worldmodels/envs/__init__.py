@@ -17,7 +17,7 @@ import worldmodels
 from worldmodels.envs import policies
 from worldmodels.envs.car_racing import CarRacing, visible_part
 from worldmodels.envs.image_env import ImageEnv, arrow_keys, continuous, random_actions, squash_to, to_frame
-from worldmodels.envs.take_cover import TakeCover, shrink, shrink_screen, squash_to_moves
+from worldmodels.envs.take_cover import TakeCover, shrink, shrink_screen
 from worldmodels.envs.toy import Toy
 from worldmodels.types import UserError
 
@@ -54,7 +54,7 @@ class Task:
     shrink: Callable[[np.ndarray], np.ndarray] | None = None
     # the game's own picture [h, w, 3] -> what V sees, [64, 64, 3]
     to_frame: Callable[[np.ndarray], np.ndarray] = to_frame
-    # outputs [B, A] -> actions for who learns by gradients, where `squash` won't do
+    # `squash` with a gradient everywhere, for who learns by it, where it has none
     smooth: Callable[[Tensor], Tensor] | None = None
     # "left", "right", "up", "down": what each adds to an action
     keys: dict[str, tuple[float, ...]] = field(default_factory=dict)
@@ -90,8 +90,7 @@ TASKS = {task.name: task for task in (
          max_steps=2100, fps=35,
          policies={"held": policies.held_uniform, "fresh": policies.fresh_uniform, "varied": policies.varied_strokes,
                    "mixed": policies.mixed_strokes}, baselines=("held", "fresh"),
-         settings=("skill", "repeat"), shrink=shrink, to_frame=shrink_screen, smooth=squash_to_moves,
-         keys={"left": (-1,), "right": (1,)}),
+         settings=("skill", "repeat"), shrink=shrink, to_frame=shrink_screen, keys={"left": (-1,), "right": (1,)}),
     Task("toy", "Toy", Toy, Toy.action_space, torch.tanh, max_steps=40, fps=10,
          policies={"fresh": policies.fresh_uniform}, baselines=("fresh",)),
 )}

@@ -13,18 +13,10 @@ import gymnasium
 import numpy as np
 import torch
 import vizdoom
-from torch import Tensor
 
 FRAME = 64                # side of an observation, pixels
 VISIBLE = 100             # rows kept of 120: the lower sixth holds the gun and nothing else (released code: 400 of 480)
 STILL = 1 / 3             # |action| up to here does not move (released code)
-
-
-def squash_to_moves(x: Tensor) -> Tensor:
-    """Outputs [B, 1] -> left, still or right, -1, 0 or 1: what the game makes of tanh(x), whose gradient it has
-    (straight-through, Bengio et al. 2013)."""
-    action = torch.tanh(x)
-    return action + ((action > STILL).to(x) - (action < -STILL).to(x) - action).detach()
 
 
 class TakeCover(gymnasium.Env):
