@@ -14,7 +14,6 @@ from worldmodels.controller.actor import (BINS, CRITICS, LARGEST, MAX_STD, MEAN,
                                           TwoHot, critic_sizes, log_density, normal_of, symexp, symlog)
 from worldmodels.controller.network import parameter_count
 from worldmodels.envs import TASKS
-from worldmodels.envs.take_cover import STILL
 from worldmodels.memory import MDNRNN, MDNRNNConfig
 from worldmodels.types import State
 
@@ -141,18 +140,6 @@ def test_car_racings_smooth_actions_are_those_of_squash_but_for_the_brake():
     torch.testing.assert_close(smooth[:, :2], plain[:, :2])
     torch.testing.assert_close(smooth[:, 2], (torch.tanh(x[:, 2] - 2) + 1) / 2)
     assert TASKS["car_racing"].smooth_squash(torch.zeros(1, 3))[0, 2] < 0.02
-
-
-def test_take_covers_smooth_actions_are_the_moves_that_the_game_makes_of_tanh():
-    """Left, still or right, -1, 0 or 1 exactly; and the gradient is tanh's."""
-    x = torch.cat([torch.linspace(-3, 3, 6001), torch.atanh(STILL * torch.tensor([-1.01, -0.99, 0.99, 1.01]))])[:, None]
-    x.requires_grad_()
-    move, tanh = TASKS["take_cover"].smooth_squash(x), TASKS["take_cover"].squash(x)
-    assert set(move.flatten().tolist()) == {-1.0, 0.0, 1.0}
-    for pressed in (lambda action: action < -STILL, lambda action: action > STILL):       # as TakeCover.step has it
-        assert torch.equal(pressed(move), pressed(tanh))
-    gradient, = torch.autograd.grad(move.sum(), x)
-    torch.testing.assert_close(gradient, (1 - tanh.square()).detach())
 
 
 @pytest.fixture(params=CRITICS)

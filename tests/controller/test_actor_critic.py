@@ -1,7 +1,9 @@
 """Actor and critic: their equations by hand, their gradients against finite differences, and toy worlds whose best
 actions are known."""
 
+from dataclasses import replace
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -11,9 +13,9 @@ from tests.conftest import make_latents
 from tests.controller.test_cem import World, walked
 from tests.memory.test_memories import SMALL as SMALL_MEMORIES
 from worldmodels import training
-from worldmodels.controller import LinearConfig, PolicySpec, Practice, actor_critic, build
+from worldmodels.controller import LinearConfig, PolicySpec, Practice, build
 from worldmodels.controller.actor import CRITICS, ActorConfig, log_density
-from worldmodels.controller.actor_critic import IMAGINE, ActorCritic, ActorCriticConfig, ActorCriticLearner, Dreamt
+from worldmodels.controller.actor_critic import UNROLL, ActorCritic, ActorCriticConfig, ActorCriticLearner
 from worldmodels.controller.cem import CEMConfig
 from worldmodels.envs import TASKS
 from worldmodels.episodes import Episode
@@ -23,6 +25,26 @@ from worldmodels.runs import Run, read_metrics
 from worldmodels.types import UserError
 
 ACTOR = ActorConfig(units=8, layers=1)
+
+
+class Dreamt(NamedTuple):
+    """What `ActorCritic._imagine` gives."""
+
+    x: torch.Tensor
+    reward: torch.Tensor
+    p_done: torch.Tensor
+    epsilon: torch.Tensor
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    @property
+    def u(self):
+        return self.mean + self.std * self.epsilon
+
+
+def imagined(model, states, seed, gradient):
+    model.config = replace(model.config, gradient=gradient)
+    return Dreamt(*model._imagine(states, torch.Generator().manual_seed(seed)))
 
 
 def paid_at_two(z, a, luck):
@@ -96,8 +118,8 @@ def two_steps_by_hand(monkeypatch, **settings):
     reward, p_done = torch.tensor([[1.0, 0.0], [2.0, 0.0]]), torch.tensor([[0.5, 0.5], [0.25, 0.5]])
     mean, std = torch.tensor([[0.3, -0.1], [0.2, 0.0]])[..., None], torch.full((2, 2, 1), 0.5)
     epsilon = torch.tensor([[1.0, -1.0], [0.5, 0.2]])[..., None]
-    dreamt = Dreamt(x, epsilon, mean, std, reward, p_done)
-    monkeypatch.setitem(actor_critic.IMAGINE, model.config.gradient, lambda *args: dreamt)
+    dreamt = Dreamt(x, reward, p_done, epsilon, mean, std)
+    monkeypatch.setattr(model, "_imagine", lambda *args: dreamt)
     return model, dreamt
 
 
@@ -112,7 +134,7 @@ def test_returns_and_weights_by_hand(monkeypatch):
 
 def test_the_actors_loss_by_hand(monkeypatch):
     """Of the first rollout: nothing that the second does has an advantage, but its actions have an entropy."""
-    for gradient in IMAGINE:
+    for gradient in UNROLL:
         for return_scale in (True, False):
             model, dreamt = two_steps_by_hand(monkeypatch, gradient=gradient, entropy=0.1, return_scale=return_scale)
             loss, critic, _ = seeded_loss(model, None)
@@ -136,7 +158,7 @@ def test_returns_are_those_of_a_plain_loop():
     model = larger(begun(memory, states, ActorConfig(units=8, layers=1, critic="symlog"), **settings))
     slow, critics = model.slow, CRITICS["symlog"]
     with torch.no_grad():
-        dreamt = model._imagine(states, torch.Generator().manual_seed(0))
+        dreamt = imagined(model, states, 0, "dynamics")
         value = critics.value(model._critic(dreamt.x, slow)).tolist()
         outputs = model._critic(dreamt.x, model.critic)
     reward, p_done, returns, losses = dreamt.reward.tolist(), dreamt.p_done.tolist(), [], []
@@ -183,13 +205,13 @@ def test_imagination_in_place_is_imagination(kind, task, sees):
     torch.testing.assert_close(z.mean(0), torch.zeros(8), atol=1e-4, rtol=0)
     torch.testing.assert_close(z.std(0), torch.ones(8), atol=1e-4, rtol=0)
     for _ in range(2):                                              # the dreamer is used again
-        plain, in_place = (way(model, states, torch.Generator().manual_seed(7)) for way in IMAGINE.values())
+        plain, in_place = (imagined(model, states, 7, gradient) for gradient in UNROLL)
         for name, one, other in zip(Dreamt._fields, plain, in_place):
             torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4, msg=name)
         assert plain.x.shape[:2] == (5, 16) and plain.u.shape == (4, 16, size) and plain.reward.shape == (4, 16)
         torch.testing.assert_close(plain.x[0], model._seen(states.features))
-    assert plain.x.requires_grad and not any(t.requires_grad for t in in_place)
-    other = model._imagine(states, torch.Generator().manual_seed(8))
+    assert plain.x.requires_grad and not in_place.x.requires_grad and not in_place.reward.requires_grad
+    other = imagined(model, states, 8, "dynamics")
     assert not torch.allclose(other.epsilon, plain.epsilon)
 
 
@@ -198,7 +220,7 @@ def test_actions_are_drawn_from_the_actors_normal_distribution():
     memory = World()
     states = states_of(memory, 4000)
     model = larger(begun(memory, states, horizon=2))
-    dreamt = model._imagine_in_place(states, torch.Generator().manual_seed(0))
+    dreamt = imagined(model, states, 0, "reinforce")
     mean, std = model._actor(dreamt.x[:-1])
     torch.testing.assert_close(dreamt.mean, mean)
     torch.testing.assert_close(dreamt.std, std)
@@ -240,7 +262,7 @@ def test_both_gradients_have_the_same_mean_where_one_step_is_imagined():
     """Of what makes mu. The estimate of what makes sigma has more noise."""
     memory, found = World(paid_at_two, lambda z: torch.sigmoid(z - 4)), []
     states = states_of(memory, 20_000)
-    for gradient in IMAGINE:
+    for gradient in UNROLL:
         torch.manual_seed(0)
         model = larger(begun(memory, states, ActorConfig(units=2, layers=1, critic="value"), gradient=gradient,
                              horizon=1, return_scale=False, entropy=0.0), 0.3)
@@ -252,7 +274,7 @@ def test_both_gradients_have_the_same_mean_where_one_step_is_imagined():
     assert (reinforce.norm() / dynamics.norm()).item() == pytest.approx(1, abs=0.15)
 
 
-@pytest.mark.parametrize("gradient", IMAGINE)
+@pytest.mark.parametrize("gradient", UNROLL)
 def test_the_actors_loss_does_not_reach_the_critic_and_the_other_way_round(gradient):
     states = states_of(SMOOTH, 10)
     model = larger(begun(SMOOTH, states, gradient=gradient, horizon=3))
@@ -297,7 +319,7 @@ def test_the_spread_of_returns_is_followed_slowly_from_the_first_one_on():
     assert model.spread.item() == pytest.approx(0.99 * 9 + 0.01 * 90)
 
 
-@pytest.mark.parametrize("gradient", IMAGINE)
+@pytest.mark.parametrize("gradient", UNROLL)
 @pytest.mark.parametrize("size", (0.01, 50.0))
 def test_returns_are_divided_by_their_spread_where_that_is_above_one(gradient, size):
     memory, losses = World(lambda z, a, luck: size * torch.sin(z)), {}
@@ -345,7 +367,7 @@ def walk(memory, spec, z, steps=10):
 
 
 @pytest.mark.parametrize("critic", CRITICS)
-@pytest.mark.parametrize("gradient", IMAGINE)
+@pytest.mark.parametrize("gradient", UNROLL)
 def test_it_goes_where_it_pays_and_stays(run, latents, gradient, critic):
     memory = World(paid_at_two)
     spec = learnt(memory, latents, run, ActorConfig(units=16, layers=1, critic=critic), gradient=gradient)
@@ -356,7 +378,7 @@ def test_it_goes_where_it_pays_and_stays(run, latents, gradient, critic):
     assert rewards[-1] > rewards[0] + 1
 
 
-@pytest.mark.parametrize("gradient", IMAGINE)
+@pytest.mark.parametrize("gradient", UNROLL)
 def test_where_every_step_pays_the_same_it_lives_long(run, latents, gradient):
     memory = World(lambda z, a, luck: torch.ones_like(z), lambda z: torch.sigmoid(z))
     path = walk(memory, learnt(memory, latents, run, gradient=gradient), [-1.0, 0.0, 2.0])
@@ -417,7 +439,7 @@ def test_a_later_round_learns_from_the_policy_of_the_one_before(tmp_path, latent
     assert (walk(memory, anew, z)[-1] - 2).abs().max() > 1
 
 
-@pytest.mark.parametrize("gradient", IMAGINE)
+@pytest.mark.parametrize("gradient", UNROLL)
 @pytest.mark.parametrize("step, saved", ((10, 0), (50, 40)))
 def test_a_resumed_training_ends_bit_for_bit_where_an_uninterrupted_one_does(tmp_path, latents, monkeypatch, gradient,
                                                                              step, saved):

@@ -25,7 +25,7 @@ from worldmodels.controller.policy import ParameterConfig, ParameterPolicy, visi
 
 MEAN = 5.0                  # bound on |mu|, before tanh (Dreamer V1)
 MIN_STD, MAX_STD = 0.1, 1.0 # bounds on sigma (Dreamer V3)
-BINS, LARGEST = 127, 10.0   # values of a two-hot critic, and the symlog of the largest (Dreamer V3: 255, 20)
+BINS, LARGEST = 127, 10.0   # values of a two-hot critic, and the largest symlog of a value (Dreamer V3: 255, 20)
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class ActorPolicy(ParameterPolicy):
     def prepare(self, rows: Tensor):
         self.layers = layers_of(rows, actor_sizes(self.config, self.agent))
         if self.critic is not None:
-            self.critic_rows = self.critic if len(rows) == 1 else self.critic[self.row]
+            self.critic_rows = self.critic if len(self.critic) == 1 else self.critic[self.row]
             self.critic_layers = layers_of(self.critic_rows, critic_sizes(self.config, self.agent))
 
     def output(self, x: Tensor) -> Tensor:
@@ -131,13 +131,13 @@ class Value:
 
 
 class Symlog:
-    """symlog(x) = sign(x) log(1 + |x|) of the value."""
+    """symlog(x) = sign(x) log(1 + |x|) of the value, within ±LARGEST."""
 
     outputs = 1
 
     @staticmethod
     def value(outputs: Tensor) -> Tensor:
-        return symexp(outputs[..., 0])
+        return symexp(outputs[..., 0].clamp(-LARGEST, LARGEST))
 
     @staticmethod
     def loss(outputs: Tensor, target: Tensor) -> Tensor:

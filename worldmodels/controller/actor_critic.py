@@ -21,8 +21,7 @@ the batch that M was trained on. Entropy is that of the actions, after tanh.
 """
 
 from dataclasses import dataclass
-from itertools import islice
-from typing import Iterator, Literal, NamedTuple
+from typing import Callable, Iterator, Literal
 
 import numpy as np
 import torch
@@ -36,10 +35,10 @@ from worldmodels.controller.learner import LearnerConfig, Practice
 from worldmodels.controller.network import forward, layers_of, random_parameters, with_scaling, without_scaling
 from worldmodels.controller.policy import ControllerConfig, PolicySpec, visible
 from worldmodels.memory.noise import draw
-from worldmodels.memory.unroll import advance, recorded_states, unroll
+from worldmodels.memory.unroll import recorded_states, unroll, unroll_in_place
 from worldmodels.runs import Run, seed_of
 from worldmodels.training import TrainConfig, train
-from worldmodels.types import Noise, State, UserError
+from worldmodels.types import State, UserError
 
 STATES = 60_000         # of the recorded episodes, about, that imagination begins at
 
@@ -64,27 +63,12 @@ class ActorCriticConfig(TrainConfig, LearnerConfig):
     anchor: Weight = 0.0                # of the squared distance of its actions, before noise, from those it began with
 
 
-class Dreamt(NamedTuple):
-    """H imagined steps of B rollouts."""
-
-    x: Tensor           # [H+1, B, F] what actor and critic see
-    epsilon: Tensor     # [H, B, A] the noise in the actions, standard normal
-    mean: Tensor        # [H, B, A] mu
-    std: Tensor         # [H, B, A] sigma
-    reward: Tensor      # [H, B]
-    p_done: Tensor      # [H, B]
-
-    @property
-    def u(self) -> Tensor:
-        return self.mean + self.std * self.epsilon
-
-
 class ActorCritic(nn.Module):
     """Actor and critic, vectors of parameters of networks (controller/network.py), and how they learn."""
 
     def __init__(self, config: ActorCriticConfig, spec: ActorConfig, agent, temperature: float):
         super().__init__()
-        self.config, self.agent, self.temperature, self.columns = config, agent, temperature, 0
+        self.config, self.agent, self.temperature = config, agent, temperature
         self.sizes, self.critic_sizes = actor_sizes(spec, agent), critic_sizes(spec, agent)
         self.visible, self.of_value = visible(spec.sees, agent.memory.feature_sizes), CRITICS[spec.critic]
         self.actor, self.critic = (nn.Parameter(torch.empty(0)) for _ in range(2))
@@ -97,13 +81,14 @@ class ActorCritic(nn.Module):
         seen = states.features[:, self.visible]
         self.mean, self.std = seen.mean(0), seen.std(0).clamp(min=1e-3)
 
-        def network(name: str, sizes: list[int]) -> Tensor:
+        def network(name: str, sizes: list[int], last: float) -> Tensor:
             if name in arrays:
                 return with_scaling(torch.from_numpy(arrays[name][0]).to(seen), sizes, self.mean, self.std)
-            return random_parameters(sizes, rng, 0.01).to(seen)
+            return random_parameters(sizes, rng, last).to(seen)
 
-        self.actor.data, self.critic.data = network("parameters", self.sizes), network("critic", self.critic_sizes)
-        self.slow, self.first = self.critic.data.clone(), self.actor.data.clone()
+        self.actor.data = network("parameters", self.sizes, 0.01)
+        self.critic.data = network("critic", self.critic_sizes, 0.0)                        # all values 0 (Dreamer V3)
+        self.slow, self.first, self.spread = self.critic.data.clone(), self.actor.data.clone(), seen.new_zeros(())
 
     def arrays(self) -> dict[str, Tensor]:
         """Of the policy, whose networks see features as they are."""
@@ -113,27 +98,27 @@ class ActorCritic(nn.Module):
     def loss(self, start: State, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Both losses, and what is logged, of imagination from some states [B] on."""
         config = self.config
-        dreamt = IMAGINE[config.gradient](self, start, generator)
-        value = self.of_value.value(self._critic(dreamt.x, self.slow))                      # [H+1, B]
-        certain, returns = config.discount * (1 - dreamt.p_done), [value[-1]]
-        for r, c, v in zip(dreamt.reward.flip(0), certain.flip(0), value[1:].flip(0)):
+        x, reward, p_done, epsilon, mean, std = self._imagine(start, generator)
+        value = self.of_value.value(self._critic(x, self.slow))                             # [H+1, B]
+        certain, returns = config.discount * (1 - p_done), [value[-1]]
+        for r, c, v in zip(reward.flip(0), certain.flip(0), value[1:].flip(0)):
             returns.append(r + c * ((1 - config.trace) * v + config.trace * returns[-1]))
-        returns, x = torch.stack(returns[:0:-1]), dreamt.x[:-1].detach()                    # [H, B]
+        returns, x = torch.stack(returns[:0:-1]), x[:-1].detach()                           # [H, B]
         self._follow(returns.detach())
         weight = torch.cat([torch.ones_like(certain[:1]), certain[:-1].detach().cumprod(0)])
         scale = self.spread.clamp(min=1) if config.return_scale else 1.0
-        if config.gradient == "dynamics":
-            mean, std, objective = dreamt.mean, dreamt.std, returns
-        else:
+        objective = returns
+        if config.gradient == "reinforce":
+            u = mean + std * epsilon
             mean, std = self._actor(x)
-            objective = log_density(dreamt.u, mean, std) * (returns - value[:-1])
-        objective = objective / scale - config.entropy * log_density(mean + std * dreamt.epsilon, mean, std)
+            objective = log_density(u, mean, std) * (returns - value[:-1])
+        objective = objective / scale - config.entropy * log_density(mean + std * epsilon, mean, std)
         if config.anchor:
             first, _ = normal_of(self._network(x, self.first, self.sizes))
             objective = objective - config.anchor * (mean.tanh() - first.tanh()).square().sum(-1)
         actor = -(weight * objective).mean()
         critic = (weight * self.of_value.loss(self._critic(x, self.critic), returns.detach())).mean()
-        metrics = {"loss": actor + critic, "critic": critic, "return": returns.mean(), "reward": dreamt.reward.mean(),
+        metrics = {"loss": actor + critic, "critic": critic, "return": returns.mean(), "reward": reward.mean(),
                    "std": std.mean(), "spread": self.spread}
         return actor + critic, metrics
 
@@ -157,51 +142,30 @@ class ActorCritic(nn.Module):
     def _seen(self, features: Tensor) -> Tensor:
         return (features[..., self.visible] - self.mean) / self.std
 
-    def _imagine(self, start: State, generator: torch.Generator) -> Dreamt:
-        """With the gradient that goes back through M."""
-        drawn = []
-
-        def act(state: State) -> Tensor:
-            drawn.append(self._act(self._seen(state.features), generator))
-            return drawn[-1][0]
-
-        dreamt = unroll(self.agent.memory, act, start, self._noise(start, generator), self.config.horizon,
-                        self.temperature)
-        features, reward, p_done = (t.transpose(0, 1) for t in (dreamt.features, dreamt.reward, dreamt.p_done))
-        return Dreamt(self._seen(features), *map(torch.stack, list(zip(*drawn))[1:]), reward, p_done)
-
-    @torch.no_grad()
-    def _imagine_in_place(self, start: State, generator: torch.Generator) -> Dreamt:
-        """Without, at full speed."""
-        x, drawn, moments, B = [], [], [], len(start.features)
-        if self.columns != B:
-            self.columns, self.dreamer = B, self.agent.memory.dreamer(B, self.temperature)
-        self.dreamer.load(start)
+    def _imagine(self, start: State, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """What the networks see [H+1, B, F], reward and p_done [H, B]; and of each action the noise in it, mu and
+        sigma, [H, B, A]. Gradients go back through M by "dynamics"."""
+        config, size, drawn = self.config, self.agent.memory.imagine_noise, []
 
         def act(features: Tensor) -> Tensor:
-            x.append(self._seen(features[:-1].t()))
-            drawn.append(self._act(x[-1], generator))
-            return drawn[-1][0].t()
+            mean, std = self._actor(self._seen(features))
+            epsilon = torch.randn(mean.shape, generator=generator, device=mean.device)
+            drawn.append((epsilon, mean, std))
+            return self.agent.task.smooth_squash(mean + std * epsilon)
 
-        noise = ({part: n.t() for part, n in step.items()} for step in self._noise(start, generator))
-        for _, reward, p_done, _ in advance(self.dreamer, act, noise):
-            moments.append(torch.stack([reward, p_done]))
-        x.append(self._seen(self.dreamer.features()[:-1].t()))
-        return Dreamt(torch.stack(x), *map(torch.stack, list(zip(*drawn))[1:]), *torch.stack(moments, 1))
-
-    def _act(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Of what the actor sees [B, F]: an action, the standard normal numbers it was drawn with, mu and sigma, each
-        [B, A]."""
-        mean, std = self._actor(x)
-        epsilon = torch.randn(mean.shape, generator=generator, device=mean.device)
-        return self.agent.task.smooth_squash(mean + std * epsilon), epsilon, mean, std
-
-    def _noise(self, start: State, generator: torch.Generator) -> Iterator[Noise]:
-        size, like = self.agent.memory.imagine_noise, start.features
-        return islice(draw(size, len(like), generator, like), self.config.horizon)
+        noise = draw(size, len(start.features), generator, start.features)
+        features, reward, p_done = UNROLL[config.gradient](self.agent.memory, act, start, noise, config.horizon,
+                                                           self.temperature)
+        return self._seen(features), reward, p_done, *map(torch.stack, zip(*drawn))
 
 
-IMAGINE = {"dynamics": ActorCritic._imagine, "reinforce": ActorCritic._imagine_in_place}
+def through_dynamics(memory, act: Callable[[Tensor], Tensor], *given) -> Iterator[Tensor]:
+    """`unroll` with a policy of features; time first."""
+    dreamt = unroll(memory, lambda state: act(state.features), *given)
+    return (t.transpose(0, 1) for t in (dreamt.features, dreamt.reward, dreamt.p_done))
+
+
+UNROLL = {"dynamics": through_dynamics, "reinforce": unroll_in_place}
 
 
 class ActorCriticLearner:
@@ -220,7 +184,12 @@ class ActorCriticLearner:
         seeds = lambda *index: seed_of(practice.seed, run.round, "actor and critic", practice.training, *index)
         states = recorded_states(agent.memory, practice.latents(), STATES, seeds(0))
         model = ActorCritic(self.config, spec, agent, practice.temperature)
-        rng, arrays = np.random.default_rng(seeds(1)), practice.previous.arrays if practice.previous else {}
+        rng, arrays, before = np.random.default_rng(seeds(1)), {}, practice.previous
+        if before and getattr(before.config, "guide", None) != spec:
+            raise UserError(f"the controller of the round before is {before.config}: go on with its --controller "
+                            "settings")
+        if before:
+            arrays = before.arrays
         if self.config.start == "distilled":
             arrays = Distill(DistillConfig(teacher=self.config.teacher)).fitted(agent, practice, spec, run).arrays
         model.begin(states, rng, arrays)

@@ -26,7 +26,7 @@ from worldmodels.controller.actor import ActorConfig, ActorPolicy
 from worldmodels.controller.policy import ControllerConfig
 from worldmodels.memory.noise import PLAN
 from worldmodels.memory.unroll import advance
-from worldmodels.types import State
+from worldmodels.types import Dreamer, State
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class CEMPolicy:
                      for bound in (agent.task.action_space.low, agent.task.action_space.high))
         self.low, self.high, self.middle, self.half = low, high, (low + high) / 2, (high - low) / 2
         self.guide = ActorPolicy(config.guide, agent, arrays) if config.guide else None
-        self.columns = 0                # of the dreamer
+        self.dreamers = {}              # by the width of their batch
 
     @staticmethod
     def size(config: CEMConfig, agent) -> int:
@@ -112,9 +112,8 @@ class CEMPolicy:
         chance of each rollout's P dreams [B, H, U + N, P] -> the actions of the first sequence [B, P, H, A], what each
         earns [B, N]."""
         config, memory, B, P = self.config, self.agent.memory, len(chance), chance.shape[-1]
-        if self.columns != B * N * P:
-            self.columns, self.dreamer = B * N * P, memory.dreamer(B * N * P, config.temperature)
-        self.dreamer.load(state.select(torch.arange(B, device=chance.device).repeat_interleave(N * P)))
+        dreamer = self._dreamer(B * N * P)
+        dreamer.load(state.select(torch.arange(B, device=chance.device).repeat_interleave(N * P)))
         act, done = self.guide and self.guide.act, []
         if action is not None:
             rows = lambda t: t[..., None].expand(*t.shape, P).flatten(1)    # [A, B, N] -> [A, B N P]
@@ -123,13 +122,20 @@ class CEMPolicy:
         numbers = chance.permute(1, 2, 0, 3)[:, :, :, None].expand(-1, -1, -1, N, -1).flatten(2)    # [H, U + N, B N P]
         noise = (memory.imagine_noise.split(step, 0) for step in numbers)
         weight, earned = 1.0, 0.0
-        for _, reward, p_done, uncertainty in advance(self.dreamer, lambda x: done.append(act(x)) or done[-1], noise):
+        for _, reward, p_done, uncertainty in advance(dreamer, lambda x: done.append(act(x)) or done[-1], noise):
             earned = earned + weight * (reward - config.uncertainty_weight * uncertainty)
             weight = config.discount * weight * (1 - p_done)
         if self.guide:
-            earned = earned + weight * self.guide.value(self.dreamer.features())
+            earned = earned + weight * self.guide.value(dreamer.features())
         actions = torch.stack(done).unflatten(2, (B, N, P))[:, :, :, 0]                             # [H, A, B, P]
         return actions.permute(2, 3, 0, 1), earned.view(B, N, P).mean(2)
+
+    def _dreamer(self, width: int) -> Dreamer:
+        """For batches of this width; those of the last two widths are kept."""
+        if width not in self.dreamers:
+            kept = list(self.dreamers.items())[-1:]
+            self.dreamers = dict(kept) | {width: self.agent.memory.dreamer(width, self.config.temperature)}
+        return self.dreamers[width]
 
     def _within_box(self, action: Tensor) -> Tensor:
         return torch.minimum(torch.maximum(action, self.low), self.high)

@@ -51,6 +51,25 @@ def unroll(memory: Memory, act: Callable[[State], Tensor] | Tensor, state: State
     return Trajectory(features, latent, *moments, state)
 
 
+@torch.no_grad()
+def unroll_in_place(memory: Memory, act: Callable[[Tensor], Tensor], state: State, noise: Iterable[Noise], steps: int,
+                    temperature: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    """The same by the memory's dreamer, at full speed and without gradients; the policy reads features [B, F] alone ->
+    features [T+1, B, F], reward and p_done [T, B]."""
+    dreamer, features, moments = memory.dreamer(len(state.features), temperature), [], []
+    dreamer.load(state)
+
+    def acted(columns: Tensor) -> Tensor:
+        features.append(columns[:-1].t().contiguous())
+        return act(features[-1]).t()
+
+    chances = ({part: numbers.t() for part, numbers in step.items()} for step in islice(noise, steps))
+    for _, reward, p_done, _ in advance(dreamer, acted, chances):
+        moments.append(torch.stack([reward, p_done]))
+    features.append(dreamer.features()[:-1].t().contiguous())
+    return torch.stack(features), *torch.stack(moments, 1)
+
+
 def observed(memory: Memory, z: Tensor, action: Tensor, noise: Iterator[Noise] | None = None) -> Iterator[State]:
     """What M makes of episodes z [B, T+1, Z], action [B, T, A]: the state before each of the T actions, and the last
     one. `noise` is needed by memories whose `observe` draws."""
