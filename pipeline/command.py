@@ -199,7 +199,7 @@ def open_executor(config: Config, most: int | None = None) -> Executor:
     return EXECUTORS[config.executor](min(workers(config), most or workers(config)))
 
 
-LATER = ("weight_noise", "disagreement_bonus")      # settings of collecting in later rounds, where they are not the default
+LATER = ("weight_noise", "disagreement_bonus")      # of collecting in later rounds: recorded where they are not 0
 
 
 # What each checkpoint records of its making; a stage is finished when the stored one equals this.

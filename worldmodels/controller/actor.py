@@ -5,10 +5,10 @@ are the mean of a normal distribution, which tanh brings into the task's box:
 
 It acts by the mean; the noise is what it learns by. mu lies in -5..5 (Dreamer V1), sigma in 0.1..1 (V3).
 
-A task whose `squash` has no gradient everywhere has another one for it (envs/): CarRacing's brake is clipped, to nothing
-for half of all outputs, and is smooth here. TakeCover's player moves or stands still, by whether the action is beyond
-±1/3: there the gradient is that of M, which was shown all actions and knows the step as a smooth one; "reinforce" needs
-none.
+A task whose `squash` has no gradient everywhere has another one for it (envs/): CarRacing's brake is clipped, to
+nothing for half of all outputs, and is smooth here. TakeCover's player moves or stands still, by whether the action is
+beyond ±1/3: there the gradient is that of M, which was shown all actions and knows the step as a smooth one;
+"reinforce" needs none.
 """
 
 from dataclasses import dataclass

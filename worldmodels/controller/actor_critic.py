@@ -75,6 +75,7 @@ class ActorCritic(nn.Module):
         for name in ("slow", "mean", "std", "spread", "first"):
             self.register_buffer(name, torch.zeros(()))
 
+    @torch.no_grad()
     def begin(self, states: State, rng: np.random.Generator, arrays: dict[str, np.ndarray] = {}):
         """With the networks of a policy's arrays [1, n] or, where it has none, random ones; features are standardised
         as they are in these states."""

@@ -1,7 +1,7 @@
 """Ways to act compared: which world model, and what acts in it. An entry is one training of one controller:
 
     {"model": "rssm", "controller": "actor", "training": 0, "seconds": of training the controller,
-     "decide_ms": milliseconds of a decision for 16 rollouts, "scores": [of the game and the dream, as report/scores.py]}
+     "decide_ms": milliseconds of a decision for 16 rollouts, "scores": [of game and dream, as report/scores.py]}
 """
 
 from typing import Sequence
@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from worldmodels.report.comparison import returns
 from worldmodels.report.comparison_charts import chart
 
-NOTE = """Game and dream: mean returns, those of the game of each training. Seconds: to train the controller, and the actor that it is
-made of. ms: a decision for 16 rollouts."""
+NOTE = """Game and dream: mean returns, those of the game of each training. Seconds: to train the controller, and the
+actor that it is made of. ms: a decision for 16 rollouts."""
 
 
 def groups(entries: Sequence[dict]) -> dict[tuple[str, str], list[dict]]:
