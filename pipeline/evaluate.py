@@ -84,7 +84,7 @@ def report(config: Config, run: Run, agent: Agent):
 def begins_elsewhere(config: Config, tensors: dict) -> bool:
     """Whether the search began at a controller worth a score of its own, and found another."""
     begun = getattr(config.learner, "start", "previous_or_zero") != "previous_or_zero"
-    return begun and not np.array_equal(tensors["start"].numpy(), tensors["parameters"].numpy())
+    return begun and "start" in tensors and not np.array_equal(tensors["start"].numpy(), tensors["parameters"].numpy())
 
 
 def score_random(config: Config, agent: Agent, latents: Latents, executor: Executor) -> list[dict]:

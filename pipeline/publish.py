@@ -53,7 +53,7 @@ def publish(config: Config, run: Run):
         say("publish: a run of the preset smoke has learnt next to nothing")
     before = [run.at(run.round - 1).path("controller")] if run.round > 1 else []  # it collected, and is checked for
     files = [*run.report.glob("*.png"), *run.report.glob("temperature.json"), run.report / "made_with.json", *before,
-             *map(run.path, ("vision", "memory", "controller")), *sorted(run.at(1).latents.glob("*"))[:STARTS]]
+             *map(run.path, ("vision", "memory", "controller")), *sorted(run.latents_of(run.at(1)).glob("*"))[:STARTS]]
     for round in run.until_now:
         files += [path for path in (round.folder / "metrics.jsonl", round.wall, round.report / "scores.json")
                   if path.exists()]

@@ -35,9 +35,9 @@ class TrainConfig:
 
 def train(name: str, model: nn.Module, config: TrainConfig, batches: Callable[[int], Iterator[Any]],
           loss: Callable[[Any, Any, torch.Generator], tuple[Tensor, dict[str, Tensor], Any]],
-          run: Run, info: dict, seed: int):
+          run: Run, info: dict, seed: int, section: str = ""):
     """Trains `model` in place and stores it as the checkpoint `name`. `seed` is the run's; its round and `name` make
-    the streams.
+    the streams. `section` of the command line has the settings, where it is not `name`.
 
     `batches(skip)` iterates over the same batches whatever it skips; `loss(batch, carry, generator)` returns the loss,
     metrics and what to carry on to the next batch (a tuple of tensors or None). Raises UserError when the loss is not
@@ -69,7 +69,7 @@ def train(name: str, model: nn.Module, config: TrainConfig, batches: Callable[[i
                 totals = {}
                 if not all(np.isfinite(list(means.values()))):
                     raise UserError(f"training {name}: the loss is not finite by step {step + 1} ({means}); "
-                                    f"lower --{name}.learning-rate and run again under another --run")
+                                    f"lower --{section or name}.learning-rate and run again under another --run")
                 log.write(step + 1, means)
                 bar.set_postfix({key: f"{mean:.4g}" for key, mean in means.items()}, refresh=False)
                 if time.monotonic() - saved > CHECKPOINT_EVERY:

@@ -57,9 +57,9 @@ class ActorCriticConfig(TrainConfig, LearnerConfig):
     entropy: Weight = 3e-4              # eta (Dreamer V1: 0, V3: 3e-4)
     return_scale: bool = True           # returns are divided by their spread (Dreamer V3; V1: no)
     slow_rate: Share = 0.02             # of the slow critic (Dreamer V2, V3; V1 has none: 1)
-    # the actor begins as that of the round before or at random, or fitted to a teacher by distillation
-    start: Literal["previous_or_random", "distilled"] = "previous_or_random"
-    teacher: str = ""                   # its run, see controller/distill.py
+    temperature: Weight = 0.0           # of imagination; 0: that of dreams
+    distilled: bool = False             # the actor begins fitted to a teacher (controller/distill.py)
+    teacher: str = ""                   # its run; none: the round before
     anchor: Weight = 0.0                # of the squared distance of its actions, before noise, from those it began with
 
 
@@ -184,14 +184,14 @@ class ActorCriticLearner:
                             "planner with --controller.guided True")
         seeds = lambda *index: seed_of(practice.seed, run.round, "actor and critic", practice.training, *index)
         states = recorded_states(agent.memory, practice.latents(), STATES, seeds(0))
-        model = ActorCritic(self.config, spec, agent, practice.temperature)
+        model = ActorCritic(self.config, spec, agent, self.config.temperature or practice.temperature)
         rng, arrays, before = np.random.default_rng(seeds(1)), {}, practice.previous
         if before and getattr(before.config, "guide", None) != spec:
             raise UserError(f"the controller of the round before is {before.config}: go on with its --controller "
                             "settings")
         if before:
             arrays = before.arrays
-        if self.config.start == "distilled":
+        if self.config.distilled:
             arrays = Distill(DistillConfig(teacher=self.config.teacher)).fitted(agent, practice, spec, run).arrays
         model.begin(states, rng, arrays)
 
@@ -203,7 +203,7 @@ class ActorCriticLearner:
         def loss(start: State, carry: None, generator: torch.Generator):
             return *model.loss(start, generator), None
 
-        train("actor_critic", model, self.config, batches, loss, run, info, seeds(3))
+        train("actor_critic", model, self.config, batches, loss, run, info, seeds(3), "learner")
         arrays = model.arrays()
         run.save("controller", arrays, info)
         return PolicySpec(config, {name: t.numpy()[None] for name, t in arrays.items()})
