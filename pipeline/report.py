@@ -36,7 +36,7 @@ def draw(config: Config, run: Run, agent: Agent, dream: DreamWorld, controller: 
     on_cpu = load_agent(run, task=agent.task)
     found = sim_to_real_gap(on_cpu, controller, watched, tau, config.seed)
     metrics = [*(row for stage in ("vision", "joint") for row in read_metrics(run.root, stage)),
-               *(row for stage in ("memory", "controller", "actor_critic") for row in read_metrics(run.folder, stage))]
+               *(row for stage in ("memory", "controller", "behaviour") for row in read_metrics(run.folder, stage))]
     task = agent.task.env_id
     sheets = {
         "returns": (plots.returns(scores), f"{task}: returns in the real game", 1, (8, 2.4)),

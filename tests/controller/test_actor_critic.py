@@ -374,7 +374,7 @@ def test_it_goes_where_it_pays_and_stays(run, latents, gradient, critic):
     path = walk(memory, spec, [-2.0, 1.5, 2.5, 6.0])
     assert (path[-3:] - 2).abs().max() < 0.7
     assert path[0, 0] > -1.4 and path[0, 3] < 5.4
-    rewards = [row["reward"] for row in read_metrics(run.folder, "actor_critic")]
+    rewards = [row["reward"] for row in read_metrics(run.folder, "behaviour")]
     assert rewards[-1] > rewards[0] + 1
 
 
@@ -467,7 +467,7 @@ def test_a_resumed_training_ends_bit_for_bit_where_an_uninterrupted_one_does(tmp
     found = learnt(rest, latents, run, **settings)
     assert (whole.uses, rest.uses) == (60 * QUICK["horizon"], (60 - saved) * QUICK["horizon"])
     assert all(np.array_equal(found.arrays[name], expected.arrays[name]) for name in expected.arrays)
-    stored, wanted = (r.load("actor_critic", "train_controller")[0] for r in (run, undisturbed))
+    stored, wanted = (r.load("behaviour", "train_controller")[0] for r in (run, undisturbed))
     assert stored.keys() == wanted.keys() >= {"actor", "critic", "slow", "mean", "std", "spread"}
     assert all(torch.equal(stored[name], wanted[name]) for name in wanted)
     assert read_metrics(run.folder) == read_metrics(undisturbed.folder)

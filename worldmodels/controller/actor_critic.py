@@ -203,7 +203,7 @@ class ActorCriticLearner:
         def loss(start: State, carry: None, generator: torch.Generator):
             return *model.loss(start, generator), None
 
-        train("actor_critic", model, self.config, batches, loss, run, info, seeds(3), "learner")
+        train("behaviour", model, self.config, batches, loss, run, info, seeds(3), "learner")
         arrays = model.arrays()
         run.save("controller", arrays, info)
         return PolicySpec(config, {name: t.numpy()[None] for name, t in arrays.items()})

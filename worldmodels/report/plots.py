@@ -165,8 +165,8 @@ def curves(metrics: Sequence[dict]) -> list[Panel]:
               ("memory", ("nll", "squared_error"), "M: likelihood or squared error, per dimension", "step"),
               ("memory", ("done", "reward_error"), "M: done and reward losses", "step"),
               ("controller", ("worst", "mean", "best", "mean_controller"), "C: fitness of a generation", "generation")]
-    if any(row["stage"] == "actor_critic" for row in metrics):
-        charts[-1] = "actor_critic", ("return", "spread"), "C: imagined returns, and their spread", "step"
+    if any(row["stage"] == "behaviour" for row in metrics):
+        charts[-1] = "behaviour", ("return", "spread"), "C: imagined returns, and their spread", "step"
 
     def curve(stage: str, names: Sequence[str], title: str, unit: str, axis: Axes):
         for name in names:
