@@ -121,6 +121,22 @@ def test_a_plan_goes_on_from_the_last_one_a_step_later_where_it_is_to(warm_start
     assert (policy(memory.initial(torch.zeros(1, 1))) > 0.8) == warm_start
 
 
+def test_steps_that_are_held_together_differ_from_the_plan_alike():
+    memory = World(reward=lambda z, a, luck: z)
+    policy, tried = planner(memory, seeds=(3,), horizon=5, hold=2, iterations=1), []
+    imagined = policy._imagined
+
+    def watched(state, action, *args):
+        tried.append(action)
+        return imagined(state, action, *args)
+
+    policy._imagined, policy.half = watched, 0.1 * policy.half      # within the box
+    policy(memory.initial(torch.zeros(1, 1)))
+    action = tried[0][0, :, :, 0]                                   # [N, H]
+    assert torch.equal(action[:, 0], action[:, 1]) and torch.equal(action[:, 2], action[:, 3])
+    assert (action[:, 1] != action[:, 2]).all() and (action[:, 3] != action[:, 4]).all()
+
+
 def test_noise_is_added_within_the_box():
     memory = World(reward=lambda z, a, luck: -a.square())
     begin = memory.initial(torch.zeros(200, 1))

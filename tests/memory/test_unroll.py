@@ -4,9 +4,12 @@ import pytest
 import torch
 
 from tests.memory.test_memories import A, B, KINDS, Z, initial, make, noise, observe, watched
+from worldmodels.latents import Encoded
+from worldmodels.memory import MDNRNN, MDNRNNConfig
 from worldmodels.memory.dreamer import PlainDreamer
 from worldmodels.memory.noise import draw
-from worldmodels.memory.unroll import Trajectory, advance, observed, states_at, unroll
+from worldmodels.memory.unroll import (Trajectory, advance, followed, joined, observed, observed_steps, recorded_states,
+                                       states_at, unroll, unroll_in_place)
 from worldmodels.types import State
 
 STEPS = 7
@@ -141,3 +144,107 @@ def test_advancing_a_dreamer_is_unrolling(memory, plain):
         torch.testing.assert_close(uncertainty, expected.uncertainty[:, t])
         torch.testing.assert_close(dreamer.features()[:-1].t(), expected.features[:, t + 1])
     assert t == STEPS - 1
+
+
+@pytest.mark.parametrize("temperature", (0.7, 1.0))
+@torch.no_grad()
+def test_unrolling_in_place_is_unrolling(memory, temperature):
+    """With as much noise as is needed, of endless noise too."""
+    state = watched(memory)
+    act = lambda features: (3 * features[:, :A]).sin()
+    expected = unroll(memory, policy, state, noises(memory), STEPS, temperature)
+    found = unroll_in_place(memory, act, state, iter(noises(memory, STEPS + 3)), STEPS, temperature)
+    for one, other in zip(found, (expected.features, expected.reward, expected.p_done), strict=True):
+        torch.testing.assert_close(one, other.transpose(0, 1))
+
+
+# recorded episodes of several lengths
+
+LENGTHS = (4, 1, 6, 3)
+
+
+def named_episodes():
+    """Of LENGTHS, whose z [T+1, Z] begins with their number and time; and the number and the time of each step."""
+    episodes, names = [], []
+    for number, steps in enumerate(LENGTHS):
+        z, time = torch.randn(steps + 1, Z), torch.arange(steps + 1.0)
+        z[:, 0], z[:, 1] = number, time
+        zeros = torch.zeros(steps).numpy()
+        episodes.append(Encoded(z.numpy(), torch.randn(steps, A).numpy(), zeros, zeros > 0))
+        names.append(torch.stack([torch.full((steps,), float(number)), time[:-1]], 1))
+    return episodes, names
+
+
+def test_observed_steps_are_in_the_order_of_what_is_joined(memory):
+    """The first steps of all episodes, then the second ones: each state has the number and the time of its z."""
+    episodes, names = named_episodes()
+    states = observed_steps(memory, episodes, torch.Generator().manual_seed(0))
+    order = [[number, t] for t in range(max(LENGTHS)) for number, steps in enumerate(LENGTHS) if t < steps]
+    assert joined(names).tolist() == order
+    torch.testing.assert_close(states.features[:, :2], torch.tensor(order).double())
+    actions = joined([torch.from_numpy(episode.action) for episode in episodes])
+    assert [episodes[number].action[t].tolist() for number, t in order] == actions.tolist()
+
+
+def test_what_is_joined_may_be_one_number_a_step():
+    rewards = [torch.tensor([10.0, 11.0]), torch.tensor([20.0]), torch.tensor([30.0, 31.0, 32.0])]
+    assert joined(rewards).tolist() == [10, 20, 30, 11, 31, 32]
+
+
+def test_episodes_are_followed_step_by_step_and_each_as_if_it_were_alone(memory):
+    episodes, _ = named_episodes()
+    found = list(followed(memory, episodes, torch.Generator().manual_seed(3)))
+    assert [rows.tolist() for _, rows in found] == [[number for number, steps in enumerate(LENGTHS) if t < steps]
+                                                    for t in range(max(LENGTHS))]
+    generator = torch.Generator().manual_seed(3)
+    z = [episode.sample(generator).double() for episode in episodes]
+    like = next(memory.parameters())
+    noise = list(zip(range(max(LENGTHS) + 1), draw(memory.observe_noise, len(episodes), generator, like)))
+    for number, episode in enumerate(episodes):
+        action = torch.from_numpy(episode.action)[None].double()
+        alone = ({part: numbers[number:number + 1] for part, numbers in step.items()} for _, step in noise)
+        for t, state in enumerate(list(observed(memory, z[number][None], action, alone))[:-1]):
+            same(found[t][0].select(torch.tensor([number])), state)
+    gathered = observed_steps(memory, episodes, torch.Generator().manual_seed(3))
+    same(gathered, State.cat([state.select(rows) for state, rows in found]))
+
+
+@pytest.fixture
+def remembering():
+    """A memory of the counted episodes, whose z is (number, t) / 10."""
+    return MDNRNN(MDNRNNConfig(hidden_size=4), 2, 1)
+
+
+def names(states):
+    return [tuple(row) for row in (10 * states.features[:, :2]).round().int().tolist()]
+
+
+def test_recorded_states_are_about_as_many_as_asked_for(remembering, counted_latents):
+    """Of all episodes, and of no more steps than there are; each step once."""
+    total = int(counted_latents.lengths.sum())
+    everything = {(number, t) for number, steps in enumerate(counted_latents.lengths.tolist()) for t in range(steps)}
+    counts = []
+    for seed in range(20):
+        found = names(recorded_states(remembering, counted_latents, total // 4, seed))
+        assert len(set(found)) == len(found) and set(found) <= everything
+        counts.append(len(found))
+    assert sum(counts) / len(counts) == pytest.approx(total / 4, rel=0.2) and len(set(counts)) > 1
+    for count in (total, 10 * total):
+        found = names(recorded_states(remembering, counted_latents, count, 0))
+        assert len(found) == total and set(found) == everything
+
+
+def test_recorded_states_follow_their_seed(remembering, counted_latents):
+    first, again, other = (recorded_states(remembering, counted_latents, 40, seed) for seed in (1, 1, 2))
+    same(first, again)
+    assert names(first) != names(other) and not first.features.requires_grad
+
+
+def test_recorded_states_are_what_the_memory_made_of_the_steps_before(remembering, counted_latents):
+    states = recorded_states(remembering, counted_latents, 10**6, 0)
+    row = names(states).index((5, 9))
+    episode = counted_latents.episode(5)
+    z, action = episode.sample(torch.Generator())[None], torch.from_numpy(episode.action)[None]
+    with torch.no_grad():
+        expected = list(observed(remembering, z, action))[9]
+    torch.testing.assert_close(states.features[row:row + 1], expected.features, atol=1e-4, rtol=0)

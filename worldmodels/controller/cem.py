@@ -6,7 +6,11 @@ At every step, for each rollout:
     I times:  N sequences of N(mean, std^2), within the box; the K that earn most give the next mean and std
     act:      the mean's first action
 
-    a sequence earns  mean over P dreams of  sum_t alive_t (r_t - lambda u_t),   alive_t = prod_{k < t} (1 - P(done_k))
+    a sequence earns  mean over P dreams of  sum_t gamma^t alive_t (r_t - lambda u_t)
+                      alive_t = prod_{k < t} (1 - P(done_k))
+
+With a guide (`guided`; after TD-MPC2, Hansen et al. 2024) the mean is what an actor does, on average over the P dreams,
+what it does in each is a candidate too, and a sequence also earns gamma^H alive_H v(f_H) by the actor's critic.
 
 Deliberate differences: a reward counts as far as the rollout is alive to get it; PlaNet's planner ignores ends, and so
 would plan nothing in TakeCover. The first std is half the box, which PlaNet's is too where actions are in -1..1. All
@@ -37,6 +41,7 @@ class CEMConfig(ControllerConfig):
     candidates: Count = 32              # N, sequences in each iteration (PlaNet: 1000)
     elites: Count = 4                   # K, those that the next are drawn around (PlaNet: 100)
     dreams: Count = 4                   # P, of each sequence (PlaNet: 1)
+    hold: Count = 1                     # steps of a sequence that share their noise (iCEM's is correlated too)
     warm_start: bool = True             # a plan goes on from the last one, a step later (PlaNet: no)
     noise: Weight = 0.0                 # std of noise on actions, in halves of the box (PlaNet, collecting: 0.3)
     temperature: Temperature = 1.0      # of the imagination
@@ -95,7 +100,8 @@ class CEMPolicy:
         if self.guide:
             proposed = self._imagined(state, None, chance, 1)[0]                                # [B, P, H, A]
             mean, std = proposed.mean(1), config.guided_std * std
-        for deviation in self._drawn("standard_normal", config.iterations, config.candidates, H, A).unbind(1):
+        blocks = self._drawn("standard_normal", config.iterations, config.candidates, -(-H // config.hold), A)
+        for deviation in blocks.repeat_interleave(config.hold, 3)[:, :, :, :H].unbind(1):
             action = torch.cat([self._within_box(mean[:, None] + std[:, None] * deviation), proposed], 1)
             earned = self._imagined(state, action, chance, action.shape[1])[1]                  # [B, N]
             best = earned.topk(min(config.elites, action.shape[1]), 1).indices
