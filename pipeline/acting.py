@@ -64,6 +64,7 @@ def guided(config: Config, model: Run, agent: Agent, place: Run):
 WAYS: dict[str, Callable[[Config, Run, Agent, Run], None]] = {
     "linear": evolved, "actor": learned, "distilled": distilled, "planner": planned, "guided": guided}
 OF_THE_ACTOR = {"distilled", "guided"}          # made of it
+WITHOUT_TRAINING = {"linear", "planner"}        # of a world model that is there: the same in every training of others
 
 
 def actor_of(place: Run, agent: Agent) -> PolicySpec:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.acting import WAYS, act, chosen_ways
+from pipeline.acting import WAYS, WITHOUT_TRAINING, act, chosen_ways
 from pipeline.budget import trains_vision, within_budget
 from pipeline.collect import common_settings
 from pipeline.command import converted, main, open_executor, say, stage, task_of, write_settings
@@ -89,7 +89,8 @@ def compare(config: Config, run: Run):
             say(f"\n{name}, training {training + 1} of {config.compare.trainings}")
             place = own(training, mine, run, base) if name == OWN else entry(name, training, mine, base, held_out)
             for way in ways:
-                act(mine, name, training, way, place, load_agent(place))
+                if not (name == OWN and training and way in WITHOUT_TRAINING):
+                    act(mine, name, training, way, place, load_agent(place))
             entries, matrix = all_entries(run, list(models)), all_ways(run, [*models, OWN])
             write_json(run.report / "compare.json", {"task": config.task, "seconds": config.compare.seconds,
                                                      "entries": entries, "controllers": matrix})

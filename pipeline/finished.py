@@ -93,6 +93,7 @@ class Compared(NamedTuple):
     """World models compared (pipeline.compare)."""
 
     entries: list[dict]         # as report/comparison.py has them
+    controllers: list[dict]     # as report/ways_to_act.py has them
     seconds: float              # that each M was trained for
     report: Path                # the folder of the pictures
 
@@ -103,7 +104,7 @@ def compared(task: str, run: str | Path | None = None) -> Compared:
     if not (path := report / "compare.json").exists():
         raise UserError(f"{report} has no comparison: `python -m pipeline.compare` makes one of a finished run")
     found = read_json(path)
-    return Compared(found["entries"], found["seconds"], report)
+    return Compared(found["entries"], found.get("controllers", []), found["seconds"], report)
 
 
 def make_smoke(task: str):

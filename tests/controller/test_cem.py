@@ -46,8 +46,11 @@ class World(nn.Module):
         return PlainDreamer(self, temperature)
 
 
+MUCH = {"horizon": 12, "iterations": 4, "candidates": 32, "elites": 4, "dreams": 4, "hold": 1}
+
+
 def planner(memory, task="toy", seeds=(0,), **settings):
-    policy = build(PolicySpec(CEMConfig(**settings), {"parameters": np.zeros((1, 0))}),
+    policy = build(PolicySpec(CEMConfig(**MUCH | settings), {"parameters": np.zeros((1, 0))}),
                    SimpleNamespace(task=TASKS[task], memory=memory))
     policy.reset(seeds)
     return policy
@@ -171,7 +174,7 @@ ACTOR = ActorConfig(units=1, layers=1, critic="value")
 
 def guided(memory, parameters, critic, seeds=(0,), task="toy", **settings):
     """A planner guided by actors and critics of these parameters, [P, n] and [P, m]."""
-    spec = PolicySpec(CEMConfig(**{"guided": True, "actor": ACTOR} | settings),
+    spec = PolicySpec(CEMConfig(**MUCH | {"guided": True, "actor": ACTOR} | settings),
                       {"parameters": np.asarray(parameters), "critic": np.asarray(critic)})
     policy = build(spec, SimpleNamespace(task=TASKS[task], memory=memory))
     policy.reset(seeds)

@@ -31,7 +31,7 @@ BINS, LARGEST = 127, 10.0   # values of a two-hot critic, and the largest symlog
 @dataclass(frozen=True)
 class ActorConfig(ParameterConfig):
     kind: str = "actor"                 # which of CONTROLLERS
-    units: Size = 128                   # ELUs of each hidden layer, of the critic's too (Dreamer V1: 400)
+    units: Size = 64                    # ELUs of each hidden layer, of the critic's too (Dreamer V1: 400)
     layers: Count = 2                   # hidden ones (Dreamer V1: 4 and 3)
     # what the critic puts out: the value, its symlog, or probabilities of BINS values of it (Dreamer V1, -, V3)
     critic: Literal["value", "symlog", "two_hot"] = "two_hot"

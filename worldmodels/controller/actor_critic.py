@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodels.commandline import Count, Positive, Share, Weight
+from worldmodels.commandline import Count, Positive, Share, Temperature, Weight
 from worldmodels.controller.actor import CRITICS, ActorConfig, actor_sizes, critic_sizes, log_density, normal_of
 from worldmodels.controller.distill import Distill, DistillConfig
 from worldmodels.controller.learner import LearnerConfig, Practice
@@ -47,17 +47,17 @@ STATES = 60_000         # of the recorded episodes, about, that imagination begi
 class ActorCriticConfig(TrainConfig, LearnerConfig):
     kind: str = "actor_critic"          # which of LEARNERS
     steps: Count = 3000                 # optimiser steps
-    batch: Count = 256                  # imagined rollouts in each (Dreamer V1: 2500, V3: 1024)
-    learning_rate: Positive = 3e-4      # Adam's (Dreamer V1: 8e-5, V3: 4e-5)
+    batch: Count = 64                   # imagined rollouts in each (Dreamer V1: 2500, V3: 1024)
+    learning_rate: Positive = 1e-3      # Adam's (Dreamer V1: 8e-5, V3: 4e-5)
     final_anneal: Share = 0.5           # share of the steps, at the end, over which the rate falls to zero
-    horizon: Count = 15                 # H, imagined steps (Dreamer)
+    horizon: Count = 60                 # H, imagined steps (Dreamer: 15)
     discount: Share = 0.99              # gamma (Dreamer V1: 0.99, V3: 0.997)
     trace: Share = 0.95                 # lambda (Dreamer)
     gradient: Literal["dynamics", "reinforce"] = "reinforce"    # how the actor learns (Dreamer V1, V3)
     entropy: Weight = 3e-4              # eta (Dreamer V1: 0, V3: 3e-4)
     return_scale: bool = True           # returns are divided by their spread (Dreamer V3; V1: no)
     slow_rate: Share = 0.02             # of the slow critic (Dreamer V2, V3; V1 has none: 1)
-    temperature: Weight = 0.0           # of imagination; 0: that of dreams
+    temperature: Temperature = 2.0      # of imagination: above 1, to exploit M's errors pays less
     distilled: bool = False             # the actor begins fitted to a teacher (controller/distill.py)
     teacher: str = ""                   # its run; none: the round before
     anchor: Weight = 0.0                # of the squared distance of its actions, before noise, from those it began with
@@ -184,7 +184,7 @@ class ActorCriticLearner:
                             "planner with --controller.guided True")
         seeds = lambda *index: seed_of(practice.seed, run.round, "actor and critic", practice.training, *index)
         states = recorded_states(agent.memory, practice.latents(), STATES, seeds(0))
-        model = ActorCritic(self.config, spec, agent, self.config.temperature or practice.temperature)
+        model = ActorCritic(self.config, spec, agent, self.config.temperature)
         rng, arrays, before = np.random.default_rng(seeds(1)), {}, practice.previous
         if before and getattr(before.config, "guide", None) != spec:
             raise UserError(f"the controller of the round before is {before.config}: go on with its --controller "

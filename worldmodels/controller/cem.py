@@ -36,12 +36,12 @@ from worldmodels.types import Dreamer, State
 @dataclass(frozen=True)
 class CEMConfig(ControllerConfig):
     kind: str = "cem"                   # which of CONTROLLERS
-    horizon: Count = 12                 # H, steps that are imagined (PlaNet: 12)
-    iterations: Count = 4               # I (PlaNet: 10)
-    candidates: Count = 32              # N, sequences in each iteration (PlaNet: 1000)
-    elites: Count = 4                   # K, those that the next are drawn around (PlaNet: 100)
-    dreams: Count = 4                   # P, of each sequence (PlaNet: 1)
-    hold: Count = 1                     # steps of a sequence that share their noise (iCEM's is correlated too)
+    horizon: Count = 10                 # H, steps that are imagined (PlaNet: 12)
+    iterations: Count = 2               # I (PlaNet: 10)
+    candidates: Count = 8               # N, sequences in each iteration (PlaNet: 1000)
+    elites: Count = 2                   # K, those that the next are drawn around (PlaNet: 100)
+    dreams: Count = 2                   # P, of each sequence (PlaNet: 1)
+    hold: Count = 3                     # steps of a sequence that share their noise (iCEM's is correlated too)
     warm_start: bool = True             # a plan goes on from the last one, a step later (PlaNet: no)
     noise: Weight = 0.0                 # std of noise on actions, in halves of the box (PlaNet, collecting: 0.3)
     temperature: Temperature = 1.0      # of the imagination
