@@ -72,10 +72,14 @@ def controller_jobs(config: Config, run: Run) -> tuple[list[ExploreJob], dict]:
 
 
 def explorer(config: Config, run: Run) -> PolicySpec:
-    """A controller that is drawn to what M is uncertain of (Plan2Explore, Sekar et al. 2020): trained as the round's
-    own, in dreams with a bonus, and kept beside it in explorer/."""
-    dream, place = replace(config.dream, pessimism=-config.collect.disagreement_bonus), Run(run.folder / "explorer")
-    train(replace(config, world="dream", dream=dream), run, checked_agent(config, run), place)
+    """A controller that is drawn to what M is uncertain of (Plan2Explore, Sekar et al. 2020): the round's own, where it
+    plans; else one that is trained as it was, in dreams with a bonus, and kept beside it in explorer/."""
+    agent, bonus = checked_agent(config, run), config.collect.disagreement_bonus
+    own = load_controller(run, agent)
+    if hasattr(own.config, "uncertainty_weight"):
+        return own._replace(config=replace(own.config, uncertainty_weight=-bonus))
+    dream, place = replace(config.dream, pessimism=-bonus), Run(run.folder / "explorer")
+    train(replace(config, world="dream", dream=dream), run, agent, place)
     return controller_spec(*place.load("controller", "train_controller"))
 
 

@@ -46,11 +46,13 @@ def previous(config: Config, run: Run, agent: Agent, place: Run) -> PolicySpec |
     if place.round == 1:
         return None
     before = teacher(config, run, agent, "")
-    if before.agent.vision_digest == agent.vision_digest or not isinstance(before.spec.config, ParameterConfig):
+    config_of_it = before.spec.config
+    parameters = getattr(config_of_it, "guide", config_of_it)           # of what they are
+    if before.agent.vision_digest == agent.vision_digest or not isinstance(parameters, ParameterConfig):
         return before.spec
     practice = Practice(None, partial(encoded, config, run, agent), config.dream.temperature, config.seed, 0, None,
                         lambda name: before)
-    return Distill(DistillConfig()).fitted(agent, practice, before.spec.config, run)
+    return PolicySpec(config_of_it, Distill(DistillConfig()).fitted(agent, practice, parameters, run).arrays)
 
 
 def dream_fitness(config: Config, run: Run, agent: Agent, stack: ExitStack) -> DreamFitness:

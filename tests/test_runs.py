@@ -279,3 +279,65 @@ def test_a_setting_of_a_kind_within_a_kind_that_came_later_has_its_default(run):
     assert run.finished("memory", {"memory": ENSEMBLE})
     with pytest.raises(UserError, match=r"memory\.member\.units=200 \(now 7\)"):
         run.finished("memory", {"memory": replace(ENSEMBLE, member=replace(ENSEMBLE.member, units=7))})
+
+
+# rounds
+
+def made(root, *visions):
+    """A run whose rounds of these numbers have trained a V."""
+    for round in visions:
+        Run(root, round).save("vision", TENSORS | {"n": torch.tensor([round])}, {"round": round})
+    return Run(root)
+
+
+def test_what_a_round_makes_lies_in_its_own_folder(tmp_path):
+    run = Run(tmp_path)
+    for name in ("vision", "memory", "controller"):
+        assert run.own_path(name) == tmp_path / "checkpoints" / f"{name}.safetensors"
+        assert run.at(3).own_path(name) == tmp_path / "round-3" / "checkpoints" / f"{name}.safetensors"
+        assert run.at(3).progress_path(name).parent == run.at(3).own_path(name).parent
+    made(tmp_path, 1, 2)
+    assert run.at(2).own_path("vision").exists() and not run.at(3).own_path("vision").exists()
+
+
+@pytest.mark.parametrize("trained, used", (((), (1, 1, 1, 1)), ((1,), (1, 1, 1, 1)), ((1, 2, 3), (1, 2, 3, 3)),
+                                           ((1, 3), (1, 1, 3, 3))), ids=str)
+def test_a_round_uses_the_last_v_that_was_trained_until_then(tmp_path, trained, used):
+    run = made(tmp_path, *trained)
+    for round, wanted in zip((1, 2, 3, 4), used):
+        assert run.at(round).vision_round == run.at(wanted)
+        assert run.at(round).path("vision") == run.at(wanted).own_path("vision")
+        for name in ("memory", "controller"):
+            assert run.at(round).path(name) == run.at(round).own_path(name)
+        if trained:
+            assert run.at(round).load("vision", "train_vision")[1]["round"] == wanted
+            assert run.at(round).finished("vision", {"round": wanted})
+
+
+def test_progress_of_v_belongs_to_its_round(tmp_path):
+    """A later round's training does not go on from an earlier one's, and is not seen by the rounds after it."""
+    run = made(tmp_path, 1)
+    run.at(2).save_progress("vision", TENSORS, {"step": 7})
+    assert run.load_progress("vision", {}) is None and run.at(3).load_progress("vision", {}) is None
+    assert run.at(2).load_progress("vision", {})[1] == 7
+    assert run.at(2).vision_round == run
+
+
+def test_latents_are_beside_the_episodes_by_the_first_v_and_in_one_folder_by_another(tmp_path):
+    run = made(tmp_path, 1)
+    latents = lambda round: [run.at(round).latents_of(of) for of in run.at(round).until_now]
+    own = [tmp_path / "latents", tmp_path / "round-2" / "latents", tmp_path / "round-3" / "latents"]
+    assert latents(3) == own
+    made(tmp_path, 2)
+    assert (latents(1), latents(2), latents(3)) == (own[:1], 2 * own[1:2], 3 * own[1:2])
+    made(tmp_path, 3)
+    assert (latents(1), latents(2), latents(3)) == (own[:1], 2 * own[1:2], 3 * own[2:])
+
+
+def test_the_last_round_is_that_of_the_highest_number_and_no_folder_beside_the_rounds(tmp_path):
+    run = Run(tmp_path)
+    assert run.last("controller") == run
+    for round in (1, 2, 10):
+        run.at(round).save("controller", TENSORS, {})
+    Run(tmp_path / "explorer").save("controller", TENSORS, {})
+    assert run.last("controller") == run.at(10) and run.last("memory") == run

@@ -100,14 +100,8 @@ def test_sequences_are_compared_under_the_same_chance():
     earned = []
     memory = World(reward=lambda z, a, luck: luck)
     policy = planner(memory, seeds=(3, 4))
-    imagined = policy._imagined
-
-    def watched(*args):
-        actions, of_each = imagined(*args)
-        earned.append(of_each)
-        return actions, of_each
-
-    policy._imagined = watched
+    one = policy._earned
+    policy._earned = lambda *args: earned.append(one(*args)) or earned[-1]
     policy(memory.initial(torch.zeros(2, 1)))
     assert torch.equal(earned[0], earned[0][:, :1].expand_as(earned[0])) and torch.equal(earned[0], earned[-1])
     assert earned[0][0, 0] != earned[0][1, 0]                   # each rollout has luck of its own
@@ -120,20 +114,16 @@ def test_a_plan_goes_on_from_the_last_one_a_step_later_where_it_is_to(warm_start
     policy(memory.initial(torch.zeros(1, 1)))
     assert (policy.plan[0, :3] > 0.8).all() and policy.plan[0, 3] == 0
     policy.config = CEMConfig(horizon=4, iterations=1, candidates=1, elites=1, warm_start=warm_start)
-    policy.half = 0 * policy.half                               # what is drawn is the mean
+    policy.std = 0 * policy.std                                 # what is drawn is the mean
     assert (policy(memory.initial(torch.zeros(1, 1))) > 0.8) == warm_start
 
 
 def test_steps_that_are_held_together_differ_from_the_plan_alike():
     memory = World(reward=lambda z, a, luck: z)
     policy, tried = planner(memory, seeds=(3,), horizon=5, hold=2, iterations=1), []
-    imagined = policy._imagined
-
-    def watched(state, action, *args):
-        tried.append(action)
-        return imagined(state, action, *args)
-
-    policy._imagined, policy.half = watched, 0.1 * policy.half      # within the box
+    earned = policy._earned
+    policy._earned = lambda state, action, *args: tried.append(action) or earned(state, action, *args)
+    policy.std = 0.1 * policy.std                                   # within the box
     policy(memory.initial(torch.zeros(1, 1)))
     action = tried[0][0, :, :, 0]                                   # [N, H]
     assert torch.equal(action[:, 0], action[:, 1]) and torch.equal(action[:, 2], action[:, 3])
@@ -195,46 +185,32 @@ STILL = [0.0] * 6                               # an actor that does nothing
 NOTHING_ELSE = {"iterations": 1, "elites": 1, "guided_std": 0.0}
 
 
-@pytest.mark.parametrize("candidates", (1, 5))
-@pytest.mark.parametrize("dreams", (1, 4))
-def test_where_candidates_cannot_do_better_it_does_what_the_guide_dreams_of_doing(candidates, dreams):
-    memory, begin = World(reward=lambda z, a, luck: z), torch.tensor([[0.0], [2.5], [-4.0]])
+def actor_alone(memory, parameters, seeds):
+    policy = build(PolicySpec(ACTOR, {"parameters": np.array([parameters])}),
+                   SimpleNamespace(task=TASKS["toy"], memory=memory))
+    policy.reset(seeds)
+    return policy
+
+
+@pytest.mark.parametrize("settings", (NOTHING_ELSE, {"elites": 1, "candidates": 64}), ids=("none is tried", "none pays"))
+def test_where_no_change_is_better_the_guide_acts(settings):
+    """To do as it does is one of the sequences. Here it does what pays, wherever the dream has come to."""
+    memory, begin = World(reward=lambda z, a, luck: -(a - torch.tanh(0.3 - 0.4 * (z - a))).square()), torch.tensor(
+        [[0.0], [2.5], [-4.0]])
     parameters = actor_of(-0.4, 0.3)
-    policy = guided(memory, [parameters], [critic_of(1.0)], range(3), horizon=4, candidates=candidates, dreams=dreams,
-                    **NOTHING_ELSE)
-    actor = build(PolicySpec(ACTOR, {"parameters": np.array([parameters])}), SimpleNamespace(task=TASKS["toy"],
-                                                                                             memory=memory))
-    actor.reset(range(3))
-    z, dreamt = begin, []
-    for _ in range(4):
-        dreamt.append(actor(memory.initial(z)))
-        z = z + dreamt[-1]
-    torch.testing.assert_close(policy(memory.initial(begin)), dreamt[0], atol=1e-5, rtol=0)
-    torch.testing.assert_close(policy.plan[:, :3, 0], torch.stack(dreamt[1:], 1)[:, :, 0], atol=1e-5, rtol=0)
-    assert torch.pdist(dreamt[0]).min() > 0.1 and not policy.plan[:, 3].any()
+    policy = guided(memory, [parameters], [critic_of(0.0)], range(3), horizon=4, **settings)
+    expected = actor_alone(memory, parameters, range(3))(memory.initial(begin))
+    torch.testing.assert_close(policy(memory.initial(begin)), expected, atol=1e-5, rtol=0)
+    assert torch.pdist(expected).min() > 0.1 and not policy.plan.any()
 
 
-def test_of_what_the_guide_does_in_several_dreams_the_best_is_done():
-    """Candidates are the mean of what is proposed. One of the dreams is a better plan."""
-    class Lucky(World):
-        def imagine(self, state, action, temperature, noise):
-            """Luck moves z, before the guide acts on it again."""
-            imagined = super().imagine(state, action, temperature, noise)
-            return imagined._replace(state=self.initial(imagined.state.features + noise["luck"]))
-
-    memory, begin = Lucky(reward=lambda z, a, luck: a), torch.zeros(1, 1)
-    policy = guided(memory, [actor_of(1.0, 0.0)], [critic_of(0.0)], horizon=2, candidates=1, dreams=8, **NOTHING_ELSE)
-    imagined, called = policy._imagined, []
-
-    def watched(*args):
-        called.append(imagined(*args))
-        return called[-1]
-
-    policy._imagined = watched
-    policy(memory.initial(begin))
-    proposed = called[0][0][0, :, 1, 0]                         # the second actions, [P]
-    assert proposed.std() > 0.3
-    assert policy.plan[0, 0, 0] == proposed.max() > proposed.mean()
+def test_a_change_that_pays_is_made_as_far_as_it_was_tried():
+    memory, begin, parameters = World(reward=lambda z, a, luck: z), torch.zeros(3, 1), actor_of(0.0, 0.3)
+    guide = actor_alone(memory, parameters, range(3))(memory.initial(begin))
+    for std in (0.05, 0.2):                 # of one step, so that it alone decides
+        policy = guided(memory, [parameters], [critic_of(0.0)], range(3), horizon=1, iterations=1, guided_std=std)
+        change = policy(memory.initial(begin)) - guide
+        assert (change > 0.5 * std).all() and (change < 3.5 * std).all()
 
 
 @pytest.mark.parametrize("way", (1, -1))

@@ -180,16 +180,13 @@ def test_running_it_again_does_nothing_new(copied):
     assert [len(read_metrics(round.folder)) for round in run.until_now] == rows
 
 
-@pytest.mark.parametrize("lost", (("latents", "memory", "controller"), ("vision", "latents", "memory", "controller")),
-                         ids=lambda lost: f"before {lost[0]}")
-def test_interrupted_it_goes_on_and_ends_the_same(copied, lost):
+def test_interrupted_after_v_it_goes_on_and_ends_the_same(copied):
     """Bit for bit."""
     run, arguments = copied
     wanted = {name: arrays(run, name) for name in ("vision", "memory", "controller")}
     latents = {path: load_arrays(path) for path in run.latents.glob("*")}
-    for name in lost:
-        for path in [*run.folder.glob(f"{name}/*"), *run.folder.glob(f"checkpoints/{name}.*")]:
-            path.unlink()
+    for path in [*run.latents.glob("*"), *run.folder.glob("checkpoints/[mc]*")]:
+        path.unlink()
     main(stages.pipeline, arguments)
     found = {path: load_arrays(path) for path in run.latents.glob("*")}
     for a, b in ((wanted, {name: arrays(run, name) for name in wanted}), (latents, found)):
@@ -247,15 +244,21 @@ def test_a_v_made_with_other_settings_is_refused(copied, fails):
     assert "explore_share=0.5 (now 0.9)" in said and "vision" in said
 
 
-def test_a_later_round_without_retraining_uses_the_last_v(copied):
-    """Its episodes are encoded by it, beside the others."""
+def test_a_run_that_trained_v_on_goes_on_doing_so(copied, fails):
+    _, arguments = copied
+    assert "vision" in fails(stages.train_vision, *arguments, "--rounds", "3", "--retrain-vision", "False")
+
+
+def test_to_ask_for_it_too_late_leaves_a_finished_round_as_it_is(copied, fails):
+    """Whose M and C were made for the V that it had."""
     run, arguments = copied
-    main(stages.pipeline, [*arguments, "--rounds", "3", "--retrain-vision", "False"])
-    third = run.at(3)
-    assert not third.own_path("vision").exists() and third.vision_round == run
-    assert load_agent(third).vision_digest == digest(run)
-    found = open_latents(third, 0, digest(run))
-    assert len(found.paths) == 4 + 5 + 5 and {path.parent for path in found.paths} == {run.latents}
+    plain = [*arguments, "--retrain-vision", "False"]
+    shutil.rmtree(run.folder)
+    main(stages.pipeline, plain)
+    agent = load_agent(run)
+    assert agent.vision_digest == digest(run.at(1))
+    fails(stages.pipeline, *arguments)
+    assert load_agent(run).digest == agent.digest
 
 
 def test_it_is_scored_and_can_be_published_and_scored_again_without_its_episodes(copied, tmp_path, capsys):

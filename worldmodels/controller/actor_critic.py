@@ -12,12 +12,14 @@ From states of the recorded episodes on, the actor acts for H imagined steps:
     "dynamics"   objective_t = R_t / scale      its gradient goes back through M (V1)
     "reinforce"  objective_t = log pi(a_t | f_t) (R_t - v(f_t)) / scale     only M's numbers are needed (V3)
 
-v in R and the baseline are a slow critic's, an average of the critic over its last steps (V2 and V3: 0.02 of the new
-one a step). scale is the distance of the 5% and 95% percentiles of R, if above 1 (V3; V1 has none). The features are
-standardised by the mean and std that they have on the recorded episodes.
+v in R and the baseline are a slow critic's, an average of the critic over its last steps. (V1: the critic's; V2: those
+of a copy made every 100 steps; V3 @e3f0224: the critic's, which a slow one holds back.) scale is the distance of the 5%
+and 95% percentiles of R, if above 1 (V3; V1 and V2 have none). The features are standardised by the mean and std that
+they have on the recorded episodes.
 
 Deliberate differences: one Adam for both (as V3) at one rate. A step begins at states drawn at random, not at those of
-the batch that M was trained on. Entropy is that of the actions, after tanh.
+the batch that M was trained on; nothing is learned from recorded rewards (V3 does). Through M the gradient also takes
+the way by what the actor sees (V1 and V2 stop it there). The entropy is that of tanh(u).
 """
 
 from dataclasses import dataclass
@@ -56,7 +58,7 @@ class ActorCriticConfig(TrainConfig, LearnerConfig):
     gradient: Literal["dynamics", "reinforce"] = "reinforce"    # how the actor learns (Dreamer V1, V3)
     entropy: Weight = 3e-4              # eta (Dreamer V1: 0, V3: 3e-4)
     return_scale: bool = True           # returns are divided by their spread (Dreamer V3; V1: no)
-    slow_rate: Share = 0.02             # of the slow critic (Dreamer V2, V3; V1 has none: 1)
+    slow_rate: Share = 0.02             # of the new critic in the slow one, a step
     temperature: Temperature = 2.0      # of imagination: above 1, to exploit M's errors pays less
     distilled: bool = False             # the actor begins fitted to a teacher (controller/distill.py)
     teacher: str = ""                   # its run; none: the round before
@@ -186,13 +188,13 @@ class ActorCriticLearner:
         states = recorded_states(agent.memory, practice.latents(), STATES, seeds(0))
         model = ActorCritic(self.config, spec, agent, self.config.temperature)
         rng, arrays, before = np.random.default_rng(seeds(1)), {}, practice.previous
-        if before and getattr(before.config, "guide", None) != spec:
-            raise UserError(f"the controller of the round before is {before.config}: go on with its --controller "
-                            "settings")
-        if before:
-            arrays = before.arrays
         if self.config.distilled:
             arrays = Distill(DistillConfig(teacher=self.config.teacher)).fitted(agent, practice, spec, run).arrays
+        elif before and getattr(before.config, "guide", None) != spec:
+            raise UserError(f"the controller of the round before is {before.config}: go on with its --controller "
+                            "settings, or take --learner.distilled True")
+        elif before:
+            arrays = before.arrays
         model.begin(states, rng, arrays)
 
         def batches(skip: int) -> Iterator[State]:

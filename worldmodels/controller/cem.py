@@ -9,8 +9,9 @@ At every step, for each rollout:
     a sequence earns  mean over P dreams of  sum_t gamma^t alive_t (r_t - lambda u_t)
                       alive_t = prod_{k < t} (1 - P(done_k))
 
-With a guide (`guided`; after TD-MPC2, Hansen et al. 2024) the mean is what an actor does, on average over the P dreams,
-what it does in each is a candidate too, and a sequence also earns gamma^H alive_H v(f_H) by the actor's critic.
+With a guide, an actor and its critic (`guided`), a sequence is what is added to what the actor does in the dream, to do
+nothing else is one of them, and it also earns gamma^H alive_H v(f_H). (In TD-MPC2, Hansen et al. 2024, the actor's own
+sequences are among the candidates, with nothing that answers to what comes.)
 
 Deliberate differences: a reward counts as far as the rollout is alive to get it; PlaNet's planner ignores ends, and so
 would plan nothing in TakeCover. The first std is half the box, which PlaNet's is too where actions are in -1..1. All
@@ -25,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodels.commandline import Count, Share, Temperature, Weight
+from worldmodels.commandline import Count, Number, Share, Temperature, Weight
 from worldmodels.controller.actor import ActorConfig, ActorPolicy
 from worldmodels.controller.policy import ControllerConfig
 from worldmodels.memory.noise import PLAN
@@ -46,10 +47,10 @@ class CEMConfig(ControllerConfig):
     noise: Weight = 0.0                 # std of noise on actions, in halves of the box (PlaNet, collecting: 0.3)
     temperature: Temperature = 1.0      # of the imagination
     discount: Share = 1.0               # of a reward, a step (PlaNet: 1); of a guide: what its critic learnt with
-    uncertainty_weight: Weight = 0.0    # lambda, what a unit of uncertainty costs
-    # an actor proposes what is planned around, and its critic says what the end is worth (TD-MPC2)
+    uncertainty_weight: Number = 0.0    # lambda, what a unit of uncertainty costs; below zero it earns
+    # changes of an actor's actions are planned, and its critic says what the end is worth
     guided: bool = False
-    guided_std: Share = 0.3             # of the first sequences around what it proposes, in halves of the box
+    guided_std: Share = 0.2             # of what is added to its actions at first, in halves of the box
     actor: ActorConfig = field(default_factory=ActorConfig)     # the guide's settings
 
     @property
@@ -68,8 +69,11 @@ class CEMPolicy:
         like = next(agent.memory.parameters())
         low, high = (torch.as_tensor(bound, dtype=like.dtype, device=like.device)
                      for bound in (agent.task.action_space.low, agent.task.action_space.high))
-        self.low, self.high, self.middle, self.half = low, high, (low + high) / 2, (high - low) / 2
+        self.low, self.high, self.half = low, high, (high - low) / 2
         self.guide = ActorPolicy(config.guide, agent, arrays) if config.guide else None
+        # of what is tried first: actions over all the box, or small changes of the guide's
+        self.centre = torch.zeros_like(low) if self.guide else (low + high) / 2
+        self.std = (config.guided_std if self.guide else 1.0) * self.half
         self.dreamers = {}              # by the width of their batch
 
     @staticmethod
@@ -78,14 +82,14 @@ class CEMPolicy:
 
     def reset(self, seeds: Sequence[int]):
         self.rngs = []
-        self.plan = self.middle.new_zeros(0, self.config.horizon, len(self.middle))             # [B, H, A]
+        self.plan = self.centre.new_zeros(0, self.config.horizon, len(self.centre))             # [B, H, A]
         if self.guide:
             self.guide.reset(())
         self.select_and_reset(torch.zeros(0, dtype=torch.int64), seeds)
 
     def select_and_reset(self, index: Tensor, seeds: Sequence[int]):
         self.rngs = [self.rngs[i] for i in index.tolist()] + [np.random.default_rng([seed, PLAN]) for seed in seeds]
-        self.plan = torch.cat([self.plan[index], self.middle.expand(len(seeds), self.config.horizon, -1)])
+        self.plan = torch.cat([self.plan[index], self.centre.expand(len(seeds), self.config.horizon, -1)])
         if self.guide:
             self.guide.select_and_reset(index, seeds)
 
@@ -95,46 +99,44 @@ class CEMPolicy:
         uniform, normal = self.agent.memory.imagine_noise.total()
         chance = torch.cat([self._drawn("random", H, uniform, config.dreams),
                             self._drawn("standard_normal", H, normal, config.dreams)], 2)       # [B, H, U + N, P]
-        mean = self.plan if config.warm_start else self.middle.expand_as(self.plan)
-        std, proposed = self.half.expand_as(mean), mean.new_zeros(B, 0, H, A)
-        if self.guide:
-            proposed = self._imagined(state, None, chance, 1)[0]                                # [B, P, H, A]
-            mean, std = proposed.mean(1), config.guided_std * std
+        mean = self.plan if config.warm_start else self.centre.expand_as(self.plan)
+        std, unchanged = self.std.expand_as(mean), mean.new_zeros(B, 1 if self.guide else 0, H, A)
         blocks = self._drawn("standard_normal", config.iterations, config.candidates, -(-H // config.hold), A)
         for deviation in blocks.repeat_interleave(config.hold, 3)[:, :, :, :H].unbind(1):
-            action = torch.cat([self._within_box(mean[:, None] + std[:, None] * deviation), proposed], 1)
-            earned = self._imagined(state, action, chance, action.shape[1])[1]                  # [B, N]
-            best = earned.topk(min(config.elites, action.shape[1]), 1).indices
-            elites = action[torch.arange(B, device=best.device)[:, None], best]                 # [B, K, H, A]
+            tried = torch.cat([mean[:, None] + std[:, None] * deviation, unchanged], 1)         # [B, N, H, A]
+            if not self.guide:
+                tried = self._within_box(tried)
+            best = self._earned(state, tried, chance).topk(min(config.elites, tried.shape[1]), 1).indices
+            elites = tried[torch.arange(B, device=best.device)[:, None], best]                  # [B, K, H, A]
             mean, std = elites.mean(1), elites.std(1, unbiased=False)
-        self.plan = torch.cat([mean[:, 1:], self.middle.expand(B, 1, A)], 1)
+        self.plan = torch.cat([mean[:, 1:], self.centre.expand(B, 1, A)], 1)
         action = mean[:, 0]
+        if self.guide:
+            action = self._within_box(self.guide(state) + action)
         if config.noise:
             action = self._within_box(action + config.noise * self.half * self._drawn("standard_normal", A))
         return action
 
-    def _imagined(self, state: State, action: Tensor | None, chance: Tensor, N: int) -> tuple[Tensor, Tensor]:
-        """Dreams of N sequences of actions [B, N, H, A], or where there are none of what the guide does, with the
-        chance of each rollout's P dreams [B, H, U + N, P] -> the actions of the first sequence [B, P, H, A], what each
-        earns [B, N]."""
-        config, memory, B, P = self.config, self.agent.memory, len(chance), chance.shape[-1]
+    def _earned(self, state: State, tried: Tensor, chance: Tensor) -> Tensor:
+        """What sequences [B, N, H, A] earn, [B, N]: of actions or, with a guide, of what is added to its own; `chance`
+        [B, H, U + N, P] is that of each rollout's P dreams."""
+        config, memory, (B, N, H, A), P = self.config, self.agent.memory, tried.shape, chance.shape[-1]
         dreamer = self._dreamer(B * N * P)
-        dreamer.load(state.select(torch.arange(B, device=chance.device).repeat_interleave(N * P)))
-        act, done = self.guide and self.guide.act, []
-        if action is not None:
-            rows = lambda t: t[..., None].expand(*t.shape, P).flatten(1)    # [A, B, N] -> [A, B N P]
-            given = map(rows, action.permute(2, 3, 0, 1))
-            act = lambda features: next(given)
+        dreamer.load(state.select(torch.arange(B, device=tried.device).repeat_interleave(N * P)))
+        rows = lambda t: t[..., None].expand(*t.shape, P).flatten(1)        # [A, B, N] -> [A, B N P]
+        steps = map(rows, tried.permute(2, 3, 0, 1))
+        act = lambda features: next(steps)
+        if self.guide:
+            act = lambda features: self._within_box((self.guide.act(features) + next(steps)).t()).t()
         numbers = chance.permute(1, 2, 0, 3)[:, :, :, None].expand(-1, -1, -1, N, -1).flatten(2)    # [H, U + N, B N P]
         noise = (memory.imagine_noise.split(step, 0) for step in numbers)
         weight, earned = 1.0, 0.0
-        for _, reward, p_done, uncertainty in advance(dreamer, lambda x: done.append(act(x)) or done[-1], noise):
+        for _, reward, p_done, uncertainty in advance(dreamer, act, noise):
             earned = earned + weight * (reward - config.uncertainty_weight * uncertainty)
             weight = config.discount * weight * (1 - p_done)
         if self.guide:
             earned = earned + weight * self.guide.value(dreamer.features())
-        actions = torch.stack(done).unflatten(2, (B, N, P))[:, :, :, 0]                             # [H, A, B, P]
-        return actions.permute(2, 3, 0, 1), earned.view(B, N, P).mean(2)
+        return earned.view(B, N, P).mean(2)
 
     def _dreamer(self, width: int) -> Dreamer:
         """For batches of this width; those of the last two widths are kept."""
@@ -149,4 +151,4 @@ class CEMPolicy:
     def _drawn(self, kind: str, *shape: int) -> Tensor:
         """Random numbers of each rollout's own, [B, *shape]."""
         drawn = [getattr(rng, kind)(shape, np.float32) for rng in self.rngs]
-        return torch.from_numpy(np.stack(drawn)).to(self.middle)
+        return torch.from_numpy(np.stack(drawn)).to(self.centre)

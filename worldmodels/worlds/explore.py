@@ -66,7 +66,7 @@ def with_weight_noise(spec: PolicySpec, share: float, seeds: Sequence[int]) -> P
         return (np.sqrt(1 - mine) * row + np.sqrt(mine) * noise).astype(row.dtype)
 
     return spec._replace(arrays={name: np.stack([noisy(array[0], seed) for seed in seeds])
-                                 for name, array in spec.arrays.items()})
+                                 for name, array in spec.arrays.items() if array.size} or spec.arrays)
 
 
 @dataclass(frozen=True, repr=False)
