@@ -35,7 +35,11 @@ def evolved(config: Config, model: Run, agent: Agent, place: Run):
 
 
 def learned(config: Config, model: Run, agent: Agent, place: Run):
-    train(replace(config, controller=config.compare.actor, learner=config.compare.actor_critic), model, agent, place)
+    """Where it begins fitted to a teacher, that is the linear controller."""
+    learner = config.compare.actor_critic
+    if learner.distilled:
+        learner = replace(learner, teacher=str(model.root))
+    train(replace(config, controller=config.compare.actor, learner=learner), model, agent, place)
 
 
 def planned(config: Config, model: Run, agent: Agent, place: Run):

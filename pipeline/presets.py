@@ -53,7 +53,9 @@ class CompareConfig:
     actor: ActorConfig = field(default_factory=ActorConfig)
     actor_critic: ActorCriticConfig = field(default_factory=ActorCriticConfig)
     planner: CEMConfig = field(default_factory=CEMConfig)       # without anything learned
-    guided: CEMConfig = field(default_factory=CEMConfig)        # around what the actor does
+    # which changes what the actor does
+    guided: CEMConfig = field(default_factory=lambda: CEMConfig(
+        guided=True, guided_std=0.1, horizon=15, iterations=1, candidates=7, elites=3, hold=5))
 
 
 @dataclass(frozen=True)

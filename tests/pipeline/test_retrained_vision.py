@@ -249,18 +249,6 @@ def test_a_run_that_trained_v_on_goes_on_doing_so(copied, fails):
     assert "vision" in fails(stages.train_vision, *arguments, "--rounds", "3", "--retrain-vision", "False")
 
 
-def test_to_ask_for_it_too_late_leaves_a_finished_round_as_it_is(copied, fails):
-    """Whose M and C were made for the V that it had."""
-    run, arguments = copied
-    plain = [*arguments, "--retrain-vision", "False"]
-    shutil.rmtree(run.folder)
-    main(stages.pipeline, plain)
-    agent = load_agent(run)
-    assert agent.vision_digest == digest(run.at(1))
-    fails(stages.pipeline, *arguments)
-    assert load_agent(run).digest == agent.digest
-
-
 def test_it_is_scored_and_can_be_published_and_scored_again_without_its_episodes(copied, tmp_path, capsys):
     run, arguments = copied
     main(stages.evaluate, arguments)

@@ -12,6 +12,7 @@ from pipeline.compare import compare
 from pipeline.publish import publish
 from pipeline.sweep_temperature import sweep_temperature
 from worldmodels import episodes
+from worldmodels.agent import load_agent
 from worldmodels.files import load_arrays
 from worldmodels.report.scores import read_scores
 from worldmodels.runs import Run
@@ -108,6 +109,36 @@ def test_m_of_another_size_cannot_go_on(copied, capsys):
     with pytest.raises(SystemExit):
         main(stages.train_memory, [*arguments, "--memory.hidden-size", "24"])
     assert "--memory settings" in capsys.readouterr().err
+
+
+def test_a_finished_round_keeps_its_v_where_the_next_command_would_train_it_on(copied, capsys):
+    """Its M and C were made for the V that it had."""
+    run, arguments = copied
+    second = Run(run, 2)
+    agent = load_agent(second)
+    with pytest.raises(SystemExit):
+        main(stages.pipeline, [*arguments, "--retrain-vision", "True"])
+    assert "error: " in capsys.readouterr().err
+    assert load_agent(second).digest == agent.digest
+
+
+def test_a_run_made_without_later_settings_of_collecting_has_no_word_of_them(copied):
+    """So one that was made before there were any is gone on with, and another setting is refused in one line."""
+    run, arguments = copied
+    settings = json.loads((run / "round-2" / "episodes" / "settings.json").read_text())
+    for stored in (settings, settings["collect"], *(arrays(run / "round-2", name)[1] for name in ("memory",))):
+        assert not {"weight_noise", "disagreement_bonus"} & {key for key in stored if stored[key]}
+    assert not {"weight_noise", "disagreement_bonus"} & (settings.keys() | arrays(run / "round-2", "memory")[1].keys())
+    for path in (run / "episodes" / "settings.json", run / "round-2" / "episodes" / "settings.json"):
+        older = json.loads(path.read_text())
+        for name in ("weight_noise", "disagreement_bonus"):
+            older["collect"].pop(name, None)
+        path.write_text(json.dumps(older))
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors*")}
+    (run / "round-2" / "checkpoints" / "controller.safetensors").unlink()               # the round is in progress
+    for stage in (stages.collect, stages.train_memory):
+        main(stage, arguments)
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors*")}.items() <= before.items()
 
 
 def test_each_round_is_scored_and_drawn(two_rounds):
