@@ -13,12 +13,15 @@ from tests.pipeline.conftest import TOY
 from worldmodels.agent import load_agent, load_controller
 from worldmodels.controller.distill import Distill, DistillConfig
 from worldmodels.episodes import SUFFIX
-from worldmodels.files import load_arrays
+from worldmodels.files import load_arrays, save_arrays
 from worldmodels.latents import Latents
 from worldmodels.runs import Run
 
 DISTILL = ["--learner.kind", "distill", "--learner.teacher"]
 TRAINED = (stages.train_vision, stages.encode, stages.train_memory, stages.train_controller)
+
+
+MEAN = ["--memory.latent", "mean"]      # so that what is seen of a frame is no matter of chance
 
 
 @pytest.fixture(scope="module")
@@ -30,23 +33,32 @@ def other(finished, tmp_path_factory):
     for path in [*run.latents.glob("*"), *run.folder.glob("checkpoints/*")]:
         path.unlink()
     for stage in TRAINED:
-        main(stage, [*TOY, "--data", str(data), "--device", "cpu", "--vision.z-size", "6", "--memory.kind", "gru",
-                     "--memory.hidden-size", "12", "--learner.sigma", "3.0"])
+        main(stage, [*TOY, *MEAN, "--data", str(data), "--device", "cpu", "--vision.z-size", "6", "--memory.kind",
+                     "gru", "--memory.hidden-size", "12", "--learner.kind", "least_squares"])
     return run
 
 
-@pytest.fixture
-def student(copied):
-    """A run that has no controller, and the arguments that name it."""
-    root, arguments = copied
-    for path in root.glob("checkpoints/controller*"):
+@pytest.fixture(scope="module")
+def untaught(finished, tmp_path_factory):
+    """A run that has no controller yet."""
+    data = tmp_path_factory.mktemp("untaught")
+    shutil.copytree(finished("toy"), data / "toy" / "smoke")
+    for path in (data / "toy" / "smoke").glob("checkpoints/[mc]*"):
         path.unlink()
-    return Run(root), arguments
+    main(stages.train_memory, [*TOY, *MEAN, "--data", str(data), "--device", "cpu"])
+    return data
+
+
+@pytest.fixture
+def student(untaught, tmp_path):
+    """A copy of it, and the arguments that name it."""
+    shutil.copytree(untaught, tmp_path, dirs_exist_ok=True)
+    return Run(tmp_path / "toy" / "smoke"), [*TOY, *MEAN, "--data", str(tmp_path), "--device", "cpu"]
 
 
 def test_a_run_learns_from_another_run_of_another_v_and_m(student, other):
     run, arguments = student
-    main(stages.train_controller, [*arguments, *DISTILL, other.root])
+    main(stages.train_controller, [*arguments, *DISTILL, str(other.root)])
     tensors, info = load_arrays(run.own_path("controller"))
     assert info["learner"]["kind"] == "distill" and info["learner"]["teacher"] == str(other.root)
     agent, theirs = load_agent(run), load_agent(other)
@@ -60,7 +72,7 @@ def test_a_run_learns_from_another_run_of_another_v_and_m(student, other):
     policy = agent.policy_of(spec)
     policy.reset([0])
     left = (policy.squash(policy.output(features)) - wanted).square().mean()
-    assert wanted.std() > 0.05 and left < 0.5 * wanted.square().mean()
+    assert wanted.std() > 0.05 and left < 0.2 * wanted.var()
 
 
 def test_a_teacher_sees_the_students_episodes_in_their_order(student, other):
@@ -80,16 +92,16 @@ def test_a_teacher_of_the_same_v_reads_the_same_latents(student, other):
     run, arguments = student
     copy = Run(run.root.parent / "copy")
     shutil.copytree(run.root, copy.root)
+    for path in copy.folder.glob("checkpoints/memory*"):
+        path.unlink()
     for stage in (stages.train_memory, stages.train_controller):
-        for path in copy.folder.glob("checkpoints/memory*" if stage is stages.train_memory else "none"):
-            path.unlink()
-        main(stage, [*arguments, "--run", "copy", "--memory.hidden-size", "9", "--learner.sigma", "3.0"])
+        main(stage, [*arguments, "--run", "copy", "--memory.hidden-size", "9", "--learner.kind", "least_squares"])
     for path in run.episodes.glob(f"*{SUFFIX}"):
         path.unlink()
     agent = load_agent(run)
     given = teacher(parse(arguments), run, agent, str(copy.root))
     assert isinstance(given.latents(), Latents) and given.agent.digest != agent.digest
-    main(stages.train_controller, [*arguments, *DISTILL, copy.root])
+    main(stages.train_controller, [*arguments, *DISTILL, str(copy.root)])
     assert run.own_path("controller").exists()
 
 
@@ -116,18 +128,15 @@ def test_frames_that_a_teacher_has_to_see_and_that_are_gone_are_one_line(student
     run, arguments = student
     for path in run.episodes.glob(f"*{SUFFIX}"):
         path.unlink()
-    said = fails(stages.train_controller, *arguments, *DISTILL, other.root)
+    said = fails(stages.train_controller, *arguments, *DISTILL, str(other.root))
     assert "a teacher with another V has to see them" in said
 
 
 def test_a_teacher_of_another_game_is_one_line(student, other, tmp_path, fails):
-    run, arguments = student
+    _, arguments = student
     wrong = tmp_path / "wrong"
     shutil.copytree(other.root, wrong)
-    for path in wrong.glob("checkpoints/*.json"):
-        path.unlink()
     path = Run(wrong).own_path("memory")
-    from worldmodels.files import save_arrays
     arrays, info = load_arrays(path)
     save_arrays(path, arrays, info | {"task": "take_cover"})
     said = fails(stages.train_controller, *arguments, *DISTILL, wrong)
@@ -136,7 +145,7 @@ def test_a_teacher_of_another_game_is_one_line(student, other, tmp_path, fails):
 
 def test_another_teacher_is_refused_where_one_has_taught(student, other, fails):
     run, arguments = student
-    main(stages.train_controller, [*arguments, *DISTILL, other.root])
+    main(stages.train_controller, [*arguments, *DISTILL, str(other.root)])
     said = fails(stages.train_controller, *arguments, *DISTILL, "nobody")
     assert "learner.teacher=" in said and "(now nobody)" in said
 
@@ -144,12 +153,12 @@ def test_another_teacher_is_refused_where_one_has_taught(student, other, fails):
 @pytest.mark.parametrize("kind", ("mlp", "actor"))
 def test_other_controllers_learn_from_it_too(student, other, kind):
     run, arguments = student
-    main(stages.train_controller, [*arguments, *DISTILL, other.root, "--controller.kind", kind])
+    main(stages.train_controller, [*arguments, *DISTILL, str(other.root), "--controller.kind", kind])
     spec = load_controller(run, load_agent(run))
     assert spec.config.kind == kind and np.isfinite(spec.arrays["parameters"]).all()
 
 
 def test_a_planner_cannot_be_fitted(student, other, fails):
     _, arguments = student
-    said = fails(stages.train_controller, *arguments, *DISTILL, other.root, "--controller.kind", "cem")
+    said = fails(stages.train_controller, *arguments, *DISTILL, str(other.root), "--controller.kind", "cem")
     assert "--controller.kind cem is no vector of parameters to fit" in said

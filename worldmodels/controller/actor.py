@@ -24,6 +24,7 @@ from worldmodels.controller.network import forward, layers_of, parameter_count, 
 from worldmodels.controller.policy import ParameterConfig, ParameterPolicy, visible
 
 MEAN = 5.0                  # bound on |mu|, before tanh (Dreamer V1)
+SHIFT = 10.0                # of an output, so that an ELU does nothing to it
 MIN_STD, MAX_STD = 0.1, 1.0 # bounds on sigma (Dreamer V3)
 BINS, LARGEST = 127, 10.0   # values of a two-hot critic, and the largest symlog of a value (Dreamer V3: 255, 20)
 
@@ -57,9 +58,20 @@ class ActorPolicy(ParameterPolicy):
     def size(config: ActorConfig, agent) -> int:
         return parameter_count(actor_sizes(config, agent))
 
-    @classmethod
-    def start(cls, config: ActorConfig, agent, rng: np.random.Generator) -> np.ndarray:
-        return random_parameters(actor_sizes(config, agent), rng, 0.1).numpy()
+    @staticmethod
+    def start(config: ActorConfig, agent, linear: Tensor, rng: np.random.Generator) -> Tensor:
+        """A network with the linear layer in it: a unit of each layer for each action, where an ELU does nothing."""
+        sizes, actions = actor_sizes(config, agent), linear.shape[1]
+        parameters = random_parameters(sizes, rng, 0.01).to(linear)
+        if config.units < actions:
+            return parameters
+        layers = [(weight[0], bias[0, 0]) for weight, bias in layers_of(parameters[None], sizes)]
+        for (weight, bias), before in zip(layers, [linear[:-1], *[torch.eye(actions).to(linear)] * config.layers]):
+            weight[:, :actions], bias[:actions] = 0, 0
+            weight[:len(before), :actions] = before
+        layers[0][1][:actions] = linear[-1] + SHIFT
+        layers[-1][1][:actions] = -SHIFT
+        return parameters
 
     def prepare(self, rows: Tensor):
         self.layers = layers_of(rows, actor_sizes(self.config, self.agent))

@@ -113,7 +113,7 @@ def generation_seeds(seed: int, round: int, generation: int, episodes: int, eval
 def scored_means(tensors: dict[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
     """The means [N, n] that were scored on the way to a checkpoint, and their generations [N]; of one that does not
     have them, the start, or what was found without a search."""
-    start = tensors.get("start", tensors["parameters"])
+    start = tensors["start" if "start" in tensors else "parameters"]
     known = {"means": start[None], "generations": torch.zeros(1, dtype=torch.int64)} | tensors
     return known["means"].numpy(), known["generations"].numpy()
 

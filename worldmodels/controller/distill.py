@@ -4,10 +4,12 @@
 
 f_t is what the student's V and M make of an episode until its step t, and a_t what the teacher does there, by its own V
 and M. So a controller outlives the V and M that it was trained with; and what a planner or a network knows becomes a
-linear controller, as far as that can say it. By L-BFGS, from zero or small random parameters on.
+linear controller, as far as that can say it. By L-BFGS: of a linear layer from zero on, then of the controller, which
+begins with that layer if it can have it in it.
 """
 
 from dataclasses import dataclass
+from typing import Callable
 
 import numpy as np
 import torch
@@ -79,18 +81,28 @@ class Distill:
             rng: np.random.Generator) -> Tensor:
         """The parameters [n] of a controller that does `action` [N, A] where it sees `features` [N, F]."""
         empty = np.zeros((1, agent.parameter_count(config)), np.float32)
-        policy, box = agent.policy_of(PolicySpec(config, {"parameters": empty})), agent.task.action_space
-        parameters = torch.from_numpy(policy.start(config, agent, rng)).to(features).requires_grad_()
-        seen, half = features[:, policy.visible], torch.from_numpy((box.high - box.low) / 2).to(features)
-        optimizer = torch.optim.LBFGS([parameters], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
+        policy = agent.policy_of(PolicySpec(config, {"parameters": empty}))
+        seen, (low, high) = features[:, policy.visible], (agent.task.action_space.low, agent.task.action_space.high)
+        half = torch.from_numpy((high - low) / 2).to(features)
+        inputs = torch.cat([seen, seen.new_ones(len(seen), 1)], 1)
 
-        def loss() -> Tensor:
-            optimizer.zero_grad()
+        def output(parameters: Tensor) -> Tensor:
             policy.prepare(parameters[None])
-            error = (policy.squash(policy.output(seen)) - action) / half
-            value = error.square().sum(1).mean() + self.config.ridge * parameters.square().sum()
-            value.backward()
-            return value
+            return policy.output(seen)
 
-        optimizer.step(loss)
-        return parameters.detach().cpu()
+        def minimised(start: Tensor, output: Callable[[Tensor], Tensor]) -> Tensor:
+            parameters = start.clone().requires_grad_()
+            optimizer = torch.optim.LBFGS([parameters], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
+
+            def loss() -> Tensor:
+                optimizer.zero_grad()
+                error = (policy.squash(output(parameters)) - action) / half
+                value = error.square().sum(1).mean() + self.config.ridge * parameters.square().sum()
+                value.backward()
+                return value
+
+            optimizer.step(loss)
+            return parameters.detach()
+
+        linear = minimised(seen.new_zeros(inputs.shape[1], action.shape[1]), lambda layer: inputs @ layer)
+        return minimised(policy.start(config, agent, linear, rng), output).cpu()

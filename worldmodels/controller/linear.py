@@ -3,6 +3,7 @@ paper)."""
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -25,6 +26,10 @@ class LinearPolicy(ParameterPolicy):
     def size(config: LinearConfig, agent) -> int:
         seen = visible(config.sees, agent.memory.feature_sizes)
         return (seen.stop - seen.start + config.bias) * agent.task.action_size
+
+    @staticmethod
+    def start(config: LinearConfig, agent, linear: Tensor, rng: np.random.Generator) -> Tensor:
+        return (linear if config.bias else linear[:-1]).flatten()
 
     def prepare(self, rows: Tensor):
         layer = rows.unflatten(-1, (-1, self.agent.task.action_size))                   # [B, F (+ 1), A]

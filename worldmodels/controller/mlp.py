@@ -27,9 +27,9 @@ class MLPPolicy(ParameterPolicy):
     def size(config: MLPConfig, agent) -> int:
         return parameter_count(sizes(config, agent))
 
-    @classmethod
-    def start(cls, config: MLPConfig, agent, rng: np.random.Generator) -> np.ndarray:
-        return random_parameters(sizes(config, agent), rng, 0.1).numpy()
+    @staticmethod
+    def start(config: MLPConfig, agent, linear: Tensor, rng: np.random.Generator) -> Tensor:
+        return random_parameters(sizes(config, agent), rng, 0.1).to(linear)
 
     def prepare(self, rows: Tensor):
         self.layers = layers_of(rows, sizes(self.config, self.agent))

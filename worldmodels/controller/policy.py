@@ -46,9 +46,10 @@ def visible(sees: str, feature_sizes: dict[str, int]) -> slice:
 class ParameterPolicy:
     """A policy of arrays {"parameters": [P, n]}.
 
-    A subclass says how long a row is (`size(config, agent)` -> n), splits rows, [B, n] or the only one [1, n], into
-    arrays (`prepare(rows)`), and acts with these: `output(x)`, visible features [B, F] -> [B, A], before they are
-    squashed to actions.
+    A subclass says how long a row is (`size(config, agent)` -> n), makes one that a fit can begin with from the best
+    linear layer (`start(config, agent, linear [F + 1, A], rng)` -> [n]; the layer's last line are biases), splits rows,
+    [B, n] or the only one [1, n], into arrays (`prepare(rows)`), and acts with these: `output(x)`, visible features
+    [B, F] -> [B, A], before they are squashed to actions.
     """
 
     def __init__(self, config: ParameterConfig, agent, arrays: dict[str, np.ndarray]):
@@ -56,11 +57,6 @@ class ParameterPolicy:
         self.visible = visible(config.sees, agent.memory.feature_sizes)
         self.parameters = torch.as_tensor(arrays["parameters"], dtype=torch.float32,
                                           device=next(agent.memory.parameters()).device)
-
-    @classmethod
-    def start(cls, config: ParameterConfig, agent, rng: np.random.Generator) -> np.ndarray:
-        """Parameters [n] that a fit by gradients can begin with."""
-        return np.zeros(cls.size(config, agent), np.float32)
 
     def reset(self, seeds: Sequence[int]):
         self.begun, self.row = 0, torch.zeros(0, dtype=torch.int64, device=self.parameters.device)
