@@ -153,6 +153,8 @@ def quick_take_cover() -> Config:
         sweep=replace(c.sweep, temperatures=(0.1, 0.5, 1.0, 1.05, 1.15, 1.3),
                       learner=replace(c.learner, generations=60, episodes=16, eval_every=5, eval_episodes=512)),
         compare=replace(c.compare, random_episodes=3000, controller_episodes=500,
+                        actor_critic=replace(c.compare.actor_critic, steps=1200, batch=256, horizon=15,
+                                             learning_rate=3e-4, temperature=1.6, distilled=True, anchor=0.1),
                         learner=replace(c.learner, generations=30, episodes=16, eval_every=5, eval_episodes=512)))
 
 

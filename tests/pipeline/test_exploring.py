@@ -1,5 +1,5 @@
-"""Later rounds that explore: with noise on the controller's weights, or by another controller that is drawn to what M is
-uncertain of."""
+"""Later rounds that explore: with noise on the controller's weights, or by another controller that is drawn to what M
+is uncertain of."""
 
 import json
 import shutil

@@ -11,8 +11,9 @@ from pipeline.command import current_round, main, parse
 from pipeline.compare import compare
 from pipeline.publish import publish
 from pipeline.sweep_temperature import sweep_temperature
+from pipeline.teacher import teacher
 from worldmodels import episodes
-from worldmodels.agent import load_agent
+from worldmodels.agent import load_agent, load_controller
 from worldmodels.files import load_arrays
 from worldmodels.report.scores import read_scores
 from worldmodels.runs import Run
@@ -123,22 +124,33 @@ def test_a_finished_round_keeps_its_v_where_the_next_command_would_train_it_on(c
 
 
 def test_a_run_made_without_later_settings_of_collecting_has_no_word_of_them(copied):
-    """So one that was made before there were any is gone on with, and another setting is refused in one line."""
+    """So one that was made before there were any is gone on with, and nothing is made again."""
     run, arguments = copied
     settings = json.loads((run / "round-2" / "episodes" / "settings.json").read_text())
-    for stored in (settings, settings["collect"], *(arrays(run / "round-2", name)[1] for name in ("memory",))):
-        assert not {"weight_noise", "disagreement_bonus"} & {key for key in stored if stored[key]}
-    assert not {"weight_noise", "disagreement_bonus"} & (settings.keys() | arrays(run / "round-2", "memory")[1].keys())
-    for path in (run / "episodes" / "settings.json", run / "round-2" / "episodes" / "settings.json"):
+    later = {"weight_noise", "disagreement_bonus"}
+    assert later.isdisjoint(settings) and later.isdisjoint(arrays(run / "round-2", "memory")[1])
+    for path in run.rglob("episodes/settings.json"):
         older = json.loads(path.read_text())
-        for name in ("weight_noise", "disagreement_bonus"):
-            older["collect"].pop(name, None)
+        older["collect"] = {name: value for name, value in older["collect"].items() if name not in later}
         path.write_text(json.dumps(older))
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors*")}
     (run / "round-2" / "checkpoints" / "controller.safetensors").unlink()               # the round is in progress
     for stage in (stages.collect, stages.train_memory):
         main(stage, arguments)
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors*")}.items() <= before.items()
+
+
+def test_the_controller_of_the_round_before_is_the_teacher_where_none_is_named(copied):
+    run, arguments = copied
+    (run / "round-2" / "checkpoints" / "controller.safetensors").unlink()
+    arguments += ["--learner.kind", "distill"]
+    main(stages.train_controller, arguments)
+    second, config = Run(run, 2), parse(arguments)
+    agent, before = load_agent(second), load_agent(second.at(1))
+    assert load_controller(second, agent).config == load_controller(second.at(1), before).config
+    given = teacher(config, second, agent, "")
+    assert given.agent.digest == before.digest != agent.digest
+    assert np.array_equal(given.spec.arrays["parameters"][0], arrays(run, "controller")[0]["parameters"])
 
 
 def test_each_round_is_scored_and_drawn(two_rounds):
