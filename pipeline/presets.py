@@ -154,7 +154,7 @@ def quick_take_cover() -> Config:
                       learner=replace(c.learner, generations=60, episodes=16, eval_every=5, eval_episodes=512)),
         compare=replace(c.compare, random_episodes=3000, controller_episodes=500,
                         actor_critic=replace(c.compare.actor_critic, steps=1200, batch=256, horizon=15,
-                                             learning_rate=3e-4, temperature=1.6, distilled=True, anchor=0.1),
+                                             learning_rate=3e-4, temperature=1.6, distilled=True, anchor=0.2),
                         learner=replace(c.learner, generations=30, episodes=16, eval_every=5, eval_episodes=512)))
 
 
