@@ -23,7 +23,7 @@ the way by what the actor sees (V1 and V2 stop it there). The entropy is that of
 """
 
 from dataclasses import dataclass
-from typing import Callable, Iterator, Literal
+from typing import Iterator, Literal
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ from worldmodels.controller.learner import LearnerConfig, Practice
 from worldmodels.controller.network import forward, layers_of, random_parameters, with_scaling, without_scaling
 from worldmodels.controller.policy import ControllerConfig, PolicySpec, visible
 from worldmodels.memory.noise import draw
-from worldmodels.memory.unroll import recorded_states, unroll, unroll_in_place
+from worldmodels.memory.unroll import recorded_states, unroll_features, unroll_in_place
 from worldmodels.runs import Run, seed_of
 from worldmodels.training import TrainConfig, train
 from worldmodels.types import State, UserError
@@ -162,13 +162,7 @@ class ActorCritic(nn.Module):
         return self._seen(features), reward, p_done, *map(torch.stack, zip(*drawn))
 
 
-def through_dynamics(memory, act: Callable[[Tensor], Tensor], *given) -> Iterator[Tensor]:
-    """`unroll` with a policy of features; time first."""
-    dreamt = unroll(memory, lambda state: act(state.features), *given)
-    return (t.transpose(0, 1) for t in (dreamt.features, dreamt.reward, dreamt.p_done))
-
-
-UNROLL = {"dynamics": through_dynamics, "reinforce": unroll_in_place}
+UNROLL = {"dynamics": unroll_features, "reinforce": unroll_in_place}
 
 
 class ActorCriticLearner:

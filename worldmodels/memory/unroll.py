@@ -51,11 +51,17 @@ def unroll(memory: Memory, act: Callable[[State], Tensor] | Tensor, state: State
     return Trajectory(features, latent, *moments, state)
 
 
+def unroll_features(memory: Memory, act: Callable[[Tensor], Tensor], state: State, noise: Iterable[Noise], steps: int,
+                    temperature: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    """`unroll` with a policy that reads features [B, F] alone -> features [T+1, B, F], reward and p_done [T, B]."""
+    dreamt = unroll(memory, lambda state: act(state.features), state, noise, steps, temperature)
+    return dreamt.features.transpose(0, 1), dreamt.reward.t(), dreamt.p_done.t()
+
+
 @torch.no_grad()
 def unroll_in_place(memory: Memory, act: Callable[[Tensor], Tensor], state: State, noise: Iterable[Noise], steps: int,
                     temperature: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
-    """The same by the memory's dreamer, at full speed and without gradients; the policy reads features [B, F] alone ->
-    features [T+1, B, F], reward and p_done [T, B]."""
+    """The same by the memory's dreamer, at full speed and without gradients."""
     dreamer, features, moments = memory.dreamer(len(state.features), temperature), [], []
     dreamer.load(state)
 
