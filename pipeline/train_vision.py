@@ -21,6 +21,9 @@ def train_vision(config: Config, run: Run):
     info = vision_info(config) | (later_info(config, run) if again else {})
     if config.training == "jointly" and not again:
         raise UserError("with --training jointly V is trained together with M: run `python -m pipeline.train_jointly`")
+    if again and run.own_path("memory").exists():
+        raise UserError(f"M of {run.folder} was trained on what the V of the round before saw: --retrain-vision True "
+                        "comes too late for this round, go on without it or choose another --run")
     check_collected(config, run)
     torch.manual_seed(seed_of(config.seed, run.round, "weights of V"))
     vision = build_vision(plain(info))
