@@ -94,7 +94,7 @@ def compare(config: Config, run: Run):
             entries, matrix = all_entries(run, list(models)), all_ways(run, [*models, OWN])
             write_json(run.report / "compare.json", {"task": config.task, "seconds": config.compare.seconds,
                                                      "entries": entries, "controllers": matrix})
-    tables = [comparison.markdown(entries)] * bool(entries) + [ways_to_act.markdown(matrix)] * bool(matrix)
+    tables = [of.markdown(found) for of, found in ((comparison, entries), (ways_to_act, matrix)) if found]
     write_atomic(run.report / "compare.md", "\n\n".join([*tables, ""]).encode())
     if entries:
         compared(entries, films(list(comparison.groups(entries)), run, held_out), run.report)
