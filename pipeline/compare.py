@@ -100,7 +100,8 @@ def compare(config: Config, run: Run):
         compared(entries, films(list(comparison.groups(entries)), run, held_out), run.report)
         print(comparison.table(entries))
     if matrix:
-        plots.save(plots.sheet([ways_to_act.matrix(matrix)], "What acts in which world model"),
+        size = 9, 1.6 + 1.1 * len({entry["model"] for entry in matrix})
+        plots.save(plots.sheet([ways_to_act.matrix(matrix)], "What acts in which world model", 1, size),
                    run.report / "compare-controllers.png")
         print(ways_to_act.table(matrix))
     print(f"\nin {run.report}/: compare.json, compare.md, compare-*.png, *.jpg")
