@@ -12,6 +12,7 @@ import torch
 import worldmodels
 from worldmodels.agent import Agent, load_agent, open_agent
 from worldmodels.controller import CONTROLLERS, LinearConfig
+from worldmodels.controller.actor import ActorPolicy
 from worldmodels.envs.car_racing import visible_part
 from worldmodels.envs.take_cover import shrink_screen
 from worldmodels.files import write_json
@@ -21,10 +22,13 @@ from worldmodels.worlds.real import real_world
 from worldmodels.worlds.record import record
 
 
+SETTINGS = {"cem": {"horizon": 12, "iterations": 4, "candidates": 32, "elites": 4, "dreams": 4, "hold": 1}}
+
+
 def save_controller(run, kind="linear", size=13):
     """A random controller of a run's V and M, and the config that makes its folder a run."""
-    config, parameters = CONTROLLERS[kind].Config(), np.random.default_rng(5).normal(size=size)
-    parameters = torch.from_numpy(parameters).float()
+    config, parameters = CONTROLLERS[kind].Config(**SETTINGS.get(kind, {})), np.random.default_rng(5).normal(size=size)
+    parameters = torch.from_numpy(parameters).float() * (0.1 if CONTROLLERS[kind] is ActorPolicy else 1)
     write_json(run.config, {"config": {}})
     run.save("controller", {"parameters": parameters}, {"agent_digest": load_agent(run).digest, "controller": config})
 

@@ -84,7 +84,6 @@ VARIANTS = {                                    # the settings that each kind is
     "gru": {"": {}},
     "mdn_rnn": {
         "": {},
-        "one component": {"mixtures": 1},
         "paper's TakeCover": {"restart_input": True, "cell_feature": True},
         "deep head": {"head_size": 5, "restart_input": True},
         "sees current frame": {"sees_current_frame": True},

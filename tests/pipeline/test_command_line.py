@@ -108,7 +108,6 @@ def settings(*arguments) -> Config:
     ("--joint.steps", "0", "at least 1"),
     ("--joint.final-anneal", "2", "0 to 1"),
     ("--joint.clip-value", "-1", "at least 0"),
-    ("--dream.pessimism", "-1", "at least 0"),
     ("--dream.uncertainty-quantile", "1.5", "0 to 1"),
     ("--controller.kind", "planner", "mlp"),
     ("--controller.sees", "c", "'z', 'h'"),

@@ -134,6 +134,7 @@ def test_all_are_trained_in_the_same_way_but_for_what_is_compared(task):
 
 def test_several_ways_to_act_are_compared_in_a_world_model_and_in_the_runs_own(run, tmp_path, capsys):
     shutil.copytree(run.root, tmp_path / "toy" / "smoke")
+    before = entries(run)
     arguments = [*SMOKE, "--data", str(tmp_path), "--compare.models", "gru", "own", "--compare.controllers"]
     main(compare, [*arguments, "distilled", "planner", "guided"])           # of the actor, who comes along
     report = tmp_path / "toy" / "smoke" / "report"

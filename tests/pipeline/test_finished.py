@@ -58,8 +58,8 @@ def test_a_comparison_is_that_of_the_run_or_else_the_published_one(smoke):
     for folder, seconds in ((smoke / "report", 1), (published, 90)):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "compare.json").write_text(json.dumps({"task": "toy", "seconds": seconds, "entries": []}))
-    assert compared("toy", smoke) == compared("toy", "smoke") == ([], 1, smoke / "report")
-    assert compared("toy") == ([], 90, published)
+    assert compared("toy", smoke) == compared("toy", "smoke") == ([], [], 1, smoke / "report")
+    assert compared("toy") == ([], [], 90, published)
 
 
 def test_a_run_without_a_comparison_is_one_line(smoke):

@@ -47,6 +47,7 @@ class ActorPolicy(ParameterPolicy):
     """A row of parameters is an actor's. Arrays may hold its critic beside it, {"critic": [N, m]}."""
 
     Config = ActorConfig
+    shared = True               # it has many parameters
 
     def __init__(self, config: ActorConfig, agent, arrays: dict[str, np.ndarray]):
         super().__init__(config, agent, arrays)

@@ -27,13 +27,10 @@ class PolicySpec(NamedTuple):
     config: ControllerConfig
     arrays: dict[str, np.ndarray]       # each [P, ...]
 
-    def select(self, index: np.ndarray) -> "PolicySpec":
-        """The policies `index` [N], in that order; rows may repeat. The only policy stays the only one, and so does one
-        that all rollouts have."""
+    def select(self, index: Sequence[int]) -> "PolicySpec":
+        """The policies `index` [N], in that order; rows may repeat. The only policy stays the only one."""
         if len(next(iter(self.arrays.values()))) == 1:
             return self
-        if len(index) and (index == index[0]).all():
-            index = index[:1]
         return PolicySpec(self.config, {name: array[index] for name, array in self.arrays.items()})
 
 
@@ -48,9 +45,11 @@ class ParameterPolicy:
 
     A subclass says how long a row is (`size(config, agent)` -> n), makes one that a fit can begin with from the best
     linear layer (`start(config, agent, linear [F + 1, A], rng)` -> [n]; the layer's last line are biases), splits rows,
-    [B, n] or the only one [1, n], into arrays (`prepare(rows)`), and acts with these: `output(x)`, visible features
-    [B, F] -> [B, A], before they are squashed to actions.
+    [B, n], into arrays (`prepare(rows)`), and acts with these: `output(x)`, visible features [B, F] -> [B, A], before
+    they are squashed to actions. Where it is `shared`, the only row is not repeated for each rollout: rows [1, n].
     """
+
+    shared = False
 
     def __init__(self, config: ParameterConfig, agent, arrays: dict[str, np.ndarray]):
         self.config, self.agent = config, agent
@@ -66,7 +65,7 @@ class ParameterPolicy:
         new = torch.arange(self.begun, self.begun + len(seeds), device=self.row.device)
         self.begun += len(seeds)
         self.row = torch.cat([self.row[index], new if len(self.parameters) > 1 else torch.zeros_like(new)])
-        self.rows = self.parameters if len(self.parameters) == 1 else self.parameters[self.row]
+        self.rows = self.parameters if self.shared and len(self.parameters) == 1 else self.parameters[self.row]
         self.prepare(self.rows)
 
     def __call__(self, state: State) -> Tensor:

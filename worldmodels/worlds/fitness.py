@@ -161,6 +161,8 @@ class DreamFitness:
     def _job(self, start: State, seeds: np.ndarray, spec: PolicySpec, member: np.ndarray, seed: np.ndarray) -> DreamJob:
         """The job of these dreams, with what they need and no more."""
         members, member = np.unique(member, return_inverse=True)
+        if len(members) == 1:               # of several: it acts as beside others, to the last bit
+            members = members.repeat(2)
         used, seed = np.unique(seed, return_inverse=True)
         state = tuple(t[torch.from_numpy(used)].numpy() for t in (start.features, *start.inner))
         return self.job(state, seeds[used], spec.select(members), member, seed)
