@@ -12,7 +12,7 @@ beyond ±1/3: there the gradient is that of M, which was shown all actions and k
 """
 
 from dataclasses import dataclass
-from typing import Literal, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
