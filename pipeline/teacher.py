@@ -35,12 +35,15 @@ class SeenBy:
 
 
 def teacher(config: Config, run: Run, agent: Agent, name: str) -> Teacher:
-    """The last controller of the run of this name or folder; without a name, that of the round before."""
+    """The last controller of the run of this name, in --data first, or folder; without one, that of the round
+    before."""
     if not name and run.round == 1:
         raise UserError("--learner.teacher: name the run whose controller is to be learned from; in the first round "
                         "there is none before")
     if name:
-        run_of_it, theirs = open_agent(config.task, name, device(config), "controller")
+        beside = Path(config.data) / config.task / name
+        where = beside if (beside / "config.json").exists() else name
+        run_of_it, theirs = open_agent(config.task, where, device(config), "controller")
     else:
         run_of_it = run.at(run.round - 1)
         theirs = load_agent(run_of_it, device(config), task_of(config))

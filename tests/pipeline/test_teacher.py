@@ -75,6 +75,13 @@ def test_a_run_learns_from_another_run_of_another_v_and_m(student, other):
     assert wanted.std() > 0.05 and left < 0.2 * wanted.var()
 
 
+def test_a_teacher_is_looked_for_by_its_name_beside_the_student(student, other):
+    run, arguments = student
+    shutil.copytree(other.root, run.root.parent / "neighbour")
+    found = teacher(parse([*arguments, *DISTILL, "neighbour"]), run, load_agent(run), "neighbour")
+    assert found.agent.digest == load_agent(other).digest
+
+
 def test_a_teacher_sees_the_students_episodes_in_their_order(student, other):
     run, arguments = student
     config, agent = parse(arguments), load_agent(run)
