@@ -32,8 +32,9 @@ from worldmodels.memory.rssm import RSSM, RSSMConfig
 def ours(gradient: str, layers: int, units: int) -> Callable[[], object]:
     memory = RSSM(RSSMConfig(hidden_size=H, stochastic_size=S, units=U), Z, A).requires_grad_(False)
     agent = SimpleNamespace(memory=memory, task=TASKS["car_racing"])
-    config = ActorCriticConfig(gradient=gradient, batch=B * T, horizon=HORIZON, entropy=0.0, return_scale=False)
-    model = ActorCritic(config, ActorConfig(sees="h", layers=layers, units=units, critic="value"), agent, 1.0)
+    config = ActorCriticConfig(gradient=gradient, batch=B * T, horizon=HORIZON, entropy=0.0, return_scale=False,
+                               temperature=1.0)
+    model = ActorCritic(config, ActorConfig(sees="h", layers=layers, units=units, critic="value"), agent)
     start, generator = memory.initial(torch.randn(B * T, Z), {"s": torch.randn(B * T, S)}), torch.Generator()
     model.begin(start, np.random.default_rng(0))
     optimizer = torch.optim.Adam(model.parameters(), RATE, fused=True)

@@ -2,8 +2,8 @@
 
     python benchmarks/deciding.py [--rounds 15] [--threads 1 2] [--games car_racing take_cover]
 
-Of controllers as the presets have them in pipeline.compare. Their parameters are random, which takes no other time. Lines
-take turns: medians count.
+Of controllers as the presets have them in pipeline.compare. Their parameters are random, which takes no other time.
+Lines take turns: medians count.
 """
 
 import argparse

@@ -4,7 +4,7 @@ dreams."""
 import time
 from dataclasses import replace
 from functools import partial
-from typing import Callable
+from typing import Callable, Sequence
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from pipeline.command import controller_info, open_executor, say, stage
 from pipeline.evaluate import dream_seeds, in_the_dream, score_played, trained_name, whole_dream
 from pipeline.presets import Config
 from pipeline.train_controller import encoded, train
-from worldmodels.agent import Agent, load_controller
+from worldmodels.agent import Agent, load_agent, load_controller
 from worldmodels.controller import PolicySpec, Practice, Teacher
 from worldmodels.controller.distill import Distill, DistillConfig
 from worldmodels.controller.untrained import UntrainedConfig
@@ -86,8 +86,16 @@ def chosen_ways(config: Config) -> list[str]:
     return [way for way in WAYS if way in ways | more]
 
 
-def act(config: Config, name: str, training: int, way: str, model: Run, agent: Agent):
-    """Trains and scores a controller in a world model, if it is not there already -> <model>/ways/<way>/entry.json."""
+def act(config: Config, name: str, training: int, ways: Sequence[str], model: Run):
+    """Trains and scores controllers in a world model, those that are not there already."""
+    agent = load_agent(model) if ways else None
+    for way in ways:
+        say(f"\n{name}, {way}, training {training + 1} of {config.compare.trainings}")
+        act_in(config, name, training, way, model, agent)
+
+
+def act_in(config: Config, name: str, training: int, way: str, model: Run, agent: Agent):
+    """The same of one controller -> <model>/ways/<way>/entry.json."""
     place, settings = Run(model.root / "ways" / way), {"evaluate": config.evaluate, "dream": config.dream}
     done = place.root / "entry.json"
 
@@ -95,7 +103,6 @@ def act(config: Config, name: str, training: int, way: str, model: Run, agent: A
     def train_controller(config: Config, place: Run):
         WAYS[way](config, model, agent, place)
 
-    say(f"\n{name}, {way}, training {training + 1} of {config.compare.trainings}")
     train_controller(config, place)
     if done.exists():
         if different := differences(read_json(done)["entry"]["settings"], settings):

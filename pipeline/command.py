@@ -223,8 +223,8 @@ def memory_info(config: Config, run: Run) -> dict:
 def later_info(config: Config, run: Run) -> dict:
     """What a checkpoint of a later round records beside that."""
     _, before = run.at(run.round - 1).load("controller", "train_controller")
-    default, collect = CollectConfig(), config.collect
-    more = {name: getattr(collect, name) for name in LATER if getattr(collect, name) != getattr(default, name)}
+    collect = config.collect
+    more = {name: getattr(collect, name) for name in LATER if getattr(collect, name)}
     return {"episodes_per_round": collect.episodes_per_round, "explore_share": collect.explore_share,
             "controller_before": before["digest"]} | more
 
@@ -234,11 +234,15 @@ def retrains_vision(config: Config, run: Run) -> bool:
     return config.retrain_vision and run.round > 1
 
 
+def own_vision_info(config: Config, run: Run) -> dict:
+    """What the V that the round is to use records."""
+    return vision_info(config) | (later_info(config, run) if retrains_vision(config, run) else {})
+
+
 def vision_is_trained(config: Config, run: Run) -> bool:
     """Whether the V that the round is to use is there; a UserError if it was made with other settings."""
-    if not retrains_vision(config, run):
-        return run.finished("vision", vision_info(config))
-    return run.own_path("vision").exists() and run.finished("vision", vision_info(config) | later_info(config, run))
+    its = run if retrains_vision(config, run) else run.at(1)
+    return its.own_path("vision").exists() and run.finished("vision", own_vision_info(config, run))
 
 
 def controller_info(config: Config, agent_digest: str) -> dict:

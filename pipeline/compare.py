@@ -88,9 +88,8 @@ def compare(config: Config, run: Run):
             mine = replace(chosen.get(name, config), seed=(config.seed + training) % RUNS)
             say(f"\n{name}, training {training + 1} of {config.compare.trainings}")
             place = own(training, mine, run, base) if name == OWN else entry(name, training, mine, base, held_out)
-            for way in ways:
-                if not (name == OWN and training and way in WITHOUT_TRAINING):
-                    act(mine, name, training, way, place, load_agent(place))
+            act(mine, name, training, [way for way in ways if not (name == OWN and training)
+                                       or way not in WITHOUT_TRAINING], place)
             entries, matrix = all_entries(run, list(models)), all_ways(run, [*models, OWN])
             write_json(run.report / "compare.json", {"task": config.task, "seconds": config.compare.seconds,
                                                      "entries": entries, "controllers": matrix})

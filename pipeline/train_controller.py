@@ -36,23 +36,22 @@ def train(config: Config, run: Run, agent: Agent, place: Run, training: int = 0)
         agent = agent.with_memory(pessimistic(agent.memory, latents, config.dream, seed))
     with ExitStack() as stack:
         fitness = FITNESS[config.world](config, run, agent, stack)
-        practice = Practice(fitness, latents, config.dream.temperature, config.seed, training,
-                            previous(config, run, agent, place), partial(teacher, config, run, agent))
+        practice = Practice(fitness, latents, config.dream.temperature, config.seed, training, None,
+                            partial(teacher, config, run, agent))
+        practice = practice._replace(previous=previous(agent, practice, place))
         LEARNERS[config.learner.kind](config.learner).learn(agent, practice, config.controller, place, info)
 
 
-def previous(config: Config, run: Run, agent: Agent, place: Run) -> PolicySpec | None:
+def previous(agent: Agent, practice: Practice, place: Run) -> PolicySpec | None:
     """The controller of the round before, fitted to this round's V where that is another one."""
     if place.round == 1:
         return None
-    before = teacher(config, run, agent, "")
-    config_of_it = before.spec.config
-    parameters = getattr(config_of_it, "guide", config_of_it)           # of what they are
+    before = practice.teacher("")
+    config = before.spec.config
+    parameters = getattr(config, "guide", config)                       # of what they are
     if before.agent.vision_digest == agent.vision_digest or not isinstance(parameters, ParameterConfig):
         return before.spec
-    practice = Practice(None, partial(encoded, config, run, agent), config.dream.temperature, config.seed, 0, None,
-                        lambda name: before)
-    return PolicySpec(config_of_it, Distill(DistillConfig()).fitted(agent, practice, parameters, run).arrays)
+    return PolicySpec(config, Distill(DistillConfig()).fitted(agent, practice, parameters, place).arrays)
 
 
 def dream_fitness(config: Config, run: Run, agent: Agent, stack: ExitStack) -> DreamFitness:

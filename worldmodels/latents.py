@@ -112,9 +112,12 @@ class Latents:
         """An episode, from memory or from its file; a UserError names a damaged one."""
         return self._episode(int(number))
 
-    def by_length(self, count: int) -> list[np.ndarray]:
-        """The numbers of all episodes, in batches of at most `count` that are about as long as each other."""
-        return np.array_split(np.argsort(self.lengths, kind="stable"), -(-len(self.lengths) // count))
+    def by_length(self, count: int, last: int | None = None) -> list[np.ndarray]:
+        """The numbers of all episodes, or of the last so many, in batches of at most `count` that are about as long as
+        each other."""
+        numbers = np.arange(len(self.lengths))[-(last or len(self.lengths)):]
+        numbers = numbers[np.argsort(self.lengths[numbers], kind="stable")]
+        return np.array_split(numbers, -(-len(numbers) // count))
 
     def windows(self, batch: int, sequence: int, seed: int, skip: int = 0,
                 bootstraps: int = 0) -> Iterator[Transitions]:

@@ -61,7 +61,7 @@ def states_of(memory, count, low=-2.0, high=6.0, dtype=torch.float32):
 
 def begun(memory, states, actor=ACTOR, task="toy", arrays={}, seed=0, **settings):
     """Actor and critic before their first step."""
-    model = ActorCritic(ActorCriticConfig(**settings), actor, agent_of(memory, task), 1.0)
+    model = ActorCritic(ActorCriticConfig(**{"temperature": 1.0} | settings), actor, agent_of(memory, task))
     model.begin(states, np.random.default_rng(seed), arrays)
     return model
 

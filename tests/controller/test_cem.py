@@ -192,7 +192,8 @@ def actor_alone(memory, parameters, seeds):
     return policy
 
 
-@pytest.mark.parametrize("settings", (NOTHING_ELSE, {"elites": 1, "candidates": 64}), ids=("none is tried", "none pays"))
+@pytest.mark.parametrize("settings", (NOTHING_ELSE, {"elites": 1, "candidates": 64}),
+                         ids=("none is tried", "none pays"))
 def test_where_no_change_is_better_the_guide_acts(settings):
     """To do as it does is one of the sequences. Here it does what pays, wherever the dream has come to."""
     memory, begin = World(reward=lambda z, a, luck: -(a - torch.tanh(0.3 - 0.4 * (z - a))).square()), torch.tensor(

@@ -1,6 +1,7 @@
 """Rounds that train V on: each has its own V, the latents of all episodes by it, and an M and a C that fit it."""
 
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,10 +10,11 @@ from pipeline import __main__ as stages
 from pipeline.command import main, parse
 from pipeline.publish import publish
 from pipeline.teacher import SeenBy
-from pipeline.train_controller import previous
+from pipeline.teacher import teacher as teacher_of
+from pipeline.train_controller import encoded, previous
 from worldmodels import training
 from worldmodels.agent import Agent, load_agent, load_controller
-from worldmodels.controller import Teacher
+from worldmodels.controller import Practice, Teacher
 from worldmodels.controller.distill import Distill, DistillConfig
 from worldmodels.episodes import SUFFIX
 from worldmodels.files import load_arrays
@@ -133,7 +135,9 @@ def test_the_controller_begins_as_the_distilled_one(copied):
     main(stages.train_controller, [*arguments, "--learner.sigma", "1e-9"])
     config, agent, before = parse(arguments), load_agent(run), load_agent(run.at(1))
     found, _ = arrays(run, "controller")
-    assert np.array_equal(found["start"], previous(config, run, agent, run).arrays["parameters"][0])
+    practice = Practice(None, partial(encoded, config, run, agent), 1.0, config.seed, 0, None,
+                        partial(teacher_of, config, run, agent))
+    assert np.array_equal(found["start"], previous(agent, practice, run).arrays["parameters"][0])
     np.testing.assert_allclose(found["parameters"], found["start"], atol=1e-6)
     assert not np.allclose(found["start"], arrays(run.at(1), "controller")[0]["parameters"], atol=1e-3)
     # what it does, and the parameters as they were, against what the first round's does by its own V and M

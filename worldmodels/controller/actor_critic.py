@@ -68,9 +68,9 @@ class ActorCriticConfig(TrainConfig, LearnerConfig):
 class ActorCritic(nn.Module):
     """Actor and critic, vectors of parameters of networks (controller/network.py), and how they learn."""
 
-    def __init__(self, config: ActorCriticConfig, spec: ActorConfig, agent, temperature: float):
+    def __init__(self, config: ActorCriticConfig, spec: ActorConfig, agent):
         super().__init__()
-        self.config, self.agent, self.temperature = config, agent, temperature
+        self.config, self.agent = config, agent
         self.sizes, self.critic_sizes = actor_sizes(spec, agent), critic_sizes(spec, agent)
         self.visible, self.of_value = visible(spec.sees, agent.memory.feature_sizes), CRITICS[spec.critic]
         self.actor, self.critic = (nn.Parameter(torch.empty(0)) for _ in range(2))
@@ -127,7 +127,7 @@ class ActorCritic(nn.Module):
 
     def _follow(self, returns: Tensor):
         """The spread of returns, and the slow critic, go on by a step."""
-        low, high = torch.quantile(returns.detach().flatten(), returns.new_tensor([0.05, 0.95]))
+        low, high = torch.quantile(returns.flatten(), returns.new_tensor([0.05, 0.95]))
         begun = self.spread > 0
         self.spread = torch.where(begun, 0.99 * self.spread + 0.01 * (high - low), high - low)
         self.slow = self.slow + self.config.slow_rate * (self.critic.detach() - self.slow)
@@ -158,7 +158,7 @@ class ActorCritic(nn.Module):
 
         noise = draw(size, len(start.features), generator, start.features)
         features, reward, p_done = UNROLL[config.gradient](self.agent.memory, act, start, noise, config.horizon,
-                                                           self.temperature)
+                                                           config.temperature)
         return self._seen(features), reward, p_done, *map(torch.stack, zip(*drawn))
 
 
@@ -180,7 +180,7 @@ class ActorCriticLearner:
                             "planner with --controller.guided True")
         seeds = lambda *index: seed_of(practice.seed, run.round, "actor and critic", practice.training, *index)
         states = recorded_states(agent.memory, practice.latents(), STATES, seeds(0))
-        model = ActorCritic(self.config, spec, agent, self.config.temperature)
+        model = ActorCritic(self.config, spec, agent)
         rng, arrays, before = np.random.default_rng(seeds(1)), {}, practice.previous
         if self.config.distilled:
             arrays = Distill(DistillConfig(teacher=self.config.teacher)).fitted(agent, practice, spec, run).arrays

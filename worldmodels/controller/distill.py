@@ -62,9 +62,7 @@ class Distill:
     def examples(self, agent, latents: Latents, teacher: Teacher, seed: int) -> tuple[Tensor, Tensor]:
         """What the student sees [N, F] and the teacher does [N, A] at steps of the episodes, at most STEPS of them."""
         theirs, found = teacher.latents(), []
-        last = np.arange(len(latents.lengths))[-self.config.episodes:]
-        last = last[np.argsort(latents.lengths[last], kind="stable")]
-        batches = np.array_split(last, -(-len(last) // EPISODES))
+        batches = latents.by_length(EPISODES, self.config.episodes)
         for number, batch in enumerate(tqdm(batches, desc="watching the teacher", unit="batch")):
             generator = torch.Generator().manual_seed(seed + number)
             states = observed_steps(agent.memory, [latents.episode(i) for i in batch], generator)

@@ -46,5 +46,5 @@ class LinearPolicy(ParameterPolicy):
             unseen = self.visible.start, len(features) - 1 - self.visible.stop
             weight = F.pad(self.weight, (0, 0, *unseen))                                # zeros there
             self.columns = torch.cat([weight, self.bias[:, None]], 1).permute(2, 1, 0).contiguous()  # [A, F + 1, B]
-            self.products = self.columns.new_empty(*self.columns.shape[:2], features.shape[1])
+            self.products = torch.empty_like(self.columns)
         return self.squash(torch.mul(self.columns, features, out=self.products).sum(1).t()).t()

@@ -59,6 +59,6 @@ def draw(size: NoiseSize, batch: int, generator: torch.Generator, like: Tensor) 
     """The numbers of step after step, each part [batch, n], from one generator."""
     U, N = size.total()
     while True:
-        numbers = (random(batch, n, generator=generator, device=generator.device)
-                   for random, n in ((torch.rand, U), (torch.randn, N)))
-        yield size.split(torch.cat(list(numbers), 1).to(like))
+        numbers = [random(batch, n, generator=generator, device=generator.device)
+                   for random, n in ((torch.rand, U), (torch.randn, N))]
+        yield size.split(torch.cat(numbers, 1).to(like))

@@ -67,16 +67,26 @@ def cells(entries: Sequence[dict]) -> list[list[str]]:
 
 def table(entries: Sequence[dict]) -> str:
     """The comparison as text, one line a name."""
-    lines = cells(entries)
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    said = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines]
-    return "\n".join([*said, "", NOTE])
+    return as_text(cells(entries), 1, NOTE)
 
 
 def markdown(entries: Sequence[dict]) -> str:
     """The same in Markdown."""
-    head, *lines = ("| " + " | ".join(line) + " |" for line in cells(entries))
-    return "\n".join([head, "| --- |" + " ---: |" * (head.count("|") - 2), *lines, "", NOTE])
+    return as_markdown(cells(entries), 1, NOTE)
+
+
+def as_text(lines: Sequence[Sequence[str]], names: int, note: str) -> str:
+    """A table, its headings the first line, as text; the first `names` columns are names, the others numbers."""
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    said = ["  ".join([*map(str.ljust, line[:names], widths), *map(str.rjust, line[names:], widths[names:])])
+            for line in lines]
+    return "\n".join([*said, "", note])
+
+
+def as_markdown(lines: Sequence[Sequence[str]], names: int, note: str) -> str:
+    """The same in Markdown."""
+    head, *rest = ("| " + " | ".join(line) + " |" for line in lines)
+    return "\n".join([head, "|" + " --- |" * names + " ---: |" * (len(lines[0]) - names), *rest, "", note])
 
 
 def groups(entries: Sequence[dict]) -> dict[str, list[dict]]:

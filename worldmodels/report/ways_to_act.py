@@ -9,7 +9,7 @@ from typing import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from worldmodels.report.comparison import returns
+from worldmodels.report.comparison import as_markdown, as_text, returns
 from worldmodels.report.comparison_charts import chart
 
 NOTE = """Game and dream: mean returns, those of the game of each training. Seconds: to train the controller, and the
@@ -35,16 +35,12 @@ def cells(entries: Sequence[dict]) -> list[list[str]]:
 
 def table(entries: Sequence[dict]) -> str:
     """The comparison as text."""
-    lines = cells(entries)
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    said = ["  ".join([*map(str.ljust, line[:2], widths), *map(str.rjust, line[2:], widths[2:])]) for line in lines]
-    return "\n".join([*said, "", NOTE])
+    return as_text(cells(entries), 2, NOTE)
 
 
 def markdown(entries: Sequence[dict]) -> str:
     """The same in Markdown."""
-    head, *lines = ("| " + " | ".join(line) + " |" for line in cells(entries))
-    return "\n".join([head, "| --- | --- |" + " ---: |" * 5, *lines, "", NOTE])
+    return as_markdown(cells(entries), 2, NOTE)
 
 
 @chart
