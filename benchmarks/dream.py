@@ -151,7 +151,7 @@ class PlainDreamerJob:
         return self.job.deadline
 
     def __call__(self):
-        memory = worker_agent(self.job.task, self.job.run, self.job.digest).memory
+        memory = worker_agent(self.job.task, self.job.agent).memory
         memory.dreamer = lambda batch, temperature: PlainDreamer(memory, temperature)
         try:
             return self.job()
@@ -180,7 +180,7 @@ class Generation:
     def __init__(self, run: Run, config: DreamConfig, executor=None, device: str = "cpu", members: int = MEMBERS):
         self.agent = load_agent(run, device)
         self.controllers = random_controllers(self.agent, members)
-        self.fitness = DreamFitness(self.agent, RandomStarts(self.agent, config), executor, run)
+        self.fitness = DreamFitness(self.agent, RandomStarts(self.agent, config), executor)
 
     def without_fast_dreamer(self) -> "Generation":
         """The same, by the plain dreamer."""

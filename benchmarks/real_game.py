@@ -153,7 +153,7 @@ class Loop:
         """Steps a second of a population of 32, for each number of workers, after their games are started."""
         controllers, found = random_controllers(self.agent, 32), {}
         for workers, executor in executors.items():
-            fitness = RealFitness(executor, self.run, self.agent, self.agent.task.max_steps, ())
+            fitness = RealFitness(executor, self.agent, self.agent.task.max_steps, ())
             executor.run([fitness.job(controllers, tuple(range(32)))] * workers)
             start = time.perf_counter()
             steps = fitness.play(controllers, range(episodes // 32))[1].sum()
@@ -162,7 +162,7 @@ class Loop:
 
     def memory(self, executor: LocalExecutor, episodes: int = 1000, jobs: int = 10) -> list[float]:
         """MB of a worker after each tenth of the episodes. They are cut short, for what grows would grow with each."""
-        fitness, each = RealFitness(executor, self.run, self.agent, 60, ()), episodes // jobs
+        fitness, each = RealFitness(executor, self.agent, 60, ()), episodes // jobs
         one = random_controllers(self.agent, 1)
         watched = [Watched(fitness.job(one, tuple(range(i * each, (i + 1) * each)))) for i in range(jobs)]
         return [occupied for _, occupied in executor.run(watched)]

@@ -43,7 +43,7 @@ def main():
     with LocalExecutor(options.workers) as executor:
         for drawing in ("official", "fast"):
             settings = env_settings(agent.task, replace(collect, drawing=drawing))
-            fitness = RealFitness(executor, run, agent, agent.task.max_steps, settings)
+            fitness = RealFitness(executor, agent, agent.task.max_steps, settings)
             start = time.monotonic()
             with tqdm(total=len(seeds), desc=drawing, unit="episode") as bar:
                 returns[drawing] = fitness(controller, seeds, bar)[0].astype(np.float64)

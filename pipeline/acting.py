@@ -112,9 +112,9 @@ def act_in(config: Config, name: str, training: int, way: str, model: Run, agent
     if not reads_features(controller):
         config = replace(config, evaluate=replace(config.evaluate, dream_episodes=PLANNED_DREAMS))
     with open_executor(config) as executor:
-        real = score_played(config, model, agent, controller, trained_name(config), executor)
+        real = score_played(config, agent, controller, trained_name(config), executor)
         world = whole_dream(config, agent, encoded(config, model, agent))
-        returns = DreamFitness(agent, world, executor, model)(controller, dream_seeds(config))[0]
+        returns = DreamFitness(agent, world, executor, config.gpus)(controller, dream_seeds(config))[0]
     dreamt = score(agent.task, "dream", trained_name(config), returns, **in_the_dream(config, world))
     write_json(done, {"entry": {
         "model": name, "controller": way, "training": training, "settings": plain(settings),

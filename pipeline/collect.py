@@ -37,14 +37,11 @@ def collect(config: Config, run: Run):
         return say(f"collect: {total} episodes are there")
     with run.metrics("collect", total - left) as log, open_executor(config, len(missing)) as executor, \
             tqdm(total=total, initial=total - left, desc="collecting", unit="episode") as bar:
-        def count(played: tuple) -> int:
-            """The episodes of a job, (steps, return) of one or of each; their means are logged in the order in which
-            they end."""
-            rows = [{"steps": steps, "return": gained} for steps, gained in zip(*map(np.atleast_1d, played))]
-            log.gather(rows, total // CURVE)
-            return len(rows)
-
-        executor.run(missing, bar, weight=count)
+        for _, played in executor.each(missing):
+            played.write(run.episodes)
+            log.gather([{"steps": steps, "return": gained} for steps, gained in zip(played.steps, played.returns)],
+                       total // CURVE)
+            bar.update(len(played.steps))
 
 
 def check_collected(config: Config, run: Run):
@@ -56,7 +53,7 @@ def check_collected(config: Config, run: Run):
 
 def random_jobs(config: Config, run: Run) -> tuple[list[CollectJob], dict]:
     """The first round's jobs, and what their episodes are to be made with."""
-    jobs = [CollectJob(task_of(config), config.collect, seed, run.episodes) for seed in seeds(config, run)]
+    jobs = [CollectJob(task_of(config), config.collect, seed, kept=True) for seed in seeds(config, run)]
     return jobs, common_settings(config)
 
 
@@ -66,8 +63,8 @@ def controller_jobs(config: Config, run: Run) -> tuple[list[ExploreJob], dict]:
     agent, how = load_agent(before, task=task), later_info(config, run)
     spec = explorer(config, before) if settings.disagreement_bonus else load_controller(before, agent)
     chunks = np.array_split(seeds(config, run), -(-settings.episodes_per_round // CHUNK))
-    job = partial(ExploreJob, task, before, agent.digest, settings, env_settings(task, settings), spec)
-    return [job(tuple(chunk.tolist()), run.episodes, settings.weight_noise) for chunk in chunks], \
+    job = partial(ExploreJob, task, agent.shared, before.round, settings, env_settings(task, settings), spec)
+    return [job(tuple(chunk.tolist()), settings.weight_noise) for chunk in chunks], \
         common_settings(config) | {name: how[name] for name in how.keys() - {"episodes_per_round"}}
 
 

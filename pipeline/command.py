@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib
 import platform
 import sys
 import time
@@ -15,7 +16,7 @@ import torch
 from pipeline.presets import KINDS, Config, presets
 from worldmodels.commandline import check_ranges, errors_in_one_line, parsed
 from worldmodels.envs import TASKS, Task, import_task
-from worldmodels.executors import EXECUTORS, check_workers, default_workers
+from worldmodels.executors import EXECUTORS
 from worldmodels.files import write_atomic, write_json
 from worldmodels.report.scores import git_commit
 from worldmodels.runs import EVALUATION, Run, from_dict, kinds_within, no_run
@@ -50,11 +51,21 @@ def stage(*sections: str, begins: bool = False, of_finished: bool = False) -> Ca
 
 def main(stage: Stage, arguments: list[str] | None = None):
     """Parses the command line and runs a stage."""
+    stage = importable(stage)
     with errors_in_one_line("goes on from here"):
         config = parse(sys.argv[1:] if arguments is None else arguments, stage.__doc__,
                        getattr(stage, "sections", SECTIONS))
         with open_run(config, getattr(stage, "begins", True)) as run, kept_settings(config, run):
             stage(config, run.at(current_round(stage, config, run)))
+
+
+def importable(stage: Stage) -> Stage:
+    """The stage of `python -m pipeline.stage` as others import it: a job can name no function of __main__, which is
+    another module in a worker."""
+    spec = sys.modules["__main__"].__spec__
+    if stage.__module__ != "__main__" or spec is None:
+        return stage
+    return getattr(importlib.import_module(spec.name), stage.__name__)
 
 
 def current_round(stage: Stage, config: Config, run: Run) -> int:
@@ -139,8 +150,6 @@ def check(config: Config):
                         "episodes' are not")
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: this machine has no CUDA GPU that torch can use; try --device cpu")
-    if config.workers:
-        check_workers(config.workers)
 
 
 @contextlib.contextmanager
@@ -189,14 +198,9 @@ def device(config: Config) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
 
 
-def workers(config: Config) -> int:
-    """The worker processes asked for, or one for each core."""
-    return config.workers or default_workers()
-
-
 def open_executor(config: Config, most: int | None = None) -> Executor:
     """Where jobs run, `most` of them at the same time; to be closed."""
-    return EXECUTORS[config.executor](min(workers(config), most or workers(config)))
+    return EXECUTORS[config.executor](config.workers or None, config.address or None, most)
 
 
 LATER = ("weight_noise", "disagreement_bonus")      # of collecting in later rounds: recorded where they are not 0

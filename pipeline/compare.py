@@ -8,12 +8,14 @@ of a published run will do, which has no episodes, and what is trained later sta
 import json
 import time
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from pipeline.acting import WAYS, WITHOUT_TRAINING, act, chosen_ways
+from pipeline.at_once import all_files, train_at_once, within_a_job
 from pipeline.budget import trains_vision, within_budget
 from pipeline.collect import common_settings
 from pipeline.command import converted, main, open_executor, say, stage, task_of, write_settings
@@ -83,9 +85,16 @@ def compare(config: Config, run: Run):
     wanted = config.compare.models or models
     chosen = within_budget({name: models[name] for name in wanted if name != OWN}, base,
                            run.root / "compare" / "plan.json")
+    trained_with = lambda name, training: replace(chosen.get(name, config), seed=(config.seed + training) % RUNS)
+    if config.trainings_at_once > 1:
+        works = [partial(entry_in, name, training, within_a_job(trained_with(name, training)))
+                 for training in range(config.compare.trainings) for name in chosen
+                 if not entry_path(base, name, training).exists()]
+        paths = [path for name in ("base", "held-out") for path in all_files(base.root.parent / name)]
+        train_at_once(config, base.root.parent, paths, works)
     for training in range(config.compare.trainings):
         for name in wanted:
-            mine = replace(chosen.get(name, config), seed=(config.seed + training) % RUNS)
+            mine = trained_with(name, training)
             say(f"\n{name}, training {training + 1} of {config.compare.trainings}")
             place = own(training, mine, run, base) if name == OWN else entry(name, training, mine, base, held_out)
             act(mine, name, training, [way for way in ways if not (name == OWN and training)
@@ -133,27 +142,37 @@ def own(training: int, config: Config, run: Run, base: Run) -> Run:
     return place
 
 
+def entry_in(name: str, training: int, config: Config, folder: Path):
+    """`entry` in a copy of compare/."""
+    entry(name, training, config, Run(folder / "base"), held_out_in(config, folder))
+
+
+def entry_path(base: Run, name: str, training: int) -> Path:
+    return base.root.parent / f"{name}-{training}" / "entry.json"
+
+
 def entry(name: str, training: int, config: Config, base: Run, held_out: dict[str, list[Path]]) -> Run:
     """Trains and scores one world model, if it is not there already -> compare/<name>-<training>/entry.json."""
-    place = Run(base.root.parent / f"{name}-{training}")
-    config, done = replace(config, run=place.root.name), place.folder / "entry.json"
+    done, own_vision = entry_path(base, name, training), trains_vision(config, base)
+    place = Run(done.parent)
+    config = replace(config, run=place.root.name)
+    link(base.episodes.glob(f"*{SUFFIX}"), place.episodes)
+    if not own_vision:
+        take_vision(base, place)
+        link(base.latents.glob("*.safetensors"), place.latents)
     settings = {name: getattr(config, name) for name in SETTINGS}
     if done.exists():
         if different := differences(read_json(done)["entry"]["settings"], settings):
             raise UserError(f"{place.root} was made with {different}: delete it, or choose the settings that it has")
         return place
-    link(base.episodes.glob(f"*{SUFFIX}"), place.episodes)
     write_settings(config, place)
     if config.training == "jointly":
         train_jointly(config, place)
         encode(config, place)
     else:
-        if trains_vision(config, base):
+        if own_vision:
             train_vision(config, place)
             encode(config, place)
-        else:
-            take_vision(base, place)
-            link(base.latents.glob("*.safetensors"), place.latents)
         train_memory(config, place)
     train_controller(config, place)
     agent, took = load_agent(place), place.seconds
@@ -187,9 +206,9 @@ def scored(config: Config, place: Run, agent: Agent) -> dict:
     """The controller's scores in the game and in the dream, and the dream's speed."""
     controller, name = load_controller(place, agent), trained_name(config)
     with open_executor(config) as executor:
-        real = score_played(config, place, agent, controller, name, executor)
+        real = score_played(config, agent, controller, name, executor)
         world = whole_dream(config, agent, encoded(config, place, agent))
-        dream, seeds = DreamFitness(agent, world, executor, place), dream_seeds(config)
+        dream, seeds = DreamFitness(agent, world, executor, config.gpus), dream_seeds(config)
         dream(controller, seeds[:WIDTH * executor.size])        # every worker opens V and M
         start = time.monotonic()
         returns, lengths = dream.play(controller, seeds)
@@ -241,10 +260,20 @@ def collect_base(config: Config, run: Run, agent: Agent) -> Run:
 def collect_held_out(config: Config, run: Run, agent: Agent) -> dict[str, list[Path]]:
     """Episodes that predictions are scored on, by whose they are, each as long as the game."""
     settings = replace(config.collect, max_steps=task_of(config).max_steps, explore_share=0.0)
-    folder, seeds = run.root / "compare" / "held-out", range(HELD_OUT, HELD_OUT + config.compare.episodes)
-    wanted = {whose: (folder / whose, seeds) for whose in comparison.EPISODES}
+    folder = run.root / "compare"
+    wanted = {whose: (folder / "held-out" / whose, held_out_seeds(config)) for whose in comparison.EPISODES}
     play(config, run, agent, settings, "held-out episodes", wanted)
-    return {whose: [episode_path(folder, seed) for seed in seeds] for whose, (folder, seeds) in wanted.items()}
+    return held_out_in(config, folder)
+
+
+def held_out_in(config: Config, folder: Path) -> dict[str, list[Path]]:
+    """The held-out episodes of compare/ or of a copy of it."""
+    return {whose: [episode_path(folder / "held-out" / whose, seed) for seed in held_out_seeds(config)]
+            for whose in comparison.EPISODES}
+
+
+def held_out_seeds(config: Config) -> range:
+    return range(HELD_OUT, HELD_OUT + config.compare.episodes)
 
 
 def play(config: Config, run: Run, agent: Agent, settings: CollectConfig, what: str,
@@ -254,14 +283,17 @@ def play(config: Config, run: Run, agent: Agent, settings: CollectConfig, what: 
     task, spec = task_of(config), load_controller(run, agent)
     missing = {whose: [seed for seed in seeds if not episode_path(folder, seed).exists()]
                for whose, (folder, seeds) in wanted.items()}
-    random = [CollectJob(task, settings, seed, wanted["random"][0]) for seed in missing["random"]]
-    own = [ExploreJob(task, run, agent.digest, settings, env_settings(task, settings), spec,
-                      tuple(missing["controller"][part]), wanted["controller"][0], weight_noise)
-           for part in split_jobs(len(missing["controller"]))]
+    jobs = [(wanted["random"][0], CollectJob(task, settings, seed, kept=True)) for seed in missing["random"]]
+    jobs += [(wanted["controller"][0], ExploreJob(task, agent.shared, run.round, settings, env_settings(task, settings),
+                                                  spec, tuple(missing["controller"][part]), weight_noise))
+             for part in split_jobs(len(missing["controller"]))]
     total = sum(map(len, missing.values()))
     if total:
         with open_executor(config) as executor, tqdm(total=total, desc=what, unit="episode") as bar:
-            executor.run([*random, *own], bar, weight=lambda played: int(np.size(played[0])))
+            for number, played in executor.each(job for _, job in jobs):
+                folder, _ = jobs[number]
+                played.write(folder)
+                bar.update(len(played.steps))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.command import controller_info, main, open_executor, say, stage, task_of, workers
+from pipeline.command import controller_info, main, open_executor, say, stage, task_of
 from pipeline.presets import Config
 from pipeline.report import draw
 from pipeline.train_controller import checked_agent, encoded
@@ -64,13 +64,13 @@ def report(config: Config, run: Run, agent: Agent):
         scores = score_random(config, agent, latents, executor)
         if begins_elsewhere(config, tensors):
             start = controller_spec({"parameters": tensors["start"]}, info)
-            scores += score_controller(config, run, agent, latents, start,
+            scores += score_controller(config, agent, latents, start,
                                        f"start of the search ({config.learner.start})", executor)
-        scores += score_controller(config, run, agent, latents, controller, name, executor)
+        scores += score_controller(config, agent, latents, controller, name, executor)
         for skill in config.evaluate.other_skills if "skill" in agent.task.settings else ():
             harder = replace(config, collect=replace(config.collect, skill=skill))
-            scores.append(score_played(harder, run, agent, controller, f"{name}, skill {skill}", executor))
-        played = watch(config, run, agent, controller, executor)
+            scores.append(score_played(harder, agent, controller, f"{name}, skill {skill}", executor))
+        played = watch(config, agent, controller, executor)
     scores.sort(key=lambda score: score["world"] == "dream")
     write_scores(run.report / "scores.json", scores)
     with run.at(1).metrics("evaluate") as log:                  # a curve of all rounds
@@ -98,8 +98,9 @@ def score_random(config: Config, agent: Agent, latents: Latents, executor: Execu
         settings = replace(settings, max_steps=task.max_steps)
         jobs = [CollectJob(task, settings, e.first_seed + i) for i in range(e.random_episodes)]
         with timed(f"{label}, real game", e.random_episodes) as (bar, wall):
-            returns = [total for _, total in executor.run(jobs, bar)]
-        scores.append(score(task, "real", label, returns, wall_s=wall(), **in_the_game(config, settings)))
+            returns = np.concatenate([played.returns for played in executor.run(jobs, bar)])
+        about = in_the_game(config, settings, executor)
+        scores.append(score(task, "real", label, returns, wall_s=wall(), **about))
     world, seeds = whole_dream(config, agent, latents), dream_seeds(config)
     with timed(f"{collector(config)}, dream", len(seeds)) as (bar, wall):
         returns = rollout(world, RandomPolicy(task.policies[config.collect.policy], world.device), seeds).returns.cpu()
@@ -108,43 +109,44 @@ def score_random(config: Config, agent: Agent, latents: Latents, executor: Execu
     return scores + [score(task, "dream", collector(config), returns, **about)]
 
 
-def score_controller(config: Config, run: Run, agent: Agent, latents: Latents, controller: PolicySpec, name: str,
+def score_controller(config: Config, agent: Agent, latents: Latents, controller: PolicySpec, name: str,
                      executor: Executor) -> list[dict]:
     """A controller in the real game and in the dream."""
-    real = score_played(config, run, agent, controller, name, executor)
+    real = score_played(config, agent, controller, name, executor)
     world, seeds = whole_dream(config, agent, latents), dream_seeds(config)
-    dream = DreamFitness(agent, world, executor, run)
+    dream = DreamFitness(agent, world, executor, config.gpus)
     with timed(f"{name}, dream", len(seeds)) as (bar, wall):
         returns = dream(controller, seeds)[0]
         bar.update(len(seeds))
-    about = in_the_dream(config, world) | {"wall_s": wall(), "workers": dream.executor.size if dream.executor else 1}
+    workers = config.gpus or (dream.executor.size if dream.executor else 1)
+    about = in_the_dream(config, world) | {"wall_s": wall(), "workers": workers}
     return [real, score(agent.task, "dream", name, returns, **about)]
 
 
-def score_played(config: Config, run: Run, agent: Agent, controller: PolicySpec, name: str, executor: Executor) -> dict:
+def score_played(config: Config, agent: Agent, controller: PolicySpec, name: str, executor: Executor) -> dict:
     """A controller in the real game, drawn officially."""
     task, e = agent.task, config.evaluate
     official = replace(config.collect, drawing="official")
-    game = RealFitness(executor, run, agent, task.max_steps, env_settings(task, official))
+    game = RealFitness(executor, agent, task.max_steps, env_settings(task, official))
     with timed(f"{name}, real game", e.episodes) as (bar, wall):
         returns = game(controller, range(e.first_seed, e.first_seed + e.episodes), bar)[0]
-    return score(task, "real", name, returns, wall_s=wall(), **in_the_game(config, official))
+    return score(task, "real", name, returns, wall_s=wall(), **in_the_game(config, official, executor))
 
 
-def watch(config: Config, run: Run, agent: Agent, controller: PolicySpec, executor: Executor) -> list[Episode]:
+def watch(config: Config, agent: Agent, controller: PolicySpec, executor: Executor) -> list[Episode]:
     """Episodes of the controller in the real game, with latents where they have frames."""
     seeds = range(config.evaluate.first_seed, config.evaluate.first_seed + config.evaluate.gap_episodes)
     settings = env_settings(agent.task, config.collect)
-    jobs = [WatchJob(agent.task, run, agent.digest, agent.task.max_steps, settings, controller, tuple(seeds[part]))
+    jobs = [WatchJob(agent.task, agent.shared, agent.task.max_steps, settings, controller, tuple(seeds[part]))
             for part in split_jobs(len(seeds))]
     with timed("episodes to compare the dream with", len(seeds)) as (bar, _):
         return sum(executor.run(jobs, bar, weight=len), [])
 
 
-def in_the_game(config: Config, played: CollectConfig) -> dict:
+def in_the_game(config: Config, played: CollectConfig, executor: Executor) -> dict:
     """What a score in the real game says beside its numbers, with the settings of the environment that was played (how
     it was drawn, the skill, the frames an action is held)."""
-    return {"temperature": None, "first_seed": config.evaluate.first_seed, "workers": workers(config), "device": "cpu",
+    return {"temperature": None, "first_seed": config.evaluate.first_seed, "workers": executor.size, "device": "cpu",
             "settings": dict(env_settings(task_of(config), played))}
 
 

@@ -59,14 +59,14 @@ class Finished(NamedTuple):
     def game(self, executor: Executor) -> RealFitness:
         """Fitness in the real game, as long as it officially is."""
         task = self.agent.task
-        return RealFitness(executor, self.run, self.agent, task.max_steps, env_settings(task, self.config.collect))
+        return RealFitness(executor, self.agent, task.max_steps, env_settings(task, self.config.collect))
 
     def dream(self, executor: Executor, temperature: float | None = None) -> DreamFitness:
         """Fitness in dreams as long as the game, at the run's own temperature or another."""
         config = self.config
         if temperature is not None:
             config = replace(config, dream=replace(config.dream, temperature=temperature))
-        return DreamFitness(self.agent, whole_dream(config, self.agent, self.latents), executor, self.run)
+        return DreamFitness(self.agent, whole_dream(config, self.agent, self.latents), executor, config.gpus)
 
     def scores(self, returns: dict[str, np.ndarray], names: Sequence[str]) -> list[dict]:
         """Entries as in scores.json, of returns [P, E] of controllers of these names in the "real" game and in the

@@ -73,9 +73,16 @@ class Config:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where V and M are trained and dreams are dreamt; worker processes always use the CPU."""
     executor: str = "local"
-    """Where jobs run: worker processes on this machine."""
+    """Where jobs run: worker processes of this machine, a Ray cluster, or this process itself (to debug)."""
+    address: str = ""
+    """The cluster to join: auto, or HOST:PORT; without it, one is started on this machine."""
     workers: Whole = 0
-    """Worker processes; 0: one for each CPU core."""
+    """Jobs that run at the same time; 0: one for each CPU core."""
+    trainings_at_once: Count = 1
+    """How many trainings of compare and sweep_temperature run side by side, each as one job on one core; 1: one after
+    the other, each on all cores."""
+    gpus: Whole = 0
+    """Controllers are trained and scored in dreams on so many of the workers' GPUs; 0: as --device says."""
     world: Literal["dream", "real"] = "dream"
     """Where the controller is trained."""
     training: Literal["staged", "jointly"] = "staged"

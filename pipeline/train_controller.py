@@ -56,14 +56,14 @@ def previous(agent: Agent, practice: Practice, place: Run) -> PolicySpec | None:
 
 def dream_fitness(config: Config, run: Run, agent: Agent, stack: ExitStack) -> DreamFitness:
     world = DreamWorld(agent.memory, encoded(config, run, agent), config.dream)
-    if device(config) == "cuda":
+    if device(config) == "cuda" and not config.gpus:
         return DreamFitness(agent, world)
-    return DreamFitness(agent, world, stack.enter_context(open_executor(config)), run)
+    return DreamFitness(agent, world, stack.enter_context(open_executor(config)), config.gpus)
 
 
 def real_fitness(config: Config, run: Run, agent: Agent, stack: ExitStack) -> RealFitness:
     executor, task = stack.enter_context(open_executor(config)), task_of(config)
-    return RealFitness(executor, run, agent, task.max_steps, env_settings(task, config.collect))
+    return RealFitness(executor, agent, task.max_steps, env_settings(task, config.collect))
 
 
 FITNESS = {"dream": dream_fitness, "real": real_fitness}

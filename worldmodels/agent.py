@@ -6,6 +6,7 @@
 """
 
 from copy import copy
+from functools import cached_property
 from pathlib import Path
 from typing import Sequence
 
@@ -16,9 +17,11 @@ from torch import Tensor, nn
 from worldmodels.controller import CONTROLLERS, ControllerConfig, PolicySpec, build
 from worldmodels.controller.cma_es import SEARCH
 from worldmodels.envs import Task, find_task
+from worldmodels.executors import Shared
+from worldmodels.files import pack, unpack
 from worldmodels.memory import MEMORIES
 from worldmodels.memory.noise import OBSERVE, NoiseStream
-from worldmodels.runs import Run, config_of, find
+from worldmodels.runs import Run, config_of, find, plain, to_arrays, to_tensors
 from worldmodels.types import Memory, Policy, State, UserError, Vision
 from worldmodels.vision import VISIONS
 
@@ -121,6 +124,15 @@ class Agent:
         z = torch.as_tensor(z, device=next(self.vision.parameters()).device)
         return self.vision.decode(z.reshape(-1, z.shape[-1])).view(*z.shape[:-1], 64, 64, 3).cpu().numpy()
 
+    @cached_property
+    def shared(self) -> Shared:
+        """V and M for jobs elsewhere, which `agent_of` opens."""
+        arrays = {f"{name}.{key}": value for name, module in (("vision", self.vision), ("memory", self.memory))
+                  for key, value in to_arrays(module.state_dict()).items()}
+        info = {"vision": self.vision.config, "memory": self.memory.config, "digest": self.digest,
+                "repeat": self.repeat}
+        return Shared(pack(arrays, plain(info)))
+
     def policy_of(self, spec: PolicySpec) -> Policy:
         """A spec's policies, ready to be reset."""
         return build(spec, self)
@@ -159,9 +171,25 @@ def load_agent(run: Run, device: str = "cpu", task: Task | None = None) -> Agent
         except RuntimeError as error:
             raise UserError(f"{run.path(name)} does not fit its own config ({str(error).splitlines()[-1].strip()}): "
                             f"delete it and run `python -m pipeline.train_{name}`") from None
-        module.to(device).eval().requires_grad_(False)
+        freeze(module, device)
     repeat = memory_info.get("collect", {}).get("repeat", 1)
     return Agent(task, vision, memory, f"{vision_info['digest']}-{memory_info['digest']}", repeat=repeat)
+
+
+def agent_of(shared: Shared, task: Task, device: str = "cpu") -> Agent:
+    """V and M as `Agent.shared` packed them."""
+    arrays, info = unpack(shared.data)
+    parts = build_vision(info), build_memory(info, task)
+    for name, module in zip(("vision", "memory"), parts):
+        own = {key.removeprefix(f"{name}."): value for key, value in arrays.items() if key.startswith(f"{name}.")}
+        module.load_state_dict(to_tensors(own))
+        freeze(module, device)
+    return Agent(task, *parts, info["digest"], repeat=info["repeat"])
+
+
+def freeze(module: nn.Module, device: str):
+    """Makes a trained network ready for use."""
+    module.to(device).eval().requires_grad_(False)
 
 
 def open_agent(task: str, run: str | Path | None = None, device: str = "cpu",

@@ -69,11 +69,16 @@ def episode_path(folder: Path, seed: int) -> Path:
     return folder / f"{seed:09d}{SUFFIX}"
 
 
-def write(path: Path, episode: Episode, info: dict):
-    """Writes an episode atomically; `info` (seed, policy, ...) must be JSON-able."""
+def packed(episode: Episode, info: dict) -> bytes:
+    """An episode's file; `info` (seed, policy, ...) must be JSON-able."""
     arrays = {name: np.ascontiguousarray(value) for name, value in episode._asdict().items()}   # strides are not stored
     data = safetensors.numpy.save(arrays, {"format": str(FORMAT), "info": json.dumps(info)})
-    write_atomic(path, lz4.frame.compress(data, content_checksum=True, store_size=True))
+    return lz4.frame.compress(data, content_checksum=True, store_size=True)
+
+
+def write(path: Path, episode: Episode, info: dict):
+    """Writes an episode atomically."""
+    write_atomic(path, packed(episode, info))
 
 
 def read(path: Path) -> Episode:

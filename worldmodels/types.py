@@ -15,7 +15,7 @@ EXECUTORS, TASKS).
 """
 
 from concurrent.futures import Future
-from typing import Any, Callable, Iterable, NamedTuple, Protocol, Sequence
+from typing import Any, Callable, Iterable, Iterator, NamedTuple, Protocol, Sequence
 
 import numpy as np
 import torch
@@ -225,6 +225,9 @@ class Executor(Protocol):
     size: int                           # jobs that run at the same time
 
     def submit(self, job: Callable[[], Any]) -> Future: ...
+
+    def each(self, jobs: Iterable[Callable[[], Any]]) -> Iterator[tuple[int, Any]]:
+        """Each job's number and result, as it ends; few are under way at a time, so that results do not pile up."""
 
     def run(self, jobs: Iterable[Callable[[], Any]], progress: Any = None,
             weight: Callable[[Any], float] = lambda r: 1) -> list:

@@ -10,12 +10,25 @@ from tqdm import tqdm
 
 from tests.executors.jobs import (LONG, Once, Square, TwoArguments, Unreadable, Unsendable, WithDeadline, die, fail,
                                   hang, wait_for)
-from worldmodels.executors import ATTEMPTS, EXECUTORS, WorkerDied
+from worldmodels.executors import ATTEMPTS, EXECUTORS, Shared, WorkerDied
+from worldmodels.executors.executor import AHEAD, message_of
 from worldmodels.types import UserError
 
 
 @pytest.fixture(scope="module", params=EXECUTORS)
+def any_kind(request):
+    return EXECUTORS[request.param]
+
+
+@pytest.fixture(scope="module")
+def any_executor(any_kind):
+    with any_kind(1) as executor:
+        yield executor
+
+
+@pytest.fixture(scope="module", params=[name for name in EXECUTORS if name != "inline"])
 def kind(request):
+    """Those that have workers."""
     return EXECUTORS[request.param]
 
 
@@ -25,22 +38,60 @@ def executor(kind):
         yield executor
 
 
-@pytest.mark.parametrize("workers", (1, 3))
-def test_results_come_in_the_order_of_the_jobs(kind, workers):
-    with kind(workers) as executor:
-        assert executor.size == workers
+def test_results_come_in_the_order_of_the_jobs(any_executor):
+    assert any_executor.size == 1
+    assert any_executor.run([Square(n) for n in range(20)]) == [n**2 for n in range(20)]
+
+
+def test_results_come_in_the_order_of_the_jobs_from_several_workers(kind):
+    with kind(3) as executor:
+        assert executor.size == 3
         assert executor.run([Square(n) for n in range(20)]) == [n**2 for n in range(20)]
 
 
-def test_a_closure_is_a_job(executor):
+def test_each_result_is_handed_out_once_with_the_number_of_its_job(any_executor):
+    assert sorted(any_executor.each(Square(n) for n in range(20))) == [(n, n**2) for n in range(20)]
+
+
+def test_no_more_jobs_are_under_way_than_the_caller_keeps_up_with(any_executor):
+    """Else the results of thousands of episodes would wait in memory."""
+    taken = []
+    results = any_executor.each(taken.append(n) or Square(n) for n in range(50))
+    for number, _ in enumerate(results, 1):
+        assert len(taken) <= number + AHEAD
+
+
+def test_a_value_that_jobs_share_arrives_whole(any_executor):
+    """With each job that needs it, also with others that need another one, and after one that needs none."""
+    values = [Shared(bytes([n]) * 1_000_000) for n in range(3)]
+    first = lambda *values: lambda: [(len(value.data), value.data[0]) for value in values]
+    jobs = [first(values[0]), first(values[0]), Square(3), first(values[0], values[1]), first(values[2])]
+    found = any_executor.run(jobs)
+    of = lambda *numbers: [(1_000_000, number) for number in numbers]
+    assert found == [of(0), of(0), 9, of(0, 1), of(2)]
+
+
+def test_a_value_that_jobs_share_does_not_travel_with_each(executor):
+    value = Shared(b"x" * 1_000_000)
+    message = message_of(lambda: value.data)
+    assert len(message.job) < 10_000 and message.shared == {value.digest: value}
+    assert executor.run([lambda: value.data] * 3) == 3 * [value.data]
+
+
+def test_a_closure_is_a_job(any_executor):
     offset = 5
-    assert executor.run([lambda n=n: n + offset for n in range(3)]) == [5, 6, 7]
+    assert any_executor.run([lambda n=n: n + offset for n in range(3)]) == [5, 6, 7]
 
 
 @pytest.mark.parametrize("count", (0, -1))
-def test_there_is_at_least_one_worker(kind, count):
+def test_there_is_at_least_one_worker(any_kind, count):
     with pytest.raises(UserError, match=f"--workers {count}"):
-        kind(count)
+        any_kind(count)
+
+
+def test_an_address_where_no_cluster_answers_is_refused(any_kind):
+    with pytest.raises(UserError, match="--address 192.0.2.1:1"):
+        any_kind(1, "192.0.2.1:1")
 
 
 # Progress
@@ -57,15 +108,15 @@ class Recorder:
         self.threads.add(threading.current_thread())
 
 
-def test_progress_is_complete_when_a_run_returns(executor):
+def test_progress_is_complete_when_a_run_returns(any_executor):
     recorder = Recorder()
-    executor.run([Square(n) for n in range(10)], recorder, weight=lambda square: square + 1)
+    any_executor.run([Square(n) for n in range(10)], recorder, weight=lambda square: square + 1)
     assert sorted(recorder.steps) == [n**2 + 1 for n in range(10)]
 
 
-def test_progress_is_advanced_in_the_calling_thread(executor):
+def test_progress_is_advanced_in_the_calling_thread(any_executor):
     recorder = Recorder()
-    executor.run([Square(n) for n in range(3)], recorder)
+    any_executor.run([Square(n) for n in range(3)], recorder)
     assert recorder.threads == {threading.current_thread()}
 
 
@@ -77,25 +128,25 @@ def test_progress_is_advanced_as_the_jobs_end(executor, tmp_path):
         assert progress.n == 2
 
 
-def test_an_exception_in_progress_reaches_the_caller(executor):
+def test_an_exception_in_progress_reaches_the_caller(any_executor):
     with pytest.raises(ZeroDivisionError):
-        executor.run([Square(0)], Recorder(), weight=lambda square: 1 / square)
+        any_executor.run([Square(0)], Recorder(), weight=lambda square: 1 / square)
 
 
 # Exceptions
 
 @pytest.mark.parametrize("error", (UserError("no such thing"), ValueError(3), KeyError("x"), OSError(4)), ids=repr)
-def test_an_exception_reaches_the_caller_with_its_type(executor, error):
+def test_an_exception_reaches_the_caller_with_its_type(any_executor, error):
     with pytest.raises(type(error)) as caught:
-        executor.submit(lambda: fail(error)).result(LONG)
+        any_executor.submit(lambda: fail(error)).result(LONG)
     assert caught.value.args == error.args
-    assert executor.run([Square(3)]) == [9]
+    assert any_executor.run([Square(3)]) == [9]
 
 
-def test_an_exception_ends_a_run_and_the_executor_goes_on(executor):
+def test_an_exception_ends_a_run_and_the_executor_goes_on(any_executor):
     with pytest.raises(ZeroDivisionError):
-        executor.run([Square(1), lambda: 1 / 0, *[Square(n) for n in range(50)]])
-    assert executor.run([Square(7)]) == [49]
+        any_executor.run([Square(1), lambda: 1 / 0, *[Square(n) for n in range(50)]])
+    assert any_executor.run([Square(7)]) == [49]
 
 
 def test_a_run_that_fails_cancels_its_own_jobs_and_no_others(executor, tmp_path):
@@ -193,8 +244,8 @@ def test_closing_ends_every_future(kind, tmp_path):
     assert all(other.cancelled() for other in waiting)
 
 
-def test_a_closed_executor_takes_no_jobs(kind):
-    with kind(1) as executor:
+def test_a_closed_executor_takes_no_jobs(any_kind):
+    with any_kind(1) as executor:
         pass
     with pytest.raises(RuntimeError, match="closed"):
         executor.submit(Square(3))
@@ -202,6 +253,6 @@ def test_a_closed_executor_takes_no_jobs(kind):
         executor.run([Square(3)])
 
 
-def test_an_executor_may_be_closed_twice(kind):
-    with kind(1) as executor:
+def test_an_executor_may_be_closed_twice(any_kind):
+    with any_kind(1) as executor:
         executor.close()

@@ -142,10 +142,10 @@ def test_a_dream_from_a_step_on_is_the_game_until_there():
 
 
 def test_watched_episodes_are_those_that_a_score_is_made_of(toy_run):
-    digest, seeds = load_agent(toy_run).digest, tuple(range(7, 47))
+    shared, seeds = load_agent(toy_run).shared, tuple(range(7, 47))
     spec = PolicySpec(LinearConfig(), {"parameters": np.random.default_rng(3).normal(size=(1, 13))})
-    played = WatchJob(TASKS["toy"], toy_run, digest, 30, (), spec, seeds)()
-    returns, lengths = RealJob(TASKS["toy"], toy_run, digest, 30, (), spec, seeds)()
+    played = WatchJob(TASKS["toy"], shared, 30, (), spec, seeds)()
+    returns, lengths = RealJob(TASKS["toy"], shared, 30, (), spec, seeds)()
     assert sorted(len(e.action) for e in played) == sorted(lengths)
     assert sorted(float(e.reward.sum()) for e in played) == sorted(returns.tolist())
     assert all(e.frames.shape == (len(e.action) + 1, 4) for e in played)

@@ -15,7 +15,9 @@ CONFIG = CollectConfig(max_steps=40, policy="fresh")
 def test_a_stored_episode_is_aligned_in_time(tmp_path):
     """Frame t, action t -> reward t, end t, frame t + 1."""
     for seed in range(5):
-        steps, total = CollectJob(TASKS["toy"], CONFIG, seed, tmp_path)()
+        played = CollectJob(TASKS["toy"], CONFIG, seed, kept=True)()
+        played.write(tmp_path)
+        (steps,), (total,) = played.steps, played.returns
         episode = episodes.read(episodes.episode_path(tmp_path, seed))
         assert len(episode.frames) == steps + 1 and len(episode.action) == len(episode.reward) == steps
         p = [position(frame) for frame in episode.frames]
@@ -25,19 +27,24 @@ def test_a_stored_episode_is_aligned_in_time(tmp_path):
         assert episode.truncated.tolist() == [False] * (steps - 1) + [p[-1] != 15]
 
 
+def stored(folder, played):
+    """Its episode, of seed 3, from its file."""
+    played.write(folder)
+    return episodes.read(episodes.episode_path(folder, 3))
+
+
 def test_an_episode_is_a_function_of_its_seed(tmp_path):
-    first, second = ((CollectJob(TASKS["toy"], CONFIG, 3, tmp_path / name)(),
-                      episodes.read(episodes.episode_path(tmp_path / name, 3))) for name in ("a", "b"))
-    assert first[0] == second[0]
-    for a, b in zip(first[1], second[1]):
+    first, second = (CollectJob(TASKS["toy"], CONFIG, 3, kept=True)() for _ in range(2))
+    assert first[:2] == second[:2] and list(first.files) == list(second.files) == [3]
+    for a, b in zip(*(stored(tmp_path / name, played) for name, played in (("a", first), ("b", second)))):
         np.testing.assert_array_equal(a, b)
 
 
 def test_every_task_is_collected_with_each_of_its_policies():
     for task in list(TASKS.values()):
         for policy in task.policies:
-            steps, _ = CollectJob(task, CollectConfig(max_steps=3, policy=policy), 0)()
-            assert steps == 3
+            played = CollectJob(task, CollectConfig(max_steps=3, policy=policy), 0)()
+            assert played.steps.tolist() == [3] and not played.files
     make_env.cache_clear()              # which ends the game's engine
 
 

@@ -23,19 +23,21 @@ SEEDS = tuple(range(100, 140))          # more than a worker plays at a time
 @pytest.fixture
 def explore(toy_run, tmp_path):
     """explore(share, weight_noise): the job, and what it returned."""
-    digest = load_agent(toy_run).digest
+    agent = load_agent(toy_run)
     spec = PolicySpec(LinearConfig(), {"parameters": np.random.default_rng(3).normal(size=(1, 13))})
 
     def explore(share, weight_noise=0.0):
         config = CollectConfig(max_steps=30, policy="fresh", explore_share=share)
-        job = ExploreJob(TASKS["toy"], toy_run, digest, config, (), spec, SEEDS, tmp_path, weight_noise)
-        return job, job()
+        job = ExploreJob(TASKS["toy"], agent.shared, 1, config, (), spec, SEEDS, weight_noise)
+        played = job()
+        played.write(tmp_path)
+        return job, played
 
     return explore
 
 
 def test_what_is_stored_can_be_played_again(explore, tmp_path):
-    _, (lengths, returns) = explore(0.5)
+    _, (lengths, returns, _) = explore(0.5)
     assert len({int(length) for length in lengths}) > 1
     for seed, length, total in zip(SEEDS, lengths, returns):
         stored, env = episodes.read(episodes.episode_path(tmp_path, seed)), Toy(max_steps=30)
@@ -50,11 +52,11 @@ def test_what_is_stored_can_be_played_again(explore, tmp_path):
 
 
 def test_without_exploration_it_is_the_controller_that_plays(explore, toy_run):
-    job, (lengths, returns) = explore(0.0)
-    expected_returns, expected_lengths = RealJob(job.task, toy_run, job.digest, 30, (), job.spec, SEEDS)()
+    job, (lengths, returns, _) = explore(0.0)
+    expected_returns, expected_lengths = RealJob(job.task, job.agent, 30, (), job.spec, SEEDS)()
     assert np.array_equal(lengths, expected_lengths) and np.array_equal(returns, expected_returns)
     for other in ((1.0, 0.0), (0.0, 1.0)):
-        _, (_, explored) = explore(*other)
+        _, (_, explored, _) = explore(*other)
         assert not np.array_equal(explored, returns)
 
 

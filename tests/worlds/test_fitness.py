@@ -13,7 +13,7 @@ from tests.conftest import counted_episode, make_latents
 from worldmodels.agent import Agent, load_agent
 from worldmodels.controller import CONTROLLERS, LinearConfig, PolicySpec
 from worldmodels.envs import TASKS
-from worldmodels.executors import LocalExecutor
+from worldmodels.executors import LocalExecutor, Shared
 from worldmodels.memory.dreamer import PlainDreamer
 from worldmodels.memory.ensemble import Ensemble, EnsembleConfig
 from worldmodels.memory.gru import GRUConfig
@@ -58,9 +58,9 @@ def test_real_fitness_is_bit_equal_whatever_the_number_of_workers(workers, toy_r
     agent = load_agent(toy_run)
     spec, seeds = controllers(agent, 5), list(range(1, 11))
 
-    expected = RealFitness(Here(), toy_run, agent, 40, ())(spec, seeds)
+    expected = RealFitness(Here(), agent, 40, ())(spec, seeds)
     with LocalExecutor(workers) as executor, tqdm(total=50, file=io.StringIO()) as progress:
-        returns = RealFitness(executor, toy_run, agent, 40, ())(spec, seeds, progress)
+        returns = RealFitness(executor, agent, 40, ())(spec, seeds, progress)
         assert progress.n == 50
     assert np.array_equal(returns, expected) and returns.shape == (5, 10)
     assert len(np.unique(returns)) > 5
@@ -69,7 +69,7 @@ def test_real_fitness_is_bit_equal_whatever_the_number_of_workers(workers, toy_r
 @pytest.mark.parametrize("kind", CONTROLLERS)
 def test_real_fitness_is_members_by_episodes(kind, executor, toy_run):
     agent = load_agent(toy_run)
-    spec, fitness = controllers(agent, 3, kind), RealFitness(executor, toy_run, agent, 40, ())
+    spec, fitness = controllers(agent, 3, kind), RealFitness(executor, agent, 40, ())
     returns = fitness(spec, [1, 2, 3, 4])
     for member, of_member in enumerate(returns):
         for got, seed in zip(of_member, (1, 2, 3, 4)):
@@ -133,12 +133,14 @@ def ways(world, monkeypatch):
     spec = PolicySpec(LinearConfig(), {"parameters": np.zeros((1, agent.parameter_count(LinearConfig())))})
     each, seed = spec.select(np.zeros(len(SEEDS), int)), torch.from_numpy(SEEDS)
     plain = agent.with_memory(getattr(world.memory, "memory", world.memory))
-    monkeypatch.setattr(fitness, "worker_agent", lambda *_: plain)                  # which workers load from the run
+    agent.shared = Shared(b"nothing to be opened")
+    monkeypatch.setattr(fitness, "worker_agent", lambda *_: plain)                  # which workers open
+    fitness.worker_dream.cache_clear()
     yield rollout(world, agent.policy_of(each), SEEDS)
     yield dream(agent, each, world.starts(SEEDS), SEEDS, seed, world.config)
     yield GraphedDream(agent, world.config)(each, world.starts(SEEDS), SEEDS, seed)
     yield DreamFitness(agent, world).play(spec, SEEDS)[:, 0]
-    yield DreamFitness(agent, world, Here(), Run("nowhere")).play(spec, SEEDS)[:, 0]
+    yield DreamFitness(agent, world, Here()).play(spec, SEEDS)[:, 0]
 
 
 @pytest.mark.parametrize("weight, limit", ((0.5, np.inf), (0.0, 9.0), (0.5, 9.0), (3.0, 10.0)))
@@ -158,7 +160,7 @@ def test_a_pessimistic_dreams_return_and_end_are_as_the_formulas_say(weight, lim
 
 
 def test_workers_dream_as_pessimistically_as_one_process(tmp_path):
-    """To the last bit. They load V and M from the run, which knows of no pessimism."""
+    """To the last bit. They are sent V and M, which know of no pessimism."""
     run = Run(tmp_path / "run")
     vision, memory = VAEConfig(z_size=4, channels=2), EnsembleConfig(members=3, member=GRUConfig(hidden_size=8))
     info = {"task": "toy", "vision": vision}
@@ -177,4 +179,4 @@ def test_workers_dream_as_pessimistically_as_one_process(tmp_path):
     assert (expected[1] < plain[1]).any() and (expected[0] != plain[0]).all()
     with LocalExecutor(2) as executor:
         for one, returns in ((wary, expected), (agent, plain)):
-            np.testing.assert_array_equal(dreams(one, executor, run).play(spec, seeds), returns)
+            np.testing.assert_array_equal(dreams(one, executor).play(spec, seeds), returns)

@@ -277,6 +277,6 @@ def test_workers_dream_the_same_as_one_process(toy_run, tmp_path, one_thread):
     assert expected[1].std(0).max() > 0 and expected[1].std(1).max() > 0
     for workers in (1, 3):
         with LocalExecutor(workers) as executor:
-            fitness = DreamFitness(agent, world, executor, toy_run)
+            fitness = DreamFitness(agent, world, executor)
             np.testing.assert_array_equal(fitness.play(spec, seeds), expected)
             np.testing.assert_array_equal(fitness(spec.select([0, 1]), seeds[:1]), expected[0, :2, :1])

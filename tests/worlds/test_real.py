@@ -10,11 +10,9 @@ import torch
 
 from worldmodels.agent import load_agent, load_controller
 from worldmodels.controller import LinearConfig, PolicySpec
-from worldmodels.envs import TASKS
 from worldmodels.envs.toy import Toy, position
 from worldmodels.runs import Run
 from worldmodels.types import UserError
-from worldmodels.worlds.fitness import RealJob
 from worldmodels.worlds.real import RealWorld
 from worldmodels.worlds.rollout import rollout
 
@@ -138,14 +136,6 @@ def test_an_episode_does_not_depend_on_those_played_before(agent):
     play(world, agent, spec.select([0, 1]), [7, 8])
     again = play(world, agent, spec, [1, 2, 3])
     assert torch.equal(first.returns, again.returns) and torch.equal(first.lengths, again.lengths)
-
-
-def test_a_job_is_refused_when_v_or_m_have_changed(toy_run, agent):
-    spec = PolicySpec(LinearConfig(), {"parameters": np.zeros((2, 13))})
-    job = RealJob(TASKS["toy"], toy_run, agent.digest, 5, (), spec, (0, 1))
-    assert job()[1].tolist() == [5, 5]
-    with pytest.raises(UserError, match="changed"):
-        RealJob(TASKS["toy"], toy_run, "another-digest", 5, (), spec, (0, 1))()
 
 
 @pytest.mark.parametrize("change, named", (

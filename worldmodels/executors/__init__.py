@@ -1,24 +1,40 @@
 """Where jobs run: one executor a kind, all under one contract.
 
 A job is a callable without arguments. Its result depends on nothing but itself, so it may run anywhere and more than
-once. It may have an attribute `deadline`, the seconds it may take. Without one, the executor's own deadline holds.
+once: it brings what it needs, writes no file of a run, and what it made is in its result. It may have an attribute
+`deadline`, the seconds it may take; without one, the executor's own deadline holds. It may have `gpus`, how many it
+asks for. What many jobs need is a field of theirs that is `Shared`: it travels once.
 
-    EXECUTORS[kind](workers)        a context manager; a UserError where so many workers cannot be had
+    EXECUTORS[kind](workers, address, most)     a context manager; a UserError where so many workers cannot be had
     size                            jobs that run at the same time
     submit(job) -> Future           a RuntimeError once the executor is closed
+    each(jobs)                      each job's number and result, as it ends; few jobs are under way at a time
     run(jobs, progress, weight)     the results, in the order of the jobs. The calling thread advances `progress` by
-                                    `weight(result)` as each job ends. The first exception ends the run: the run's
-                                    other jobs are cancelled where they have not begun, other callers' jobs go on
+                                    `weight(result)` as each job ends
     close()                         ends the workers. Waiting jobs are cancelled, running ones end in WorkerDied
 
-Every future ends, whatever dies. A job that takes its worker with it or is not done by its deadline is run again. After
-ATTEMPTS times it ends in WorkerDied. What cannot be pickled fails with the pickler's error.
+The first exception ends `run` or `each`: its other jobs are cancelled where they have not begun, other callers' jobs go
+on. Every future ends, whatever dies. A job that takes its worker with it or is not done by its deadline is run again.
+After ATTEMPTS times it ends in WorkerDied. What cannot be pickled fails with the pickler's error.
 """
 
-from worldmodels.executors.local import ATTEMPTS, LocalExecutor, WorkerDied, ctrl_c_waits
+from worldmodels.executors.executor import ATTEMPTS, Executor, Shared, WorkerDied
+from worldmodels.executors.inline import InlineExecutor
+from worldmodels.executors.local import LocalExecutor, ctrl_c_waits
 from worldmodels.executors.machine import check_workers, default_workers
+from worldmodels.types import UserError
 
-EXECUTORS = {"local": LocalExecutor}
 
-__all__ = ["ATTEMPTS", "EXECUTORS", "LocalExecutor", "WorkerDied", "check_workers", "ctrl_c_waits",
+def ray_executor(*arguments, **settings) -> Executor:
+    """A RayExecutor; Ray, an extra, is imported here alone."""
+    try:
+        from worldmodels.executors.ray import RayExecutor
+    except ModuleNotFoundError as error:
+        raise UserError(f"--executor ray: {error}. Install it with: pip install 'worldmodels[ray]'") from None
+    return RayExecutor(*arguments, **settings)
+
+
+EXECUTORS = {"local": LocalExecutor, "ray": ray_executor, "inline": InlineExecutor}
+
+__all__ = ["ATTEMPTS", "EXECUTORS", "LocalExecutor", "Shared", "WorkerDied", "check_workers", "ctrl_c_waits",
            "default_workers"]

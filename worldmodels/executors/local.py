@@ -13,27 +13,22 @@ import signal
 import socket
 import threading
 import time
-import traceback
-from concurrent.futures import Future, as_completed
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from queue import SimpleQueue
-from typing import Any, Callable, Iterable
+from typing import Any
 
 import multiprocess
 from multiprocess import resource_tracker
-from multiprocess.reduction import ForkingPickler
-from tqdm import tqdm
 
-from worldmodels.executors.machine import check_workers, idle_cores
+from worldmodels.executors.executor import (ATTEMPTS, Executor, Job, Message, WorkerDied, answer, answered, message_of,
+                                            single_threaded)
+from worldmodels.executors.machine import check_workers, default_workers, idle_cores
+from worldmodels.types import UserError
 
-ATTEMPTS = 3                    # a job that takes its worker with it this often is given up
 TICK = 0.2                      # seconds between two looks of the watcher
 SINGLE_THREADED = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
 STARTING = threading.Lock()     # the environment is the whole process's: one worker starts at a time
-
-
-class WorkerDied(RuntimeError):
-    """A job killed or outlasted its worker on every attempt, or the executor was closed while it ran."""
 
 
 @contextmanager
@@ -66,32 +61,18 @@ def work(connection, core: int | None):
         os.sched_setaffinity(0, {core})
     threading.Thread(target=end_with_parent, daemon=True).start()
     with suppress(EOFError, OSError):
-        import cv2
-        import torch
-        torch.set_num_threads(1)
-        cv2.setNumThreads(1)
+        single_threaded()
+        shared = {}                                 # what the last job needed
         while True:
-            connection.send_bytes(answer(connection.recv_bytes()))
+            job, digests, new = connection.recv()
+            shared = {digest: new.get(digest) or shared[digest] for digest in digests}
+            connection.send_bytes(answer(job, shared))
     os.killpg(0, signal.SIGKILL)
 
 
 def end_with_parent():
     multiprocess.parent_process().join()
     os.killpg(0, signal.SIGKILL)
-
-
-def answer(message: bytes) -> memoryview:
-    """Runs the job in `message`: (True, result) or (False, exception), pickled."""
-    try:
-        return ForkingPickler.dumps((True, ForkingPickler.loads(message)()))
-    except BaseException as error:
-        trace = traceback.format_exc()
-        if hasattr(error, "add_note"):              # Python 3.11
-            error.add_note(trace)
-        try:
-            return ForkingPickler.dumps((False, error))
-        except Exception:                           # an exception that cannot be pickled
-            return ForkingPickler.dumps((False, RuntimeError(trace)))
 
 
 class Worker:
@@ -112,6 +93,13 @@ class Worker:
         theirs.close()
         self.due = math.inf                         # time.monotonic() by which it has to answer
         self.killed = False
+        self.shared = set()                         # digests of what it has
+
+    def send(self, message: Message):
+        """A job, and what it needs that the worker has not."""
+        new = {digest: shared for digest, shared in message.shared.items() if digest not in self.shared}
+        self.connection.send((message.job, list(message.shared), new))
+        self.shared = set(message.shared)
 
     def kill(self):
         """Ends the process group, and whoever here waits to read or write. The caller holds the executor's lock."""
@@ -131,15 +119,21 @@ class Worker:
         self.connection.close()
 
 
-class LocalExecutor:
-    """`submit(job) -> Future` over `workers` processes; a context manager."""
+class LocalExecutor(Executor):
+    """`submit(job) -> Future` over `workers` processes, one for each core if not given, and no more than `most`."""
 
-    def __init__(self, workers: int, deadline: float = 1800.0):
+    def __init__(self, workers: int | None = None, address: str | None = None, most: int | None = None,
+                 deadline: float = 1800.0):
+        if address:
+            raise UserError(f"--address {address}: worker processes of this machine join no cluster; choose another "
+                            "--executor")
+        workers = default_workers() if workers is None else workers
         check_workers(workers)
+        workers = min(workers, most or workers)
         self.size, self.deadline = workers, deadline        # seconds that a job without its own deadline may take
         self.restarts = 0
         self._context = multiprocess.get_context("spawn")
-        self._queue: SimpleQueue = SimpleQueue()    # (job, the job pickled, its future), or None: a thread ends
+        self._queue: SimpleQueue = SimpleQueue()    # (job, its message, its future), or None: a thread ends
         self._lock = threading.Lock()
         self._ended: BaseException | None = None    # why no more jobs are run
         resource_tracker.ensure_running()           # its start would lift the signal mask that workers start under
@@ -157,10 +151,10 @@ class LocalExecutor:
             self.close()
             raise
 
-    def submit(self, job: Callable[[], Any]) -> Future:
+    def submit(self, job: Job) -> Future:
         future: Future = Future()
         try:
-            message = ForkingPickler.dumps(job)
+            message = message_of(job)
         except Exception as error:                  # a job that cannot be sent
             future.set_exception(error)
             return future
@@ -170,22 +164,6 @@ class LocalExecutor:
             self._queue.put((job, message, future))
         return future
 
-    def run(self, jobs: Iterable[Callable[[], Any]], progress: tqdm | None = None,
-            weight: Callable[[Any], float] = lambda result: 1) -> list:
-        """The results of `jobs`, in their order; `progress` advances by `weight(result)` as each ends."""
-        futures: list[Future] = []
-        try:
-            for job in jobs:
-                futures.append(self.submit(job))
-            for future in as_completed(futures):
-                result = future.result()
-                if progress is not None:
-                    progress.update(weight(result))
-            return [future.result() for future in futures]
-        finally:
-            for future in futures:                  # where one has failed: those that have not begun
-                future.cancel()
-
     def close(self):
         self._end(WorkerDied("the executor is closed"))
         for thread in self._threads:
@@ -194,12 +172,6 @@ class LocalExecutor:
         for worker in self._workers:
             worker.release()
         atexit.unregister(self.close)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        self.close()
 
     def _end(self, reason: BaseException):
         """Kills the workers. Their threads then end each future that is left, and themselves."""
@@ -225,7 +197,7 @@ class LocalExecutor:
             self._perform(i, *task)
             del task                                # its future holds the result
 
-    def _perform(self, i: int, job: Callable[[], Any], message: memoryview, future: Future):
+    def _perform(self, i: int, job: Job, message: Message, future: Future):
         if isinstance(self._ended, WorkerDied):     # closed
             future.cancel()
         if not future.set_running_or_notify_cancel():
@@ -236,23 +208,23 @@ class LocalExecutor:
             good, value = False, error
         future.set_result(value) if good else future.set_exception(value)
 
-    def _ask(self, i: int, job: Callable[[], Any], message: memoryview) -> tuple[bool, Any]:
+    def _ask(self, i: int, job: Job, message: Message) -> tuple[bool, Any]:
         """What worker i, or one in its place, answers to `message`."""
         deadline = getattr(job, "deadline", self.deadline)
         for _ in range(ATTEMPTS):
-            worker, answered = self._living(i), None
+            worker, reply = self._living(i), None
             worker.due = time.monotonic() + deadline
             try:
-                worker.connection.send_bytes(message)
-                answered = worker.connection.recv_bytes()
+                worker.send(message)
+                reply = worker.connection.recv_bytes()
             except Exception:
                 overdue = time.monotonic() > worker.due
             with self._lock:
                 worker.due = math.inf
-                if answered is None:                # it is dead, or of no more use with half a message in the pipe
+                if reply is None:                   # it is dead, or of no more use with half a message in the pipe
                     worker.kill()
-            if answered is not None:
-                return ForkingPickler.loads(answered)
+            if reply is not None:
+                return answered(reply)
         reason = f"took longer than {deadline:g} s" if overdue else "ended its worker process"
         raise WorkerDied(f"a job {reason}, {ATTEMPTS} times: {job}")
 

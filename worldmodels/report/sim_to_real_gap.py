@@ -11,9 +11,9 @@ from worldmodels.agent import Agent
 from worldmodels.controller import PolicySpec
 from worldmodels.envs import Task
 from worldmodels.episodes import Episode, locate
+from worldmodels.executors import Shared
 from worldmodels.memory.noise import draw
 from worldmodels.memory.unroll import Trajectory, states_at, unroll
-from worldmodels.runs import Run
 from worldmodels.types import State
 from worldmodels.worlds.fitness import time_for, worker_world
 from worldmodels.worlds.record import Recorder
@@ -31,8 +31,7 @@ class WatchJob:
     """Plays an episode for each seed in the real game; returns them with latents where an Episode has frames."""
 
     task: Task
-    run: Run
-    digest: str
+    agent: Shared               # V and M
     max_steps: int
     settings: tuple
     spec: PolicySpec            # one policy
@@ -43,7 +42,7 @@ class WatchJob:
         return time_for(len(self.seeds) * self.max_steps)
 
     def __call__(self) -> list[Episode]:
-        agent, world = worker_world(self.task, self.run, self.digest, self.max_steps, self.settings)
+        agent, world = worker_world(self.task, self.agent, self.max_steps, self.settings)
         played = []
         recorder = Recorder(world, lambda: list(agent.memory.latent(world.state).numpy().copy()),
                             lambda track: played.append(track.episode()))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Callable, Literal, Sequence
+from typing import Annotated, Callable, Literal, NamedTuple, Sequence
 
 import gymnasium
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 from worldmodels import episodes
 from worldmodels.commandline import Count, Range, Share, Skill, Weight, Whole
 from worldmodels.envs import Task
+from worldmodels.files import write_atomic
 from worldmodels.runs import EPISODES_PER_STAGE
 from worldmodels.types import State
 
@@ -64,20 +65,33 @@ class RandomPolicy:
         self.streams = kept + self.streams
 
 
+class Collected(NamedTuple):
+    """N episodes that a job has played."""
+
+    steps: np.ndarray           # [N]
+    returns: np.ndarray         # [N]
+    files: dict[int, bytes]     # what is to be stored of them, by seed
+
+    def write(self, folder: Path):
+        """One file an episode."""
+        for seed, data in self.files.items():
+            write_atomic(episodes.episode_path(folder, seed), data)
+
+
 @dataclass(frozen=True)
 class CollectJob:
-    """Plays one episode with a random policy and, given a folder, stores it; returns (steps, return)."""
+    """Plays one episode with a random policy; with `kept`, its file is in the result."""
 
     task: Task
     config: CollectConfig
     seed: int
-    folder: Path | None = None
+    kept: bool = False
 
     @property
     def seeds(self) -> tuple[int]:
         return self.seed,
 
-    def __call__(self) -> tuple[int, float]:
+    def __call__(self) -> Collected:
         env = make_env(self.task, self.config.max_steps, env_settings(self.task, self.config))
         frame, _ = env.reset(seed=self.seed)
         track = episodes.Track(self.seed, [frame], [])
@@ -87,7 +101,9 @@ class CollectJob:
             track.moments.append((action, reward, terminated, truncated))
             if terminated or truncated:
                 break
-        if self.folder is not None:
+        files = {}
+        if self.kept:
             info = {"task": self.task.name, "seed": self.seed, "policy": self.config.policy, "env_id": self.task.env_id}
-            episodes.write(episodes.episode_path(self.folder, self.seed), track.episode(), info)
-        return len(track.moments), float(sum(reward for _, reward, *_ in track.moments))
+            files[self.seed] = episodes.packed(track.episode(), info)
+        gained = float(sum(reward for _, reward, *_ in track.moments))
+        return Collected(np.array([len(track.moments)]), np.array([gained]), files)

@@ -4,7 +4,6 @@ leads. With noise on its weights (Plappert et al. 2018) M also learns where wors
 on its way to a good one."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Callable, Iterator, Sequence
 
 import numpy as np
@@ -13,10 +12,10 @@ from torch import Tensor
 
 from worldmodels.controller import PolicySpec
 from worldmodels.envs import Task
-from worldmodels.episodes import episode_path, write
-from worldmodels.runs import Run
+from worldmodels.episodes import Track, packed
+from worldmodels.executors import Shared
 from worldmodels.types import Policy, State
-from worldmodels.worlds.collect import CollectConfig
+from worldmodels.worlds.collect import CollectConfig, Collected
 from worldmodels.worlds.fitness import time_for, worker_world
 from worldmodels.worlds.record import Recorder
 from worldmodels.worlds.rollout import rollout
@@ -71,30 +70,32 @@ def with_weight_noise(spec: PolicySpec, share: float, seeds: Sequence[int]) -> P
 
 @dataclass(frozen=True, repr=False)
 class ExploreJob:
-    """Plays and stores an episode for each seed; a pure function of its fields, `digest` being that of V and M."""
+    """Plays an episode for each seed; their files are in the result."""
 
     task: Task
-    run: Run                    # whose round has the controller
-    digest: str
+    agent: Shared               # V and M
+    round: int                  # that has the controller
     config: CollectConfig
     settings: tuple             # the environment's beside max_steps
     spec: PolicySpec            # the controller
     seeds: tuple[int, ...]
-    folder: Path
     weight_noise: float = 0.0   # of the variance of the controller's weights a share from 0 to this is noise
 
     @property
     def deadline(self) -> float:
         return time_for(len(self.seeds) * self.config.max_steps)
 
-    def __call__(self) -> tuple[np.ndarray, np.ndarray]:
-        """Steps and returns [N] of the episodes."""
-        agent, world = worker_world(self.task, self.run, self.digest, self.config.max_steps, self.settings)
+    def __call__(self) -> Collected:
+        agent, world = worker_world(self.task, self.agent, self.config.max_steps, self.settings)
         random = self.task.policies[self.config.policy]
         spec = with_weight_noise(self.spec, self.weight_noise, self.seeds) if self.weight_noise else self.spec
         policy = Explorer(agent.policy_of(spec), lambda seed: stretches(random, self.config.explore_share, seed))
-        info = {"task": self.task.name, "policy": f"controller of round {self.run.round}, {self.config.policy}",
+        info = {"task": self.task.name, "policy": f"controller of round {self.round}, {self.config.policy}",
                 "env_id": self.task.env_id}
-        end = lambda track: write(episode_path(self.folder, track.seed), track.episode(), info | {"seed": track.seed})
+        files = {}
+
+        def end(track: Track):
+            files[track.seed] = packed(track.episode(), info | {"seed": track.seed})
+
         played = rollout(Recorder(world, lambda: list(map(np.copy, world.frames)), end), policy, self.seeds)
-        return played.lengths.numpy(), played.returns.numpy()
+        return Collected(played.lengths.numpy(), played.returns.numpy(), files)

@@ -2,18 +2,18 @@
 
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Sequence
+from typing import Callable, Sequence
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from worldmodels.agent import Agent, load_agent
+from worldmodels.agent import Agent, agent_of
 from worldmodels.controller import PolicySpec
 from worldmodels.envs import Task
+from worldmodels.executors import Shared
 from worldmodels.memory.pessimism import Pessimism, pessimism_of, with_pessimism
-from worldmodels.runs import Run
-from worldmodels.types import Executor, State, UserError
+from worldmodels.types import Executor, State
 from worldmodels.worlds.dream import DreamConfig, DreamWorld
 from worldmodels.worlds.population import GraphedDream, dream, whole_widths
 from worldmodels.worlds.real import RealWorld, real_world
@@ -31,28 +31,36 @@ def time_for(frames: int) -> float:
 
 
 @lru_cache(maxsize=1)
-def worker_agent(task: Task, run: Run, digest: str) -> Agent:
+def worker_agent(task: Task, shared: Shared, device: str = "cpu") -> Agent:
     """This process's agent, reused from job to job."""
-    agent = load_agent(run, task=task)
-    if agent.digest != digest:
-        raise UserError(f"V or M in {run.folder} changed while a controller was being scored: run the command again")
-    return agent
+    return agent_of(shared, task, device)
 
 
 @lru_cache(maxsize=1)
-def worker_world(task: Task, run: Run, digest: str, max_steps: int, settings: tuple) -> tuple[Agent, RealWorld]:
+def worker_world(task: Task, shared: Shared, max_steps: int, settings: tuple) -> tuple[Agent, RealWorld]:
     """This process's agent and real world, reused from job to job."""
-    agent = worker_agent(task, run, digest)
+    agent = worker_agent(task, shared)
     return agent, real_world(agent, max_steps, settings)
+
+
+@lru_cache(maxsize=1)
+def worker_dream(task: Task, shared: Shared, device: str, pessimism: Pessimism, config: DreamConfig) -> Callable:
+    """This process's dream, reused from job to job."""
+    agent = worker_agent(task, shared, device)
+    return dream_of(agent.with_memory(with_pessimism(agent.memory, pessimism)), device, config)
+
+
+def dream_of(agent: Agent, device: str, config: DreamConfig) -> Callable:
+    """(spec, start, seeds, seed) -> Rollouts: `population.dream` of this agent."""
+    return partial(dream, agent, config=config) if device == "cpu" else GraphedDream(agent, config)
 
 
 @dataclass(frozen=True, repr=False)
 class RealJob:
-    """Plays one episode for each (policy, seed); a pure function of these and of the digest of V and M."""
+    """Plays one episode for each (policy, seed)."""
 
     task: Task
-    run: Run
-    digest: str
+    agent: Shared               # V and M
     max_steps: int
     settings: tuple
     spec: PolicySpec            # N policies
@@ -63,7 +71,7 @@ class RealJob:
         return time_for(len(self.seeds) * self.max_steps)
 
     def __call__(self) -> tuple[np.ndarray, np.ndarray]:
-        agent, world = worker_world(self.task, self.run, self.digest, self.max_steps, self.settings)
+        agent, world = worker_world(self.task, self.agent, self.max_steps, self.settings)
         played = rollout(world, agent.policy_of(self.spec), self.seeds)
         return played.returns.numpy(), played.lengths.numpy()
 
@@ -71,9 +79,9 @@ class RealJob:
 class RealFitness:
     """Policies in the real game, spread over an executor's workers in jobs that do not depend on their number."""
 
-    def __init__(self, executor: Executor, run: Run, agent: Agent, max_steps: int, settings: tuple):
+    def __init__(self, executor: Executor, agent: Agent, max_steps: int, settings: tuple):
         self.executor = executor
-        self.job = partial(RealJob, agent.task, run, agent.digest, max_steps, settings)
+        self.job = partial(RealJob, agent.task, agent.shared, max_steps, settings)
 
     def __call__(self, spec: PolicySpec, seeds: Sequence[int], progress: tqdm | None = None) -> np.ndarray:
         """P policies, seeds [E] -> returns [P, E]."""
@@ -103,11 +111,12 @@ def split_jobs(count: int) -> list[slice]:
 
 @dataclass(frozen=True, repr=False)
 class DreamJob:
-    """Dreams of some members; a pure function of its fields and of the digest of V and M."""
+    """Dreams of some members."""
 
     task: Task
-    run: Run
-    digest: str
+    agent: Shared                   # V and M
+    device: str
+    gpus: int                       # that it asks for
     pessimism: Pessimism
     config: DreamConfig
     start: tuple[np.ndarray, ...]   # the state in which each seed's dream begins: features and what is inside, [S, ...]
@@ -121,23 +130,26 @@ class DreamJob:
         return time_for(len(self.member) * self.config.max_steps // FASTER)
 
     def __call__(self) -> tuple[np.ndarray, np.ndarray]:
-        agent = worker_agent(self.task, self.run, self.digest)
-        agent = agent.with_memory(with_pessimism(agent.memory, self.pessimism))
-        features, *inner = map(torch.from_numpy, self.start)
-        spec, seed = self.spec.select(self.member), torch.from_numpy(self.seed)
-        dreamt = dream(agent, spec, State(features, tuple(inner)), self.seeds, seed, self.config)
-        return dreamt.returns.numpy(), dreamt.lengths.numpy()
+        dream = worker_dream(self.task, self.agent, self.device, self.pessimism, self.config)
+        features, *inner = (torch.from_numpy(array).to(self.device) for array in self.start)
+        spec, seed = self.spec.select(self.member), torch.from_numpy(self.seed).to(self.device)
+        dreamt = dream(spec, State(features, tuple(inner)), self.seeds, seed)
+        return dreamt.returns.cpu().numpy(), dreamt.lengths.cpu().numpy()
 
 
 class DreamFitness:
-    """Policies in the dream, all members and episodes together: on the GPU, or spread over an executor's workers, or
-    else in this process."""
+    """Policies in the dream, all members and episodes together: on `gpus` GPUs of an executor, or on that of this
+    process, or spread over an executor's workers, or else in this process."""
 
-    def __init__(self, agent: Agent, world: DreamWorld, executor: Executor | None = None, run: Run | None = None):
-        on_gpu = world.device.type == "cuda"
-        self.world, self.executor = world, None if on_gpu else executor
-        self.job = partial(DreamJob, agent.task, run, agent.digest, pessimism_of(agent.memory), world.config)
-        self.dream = GraphedDream(agent, world.config) if on_gpu else partial(dream, agent, config=world.config)
+    def __init__(self, agent: Agent, world: DreamWorld, executor: Executor | None = None, gpus: int = 0):
+        here = world.device.type
+        self.world, self.gpus = world, gpus
+        self.executor = executor if here == "cpu" or gpus else None
+        if self.executor is None:
+            self.dream = dream_of(agent, here, world.config)
+        else:
+            self.job = partial(DreamJob, agent.task, agent.shared, "cuda" if gpus else here, min(1, gpus),
+                               pessimism_of(agent.memory), world.config)
 
     def __call__(self, spec: PolicySpec, seeds: Sequence[int]) -> np.ndarray:
         """P policies, seeds [E] -> returns [P, E]."""
@@ -152,7 +164,7 @@ class DreamFitness:
             dreamt = self.dream(spec.select(member), start, seeds, torch.from_numpy(seed).to(self.world.device))
             results = [[t.cpu().numpy() for t in dreamt]]
         else:
-            size = whole_widths(-(-len(member) // self.executor.size))
+            size = whole_widths(-(-len(member) // (self.gpus or self.executor.size)))
             cuts = [slice(i, min(i + size, len(member))) for i in range(0, len(member), size)]
             jobs = [self._job(start, seeds, spec, member[cut], seed[cut]) for cut in cuts]
             results = self.executor.run(jobs, progress, weight=lambda result: len(result[0]))
@@ -164,5 +176,5 @@ class DreamFitness:
         if len(members) == 1:               # of several: it acts as beside others, to the last bit
             members = members.repeat(2)
         used, seed = np.unique(seed, return_inverse=True)
-        state = tuple(t[torch.from_numpy(used)].numpy() for t in (start.features, *start.inner))
+        state = tuple(t.cpu()[torch.from_numpy(used)].numpy() for t in (start.features, *start.inner))
         return self.job(state, seeds[used], spec.select(members), member, seed)
