@@ -173,19 +173,18 @@ def test_nodes_that_join_are_used(cluster, monkeypatch):
         cluster.remove_node(node)
 
 
-def stop():
-    os.kill(os.getpid(), signal.SIGSTOP)
-
-
-def test_a_stopped_worker_holds_up_no_job(executor, tmp_path):
+def test_a_stopped_worker_holds_up_no_job(executor, tmp_path, monkeypatch):
     """It cannot end itself at its deadline."""
-    job = Once(tmp_path / "marker", stop)
-    stopped = executor.submit(WithDeadline(lambda: (tmp_path / "pid").write_text(str(os.getpid())) and job(), 1.0))
-    assert stopped.result(LONG) != (pid := int((tmp_path / "pid").read_text())) or pid
-    for process in psutil.process_iter(["status"]):
-        if process.info["status"] == psutil.STATUS_STOPPED and process.username() == psutil.Process().username() \
-                and "ray::" in " ".join(process.cmdline()):
-            process.kill()
+    monkeypatch.setattr(executor_of_ray, "PATIENCE", 0.2)
+    stopped = tmp_path / "stopped"
+
+    def stop():
+        stopped.write_text(str(os.getpid()))
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    other = executor.submit(WithDeadline(Once(tmp_path / "marker", stop), 50.0)).result(LONG)
+    assert other != int(stopped.read_text())
+    os.kill(int(stopped.read_text()), signal.SIGKILL)
 
 
 def test_what_a_crashed_worker_started_ends_with_it(executor, tmp_path):
