@@ -65,6 +65,10 @@ class Task:
     def __hash__(self) -> int:
         return hash(self.name)
 
+    def __reduce_ex__(self, protocol: int):
+        """A task of this library travels to workers by its name; another one, which they may not know, as it is."""
+        return (find_task, (self.name,)) if any(self is task for task in OURS) else super().__reduce_ex__(protocol)
+
     @property
     def action_size(self) -> int:
         return self.action_space.shape[0]
@@ -94,6 +98,7 @@ TASKS = {task.name: task for task in (
     Task("toy", "Toy", Toy, Toy.action_space, torch.tanh, max_steps=40, fps=10,
          policies={"fresh": policies.fresh_uniform}, baselines=("fresh",)),
 )}
+OURS = list(TASKS.values())
 
 
 def find_task(name: str) -> Task:
