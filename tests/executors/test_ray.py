@@ -4,6 +4,7 @@ as in this process."""
 import os
 import signal
 import time
+from contextlib import suppress
 from functools import partial
 
 import numpy as np
@@ -184,7 +185,8 @@ def test_a_stopped_worker_holds_up_no_job(executor, tmp_path, monkeypatch):
 
     other = executor.submit(WithDeadline(Once(tmp_path / "marker", stop), 50.0)).result(LONG)
     assert other != int(stopped.read_text())
-    os.kill(int(stopped.read_text()), signal.SIGKILL)
+    with suppress(ProcessLookupError):
+        os.kill(int(stopped.read_text()), signal.SIGKILL)
 
 
 def test_what_a_crashed_worker_started_ends_with_it(executor, tmp_path):

@@ -34,8 +34,8 @@ REFRESH = 10.0          # ... and at how many cores the cluster has
 CONNECT = 5.0           # seconds that the head of a cluster has to answer
 KEPT = 4                # shared values that stay in the object store although no job needs them now
 PACKAGES = "torch", "numpy", "gymnasium", "vizdoom"     # whose versions have to be those of the driver
-# a crashed worker's game engines end with it
-ENDS_CHILDREN = "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper"
+# a crashed worker's game engines end with it, for it leads a process group (Ray's other way makes every exit code 0)
+ENDS_CHILDREN = "RAY_process_group_cleanup_enabled"
 
 
 class Task(NamedTuple):
@@ -100,10 +100,13 @@ def connect(address: str | None, cores: int | None):
         check_answers(address)
     os.environ.setdefault(ENDS_CHILDREN, "1")
     here = {} if address else {"num_cpus": cores, "include_dashboard": False}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address or "local", logging_level="ERROR", log_to_driver=False, **here)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise no_cluster(address, error) from None
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)           # not Ray's own
 
 
 def check_answers(address: str):
@@ -188,11 +191,15 @@ class RayExecutor(Executor):
             task = self._waiting.popleft()
             if task.attempt == 1 and not task.future.set_running_or_notify_cancel():
                 continue
-            shared = [self._stored(value) for value in task.message.shared.values()]
-            options = perform.options(num_gpus=getattr(task.job, "gpus", 0))
-            reference = options.remote(task.message.job, task.deadline, versions(), list(task.message.shared), *shared)
+            job, shared = task.message
+            reference = perform.options(num_gpus=getattr(task.job, "gpus", 0)).remote(
+                job, task.deadline, versions(), list(shared), *map(self._stored, shared.values()))
             self._sent[reference] = Sent(task, reference, time.monotonic())
-            reference.future().add_done_callback(lambda done, reference=reference: self._ended.put((reference, done)))
+            reference.future().add_done_callback(partial(self._note, reference))
+
+    def _note(self, reference: ray.ObjectRef, done: Future):
+        """Called in a thread of Ray's, which shall not wait."""
+        self._ended.put((reference, done))
 
     def _stored(self, value: Shared) -> ray.ObjectRef:
         """Where a shared value is in the object store. Tasks that were sent keep theirs alive."""
