@@ -10,17 +10,61 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.error import ResetNeeded
-from gymnasium.utils.env_checker import check_env
-from gymnasium.wrappers import RecordVideo
+from gymnasium.spaces import Box, Discrete
+from gymnasium.utils.env_checker import check_env, data_equivalence
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import RecordVideo, TimeAwareObservation
+from gymnasium.wrappers.vector import RecordEpisodeStatistics
+from torch import nn
 
 import worldmodels  # noqa: F401   registers them
+from worldmodels.envs.toy import POSITIONS, Toy
 from worldmodels.runs import Run, find
-from worldmodels.types import UserError
-from worldmodels.worlds.gym import LatentEnv, LatentVectorEnv
+from worldmodels.types import Imagined, NoiseSize, State, UserError
+from worldmodels.worlds.gym import LatentEnv, LatentVectorEnv, dream_env, dream_vector_env
 
 NAMES = {"take_cover": "TakeCover", "car_racing": "CarRacing"}
 WORLDS = ("Dream", "Real")
 EVERY = [f"worldmodels/{name}{world}-v0" for name in NAMES.values() for world in WORLDS]
+
+
+class Column(nn.Module):
+    """A user's own memory: the toy world. z [B, 1] is the position of its column."""
+
+    z_size = action_size = 1
+    feature_sizes = {"z": 1}
+    observe_noise, imagine_noise = NoiseSize(), NoiseSize({"done": 1})
+
+    def __init__(self):
+        super().__init__()
+        self.speed = nn.Parameter(torch.ones(1))
+
+    def initial(self, z, noise=None):
+        return State(z, (z,))
+
+    def imagine(self, state, action, temperature, noise):
+        z = (state.inner[0] + self.speed * torch.where(action >= 0, 1, -1)).clamp(min=0)
+        position = z[:, 0]
+        p_done = (position >= POSITIONS - 1).float()
+        return Imagined(self.initial(z), position, p_done, noise["done"][:, 0] < p_done, torch.zeros_like(position),
+                        lambda: z)
+
+    def latent(self, state):
+        return state.inner[0]
+
+
+def column(make=dream_env, starts=range(8), **options):
+    """The dream of Column, beginning at one of these positions."""
+    memory = Column()
+    return make(memory, memory.initial(torch.tensor(starts, dtype=torch.float32)[:, None]), Toy.action_space, **options)
+
+
+def white_column(z):
+    """Frames of the toy world at positions z [B, 1]."""
+    frames = np.zeros((len(z), 64, 64, 3), np.uint8)
+    for frame, (position,) in zip(frames, z.int().tolist()):
+        frame[:, 4 * position:4 * position + 4] = 255
+    return frames
 
 
 def played(env, seed, steps=30):
@@ -101,6 +145,91 @@ def test_a_batch_is_as_many_environments(task, steps, world):
         env.close()
 
 
+@pytest.mark.parametrize("mode", (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP))
+def test_a_batch_says_what_gymnasiums_own_says(mode):
+    """To the last bit and key of info, through ends and truncations that come at different times."""
+    batch = column(dream_vector_env, num_envs=5, max_episode_steps=12, autoreset_mode=mode)
+    singles = SyncVectorEnv([lambda: column(max_episode_steps=12)] * 5, autoreset_mode=mode)
+    assert batch.metadata["autoreset_mode"] == singles.metadata["autoreset_mode"] == mode
+    batch.action_space.seed(1)
+    assert data_equivalence(batch.reset(seed=7), singles.reset(seed=7))
+    terminated = truncated = 0
+    for _ in range(100):
+        action = batch.action_space.sample() + 0.6
+        seen, expected = batch.step(action), singles.step(action)
+        assert seen[4].keys() == expected[4].keys() and data_equivalence(seen[:4], expected[:4])
+        final = [infos.pop("final_obs", np.empty(0)) for infos in (seen[4], expected[4])]
+        assert data_equivalence(list(final[0]), list(final[1])) and data_equivalence(seen[4], expected[4])
+        terminated, truncated = terminated + seen[2].sum(), truncated + seen[3].sum()
+    assert terminated > 5 and truncated > 5
+
+
+def test_statistics_of_a_batch_are_those_of_its_episodes():
+    returns = []
+    for mode in AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP:
+        env = RecordEpisodeStatistics(column(dream_vector_env, num_envs=3, max_episode_steps=5, starts=[3],
+                                             autoreset_mode=mode))
+        env.reset(seed=0)
+        for _ in range(20):
+            env.step(np.ones((3, 1), np.float32))
+        assert set(env.length_queue) == {5}
+        returns.append(set(env.return_queue))
+    assert returns == [{4 + 5 + 6 + 7 + 8}] * 2
+
+
+def test_make_vec_takes_the_way_to_begin_again():
+    for mode in "SameStep", AutoresetMode.SAME_STEP:
+        env = gymnasium.make_vec("worldmodels/TakeCoverDream-v0", num_envs=2, max_episode_steps=1, autoreset_mode=mode)
+        first, begun = env.reset(seed=0)
+        seen, _, _, truncated, info = env.step(env.action_space.sample())
+        assert truncated.all() and info["_final_obs"].all() and not (info["seed"] == begun["seed"]).any()
+        assert np.array_equal(info["final_info"]["seed"], begun["seed"])
+        assert not np.array_equal(info["final_obs"][0], seen[0])
+    with pytest.raises(UserError, match="autoreset_mode .*must be NextStep or SameStep"):
+        gymnasium.make_vec("worldmodels/TakeCoverDream-v0", autoreset_mode=AutoresetMode.DISABLED)
+
+
+def test_the_seed_in_the_info_begins_the_episode_again():
+    env = LatentEnv("take_cover", "dream")
+    env.reset(seed=1)
+    drawn, info = env.reset()
+    again, said = env.reset(seed=info["seed"])
+    assert np.array_equal(drawn, again) and info == said
+    assert env.step(env.action_space.sample())[4]["seed"] == info["seed"]
+
+
+def test_a_dreams_info_has_the_probability_of_an_end():
+    env = column(starts=[13])
+    env.reset(seed=0)
+    said = [env.step(np.ones(1))[2:] for _ in range(2)]
+    assert said == [(False, False, {"p_done": 0.0, "uncertainty": 0.0, "seed": 0}),
+                    (True, False, {"p_done": 1.0, "uncertainty": 0.0, "seed": 0})]
+
+
+@pytest.mark.parametrize("id, steps", ((EVERY[0], 525), (EVERY[1], 525), (EVERY[2], 250), (EVERY[3], 250)))
+def test_the_spec_has_the_length_of_an_episode(id, steps):
+    env, batch = gymnasium.make(id), gymnasium.make_vec(id, num_envs=2)
+    assert env.spec.max_episode_steps == batch.spec.max_episode_steps == steps
+    assert gymnasium.make(env.spec).spec.max_episode_steps == steps
+    assert gymnasium.make(id, max_episode_steps=7).spec.max_episode_steps == 7
+    assert gymnasium.make_vec(id, num_envs=2, max_episode_steps=7).spec.max_episode_steps == 7
+    assert gymnasium.make_vec(id, num_envs=2, max_episode_steps=7_000).spec.max_episode_steps == steps
+
+
+@pytest.mark.parametrize("make", (lambda: gymnasium.make("worldmodels/CarRacingDream-v0"),
+                                  lambda: column(max_episode_steps=250)))
+def test_time_can_be_observed_and_ends_at_one(make):
+    env = TimeAwareObservation(make(), normalize_time=True)
+    observation, _ = env.reset(seed=0)
+    left, ended = env.action_space.low, False
+    times = [observation[-1]]
+    while not ended:
+        observation, _, terminated, truncated, _ = env.step(left)
+        ended = terminated or truncated
+        times.append(observation[-1])
+    assert truncated and not terminated and times[0] == 0 and times[-1] == 1 and len(times) == 251
+
+
 def test_make_vec_makes_the_batch():
     env = gymnasium.make_vec("worldmodels/CarRacingDream-v0", num_envs=4, render_mode="rgb_array")
     assert isinstance(env, LatentVectorEnv)
@@ -121,6 +250,79 @@ def test_actions_beyond_their_bounds_are_those_at_them(world):
         steps.append([env.step(action)[0] for _ in range(5)][-1])
         env.close()
     assert np.array_equal(*steps)
+
+
+@pytest.mark.parametrize("value", (np.nan, np.inf))
+def test_an_action_that_is_not_finite_is_refused(value):
+    single, batch = column(), column(dream_vector_env, num_envs=2)
+    single.reset(seed=0)
+    batch.reset(seed=0)
+    for env, action in (single, [value]), (batch, [[0.0], [value]]):
+        with pytest.raises(ValueError, match=f"an action of {value}: must be finite"):
+            env.step(action)
+
+
+def test_only_an_episode_under_way_is_stepped():
+    env = column(starts=[14], render_mode="rgb_array", decode=white_column)
+    for method in env.render, lambda: env.step(np.ones(1)):
+        with pytest.raises(ResetNeeded, match="before the first reset"):
+            method()
+    env.reset(seed=0)
+    assert env.step(np.ones(1))[2]
+    with pytest.raises(ResetNeeded, match="the episode is over"):
+        env.step(np.ones(1))
+    env.reset()
+    env.step(np.ones(1))
+
+
+@pytest.mark.parametrize("env", (column(), column(dream_vector_env)))
+def test_reset_takes_no_options(env):
+    env.reset(options={})
+    with pytest.raises(ValueError, match="no option low, high"):
+        env.reset(options={"low": 0, "high": 1})
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_users_own_memory_is_an_environment(seed):
+    """Its dream is the toy world that it knows."""
+    env, toy = column(max_episode_steps=40), Toy()
+    observation, _ = env.reset(seed=seed)
+    toy.reset()
+    toy.position, ended = int(observation[0]), False
+    env.action_space.seed(seed)
+    while not ended:
+        action = env.action_space.sample()
+        observation, *outcome, _ = env.step(action)
+        _, *expected, _ = toy.step(action)
+        ended = any(expected[1:])
+        assert outcome == expected and observation[0] == toy.position
+
+
+def test_gymnasiums_checker_finds_nothing_in_a_users_own():
+    env = column(render_mode="rgb_array", decode=white_column)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(env)
+    observation, _ = env.reset(seed=0)
+    assert env.render()[0, :, 0].argmax() == 4 * observation[0]
+
+
+@pytest.mark.parametrize("options, named", (
+    ({"temperature": 0}, "temperature 0: must be at least"),
+    ({"max_episode_steps": 0}, "max_episode_steps 0: must be at least 1"),
+    ({"observe": "h"}, "observe 'h'"),
+    ({"render_mode": "rgb_array"}, "no pictures without decode"),
+))
+def test_a_users_own_memory_is_shown_only_as_it_can_be(options, named):
+    with pytest.raises(UserError, match=named):
+        column(**options)
+
+
+@pytest.mark.parametrize("space", (Discrete(3), Box(-1, 1, (2,))))
+def test_a_users_own_memory_has_actions_of_its_own_size(space):
+    memory = Column()
+    with pytest.raises(UserError, match=r"must be a Box of shape \(1,\)"):
+        dream_env(memory, memory.initial(torch.zeros(1, 1)), space)
 
 
 def test_what_is_observed_is_the_callers_own():

@@ -62,6 +62,7 @@ class DreamWorld:
     def step(self, action: Tensor) -> Step:
         imagined = self.memory.imagine(self.state, action, self.config.temperature, self.noise.step())
         self.state, self.steps = imagined.state, self.steps + 1
+        self.info = {"p_done": imagined.p_done, "uncertainty": imagined.uncertainty}     # of this step, each [B]
         return Step(self.state, imagined.reward, imagined.done, ~imagined.done & (self.steps >= self.config.max_steps))
 
     def select_and_reset(self, index: Tensor, seeds: Sequence[int]) -> State:
@@ -116,6 +117,18 @@ class DreamWorld:
         rows = [stored.sample(torch.Generator().manual_seed(int(seed)), frame)
                 for stored, frame, seed in zip(map(self.latents.episode, episodes), frames, seeds)]
         return torch.stack(rows).to(self.device)
+
+
+class DreamFrom(DreamWorld):
+    """Dreams that begin at given states [N], of which each seed draws one."""
+
+    def __init__(self, memory: Memory, states: State, config: DreamConfig):
+        super().__init__(memory, None, config)
+        self.states = states
+
+    def starts(self, seeds: Sequence[int]) -> State:
+        drawn = [int(rng.integers(len(self.states.features))) for rng in self._generators(seeds)]
+        return self.states.select(torch.tensor(drawn, device=self.device))
 
 
 STARTS = {"first": DreamWorld._start_first, "anywhere": DreamWorld._start_anywhere}

@@ -19,6 +19,7 @@ class RealWorld:
     """
 
     compact_above = 0.0             # a finished game cannot be stepped
+    info: dict[str, Tensor] = {}    # a game says no more of a step than its outcome
 
     def __init__(self, make_env: Callable[[], gymnasium.Env], vision: Vision, memory: Memory,
                  shrink: Callable[[np.ndarray], np.ndarray] | None = None, max_batch: int = 32):
