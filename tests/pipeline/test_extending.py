@@ -10,7 +10,7 @@ from pipeline.command import main
 from tests.pipeline.conftest import ROOT, finish, start
 from worldmodels.files import read_json
 
-CODE, USE = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), re.DOTALL)
+CODE, USE, MODEL = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +45,15 @@ def test_its_dream_is_a_gymnasium_environment(lander):
                "env.reset(seed=0)\n"
                "print(env.action_space.shape, len(env.step(env.action_space.sample())))")
     assert finish(start("-c", program, cwd=lander))[:2] == (0, "(4,) 5\n")
+
+
+def test_a_model_of_ones_own_is_an_environment(tmp_path):
+    program = MODEL + ("many.reset(seed=0)\n"
+                       "for _ in range(200):\n"
+                       "    many.step(many.action_space.sample())\n"
+                       "print(env.spec.max_episode_steps, env.reset(seed=0)[0] in env.observation_space)")
+    code, out, err = finish(start("-c", program, cwd=tmp_path))
+    assert (code, out) == (0, "200 True\n"), err
 
 
 def test_a_run_names_its_task_and_imports_nothing(lander):
