@@ -2,11 +2,11 @@
 
     pip install -e '.[benchmarks]'
     python benchmarks/foreign_ppo.py [--steps 0 10000 200000] [--temperature 1.4] [--seed 0] [--episodes 100]
-                                     [--games CarRacing TakeCover]
+                                     [--games CarRacing TakeCover] [--num-envs 8]
 
-On the published runs. PPO has its defaults but for 8 environments, 512 steps of each between updates, and batches of
-256. It never sees the game before it is scored there, on fresh seeds. Without --temperature the dream has the run's
-own.
+On the published runs. PPO has its defaults but for 8 dreams as one batch, 4096 steps of all together between updates,
+and batches of 256. It never sees the game before it is scored there, on fresh seeds. Without --temperature the dream
+has the run's own.
 """
 
 import argparse
@@ -15,12 +15,14 @@ import time
 import gymnasium
 import numpy as np
 from stable_baselines3 import PPO
-from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
 import worldmodels  # noqa: F401   registers them
 from worldmodels.report.scores import EvaluateConfig
+from worldmodels.worlds.stable_baselines import BatchVecEnv
+
+STEPS = 4096        # between updates
 
 
 def main():
@@ -30,11 +32,14 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--games", nargs="+", default=["CarRacing", "TakeCover"])
     parser.add_argument("--episodes", type=int, default=100)
+    parser.add_argument("--num-envs", type=int, default=8)
     options = parser.parse_args()
     temperature = {} if options.temperature is None else {"temperature": options.temperature}
     for name in options.games:
-        dreams = make_vec_env(f"worldmodels/{name}Dream-v0", n_envs=8, seed=options.seed, env_kwargs=temperature)
-        model = PPO("MlpPolicy", dreams, n_steps=512, batch_size=256, seed=options.seed, device="cpu")
+        dreams = BatchVecEnv(gymnasium.make_vec(f"worldmodels/{name}Dream-v0", num_envs=options.num_envs,
+                                                autoreset_mode="SameStep", **temperature))
+        model = PPO("MlpPolicy", dreams, n_steps=STEPS // options.num_envs, batch_size=256, seed=options.seed,
+                    device="cpu")
         seconds = 0.0
         for steps in options.steps:
             begin = time.perf_counter()

@@ -90,11 +90,11 @@ def test_ppo_learns_in_a_batch_of_dreams():
     env = VecMonitor(columns(64, max_episode_steps=10), info_keywords=("seed",))
     model = stable_baselines3.PPO("MlpPolicy", env, n_steps=20, batch_size=320, learning_rate=3e-3, seed=0,
                                   device="cpu")
-    before, _ = evaluate_policy(model, env, 128)
-    model.learn(8 * 20 * 64)
-    after, _ = evaluate_policy(model, env, 128)
-    assert model.num_timesteps == 8 * 20 * 64 and len(model.ep_info_buffer) == 100
-    assert after > 65 and before < 55
+    before, _ = evaluate_policy(model, env, 128, deterministic=False)
+    model.learn(4 * 20 * 64)
+    after, _ = evaluate_policy(model, env, 128, deterministic=False)
+    assert model.num_timesteps == 4 * 20 * 64 and all("seed" in episode for episode in model.ep_info_buffer)
+    assert after > before + 10
 
 
 def test_actions_can_be_rescaled_in_front_of_it():
