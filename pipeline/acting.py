@@ -96,7 +96,7 @@ def act(config: Config, name: str, training: int, ways: Sequence[str], model: Ru
 
 def act_in(config: Config, name: str, training: int, way: str, model: Run, agent: Agent):
     """The same of one controller -> <model>/ways/<way>/entry.json."""
-    place, settings = Run(model.root / "ways" / way), {"evaluate": config.evaluate, "dream": config.dream}
+    place, settings = model.other(model.root / "ways" / way), {"evaluate": config.evaluate, "dream": config.dream}
     done = place.root / "entry.json"
 
     @stage()

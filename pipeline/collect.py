@@ -75,7 +75,7 @@ def explorer(config: Config, run: Run) -> PolicySpec:
     own = load_controller(run, agent)
     if hasattr(own.config, "uncertainty_weight"):
         return own._replace(config=replace(own.config, uncertainty_weight=-bonus))
-    dream, place = replace(config.dream, pessimism=-bonus), Run(run.folder / "explorer")
+    dream, place = replace(config.dream, pessimism=-bonus), run.other(run.folder / "explorer")
     train(replace(config, world="dream", dream=dream), run, agent, place)
     return controller_spec(*place.load("controller", "train_controller"))
 

@@ -18,6 +18,7 @@ from worldmodels.commandline import check_ranges, errors_in_one_line, parsed
 from worldmodels.envs import TASKS, Task, import_task
 from worldmodels.executors import EXECUTORS
 from worldmodels.files import write_atomic, write_json
+from worldmodels.metrics import MakeWriter, import_writer
 from worldmodels.report.scores import git_commit
 from worldmodels.runs import EVALUATION, Run, from_dict, kinds_within, no_run
 from worldmodels.training import TrainConfig
@@ -25,6 +26,7 @@ from worldmodels.types import Executor, UserError
 from worldmodels.worlds.collect import CollectConfig
 
 Stage = Callable[[Config, Run], None]
+TYPED = ("data", "metrics")     # what config.json never has: a run works where it is, and imports no module by itself
 SECTIONS = tuple(f.name for f in fields(Config) if is_dataclass(getattr(Config(), f.name)))
 
 
@@ -49,13 +51,14 @@ def stage(*sections: str, begins: bool = False, of_finished: bool = False) -> Ca
     return decorate
 
 
-def main(stage: Stage, arguments: list[str] | None = None):
-    """Parses the command line and runs a stage."""
+def main(stage: Stage, arguments: list[str] | None = None, writers: Sequence[MakeWriter] = ()):
+    """Parses the command line and runs a stage, which these writers are told of beside those of --metrics."""
     stage = importable(stage)
     with errors_in_one_line("goes on from here"):
         config = parse(sys.argv[1:] if arguments is None else arguments, stage.__doc__,
                        getattr(stage, "sections", SECTIONS))
-        with open_run(config, getattr(stage, "begins", True)) as run, kept_settings(config, run):
+        writers = (*map(import_writer, config.metrics), *writers)
+        with open_run(config, getattr(stage, "begins", True), writers) as run, kept_settings(config, run):
             stage(config, run.at(current_round(stage, config, run)))
 
 
@@ -86,7 +89,7 @@ def parse(arguments: list[str], description: str | None = None, shown: Sequence[
     named = presets(task)
     run = Run(Path(chosen["data"]) / task.name / (chosen["run"] or chosen["preset"]))
     if option(arguments, "preset") is None and chosen["run"] and run.config.exists():
-        default = replace(run.settings(Config, kinds=KINDS), data=chosen["data"])      # format 1 stored it
+        default = replace(run.settings(Config, kinds=KINDS), **{name: getattr(base, name) for name in TYPED})
     elif chosen["preset"] in named:
         default = named[chosen["preset"]]()
     else:
@@ -153,9 +156,9 @@ def check(config: Config):
 
 
 @contextlib.contextmanager
-def open_run(config: Config, begins: bool) -> Iterator[Run]:
+def open_run(config: Config, begins: bool, writers: Sequence[MakeWriter]) -> Iterator[Run]:
     """The run's folder, locked for this process; made where the stage may begin a run."""
-    run = Run(Path(config.data) / config.task / config.run)
+    run = Run(Path(config.data) / config.task / config.run, writers=writers)
     if not begins and not run.config.exists():
         raise no_run(config.task, config.run, Path(config.data))
     with contextlib.ExitStack() as stack:
@@ -185,7 +188,7 @@ def kept_settings(config: Config, run: Run):
 def write_settings(config: Config, run: Run):
     """config.json: every setting, and what the run is made with."""
     packages = {name: version(name) for name in ("torch", "numpy", "gymnasium", "vizdoom", "cma")}
-    settings = {name: value for name, value in asdict(config).items() if name != "data"}  # a run works where it is
+    settings = {name: value for name, value in asdict(config).items() if name not in TYPED}
     about = {"python": platform.python_version(), "packages": packages, "git_commit": git_commit()}
     write_json(run.config, {"config": settings} | about)
 

@@ -130,7 +130,7 @@ def all_ways(run: Run, order: list[str]) -> list[dict]:
 
 def own(training: int, config: Config, run: Run, base: Run) -> Run:
     """The run's own V, M and controller as one of the compared world models -> compare/own-<training>/."""
-    place = Run(base.root.parent / f"{OWN}-{training}")
+    place = base.other(base.root.parent / f"{OWN}-{training}")
     take_vision(run, place)
     link([run.path(name).with_suffix(suffix) for name in ("memory", "controller")
           for suffix in (".safetensors", ".json")], place.path("memory").parent)
@@ -154,7 +154,7 @@ def entry_path(base: Run, name: str, training: int) -> Path:
 def entry(name: str, training: int, config: Config, base: Run, held_out: dict[str, list[Path]]) -> Run:
     """Trains and scores one world model, if it is not there already -> compare/<name>-<training>/entry.json."""
     done, own_vision = entry_path(base, name, training), trains_vision(config, base)
-    place = Run(done.parent)
+    place = base.other(done.parent)
     config = replace(config, run=place.root.name)
     link(base.episodes.glob(f"*{SUFFIX}"), place.episodes)
     if not own_vision:
@@ -247,7 +247,7 @@ def check_same_episodes(config: Config, run: Run, agent: Agent):
 
 def collect_base(config: Config, run: Run, agent: Agent) -> Run:
     """The episodes that all world models are trained on, encoded with the run's V."""
-    base, counts = Run(run.root / "compare" / "base"), config.compare
+    base, counts = run.other(run.root / "compare" / "base"), config.compare
     play(config, run, agent, config.collect, "episodes to train on", {
         "random": (base.episodes, episode_seeds(config.seed, 1, "collect")[:counts.random_episodes]),
         "controller": (base.episodes, episode_seeds(config.seed, 2, "collect")[:counts.controller_episodes])},

@@ -34,7 +34,13 @@ def evaluate(config: Config, run: Run):
         say("evaluate: the report is there")
     else:
         report(config, run, agent)
-        write_json(run.report / "made_with.json", plain(made_with(config, run)))
+        with run.at(1).metrics("evaluate") as log:              # a curve of all rounds
+            for round in run.last("controller").until_now:
+                if (round.report / "scores.json").exists():
+                    known = read_scores(round.report / "scores.json")
+                    log.write(round.round, {f"{s['world']}/{s['controller']}": s["mean"] for s in known})
+            write_json(run.report / "made_with.json", plain(made_with(config, run)))
+            log.check_stop()
     print(f"\n{task_of(config).env_id}, run {run.folder}")
     print(table(read_scores(run.report / "scores.json")))
     print(f"\nscores and pictures are in {run.report}/: " + ", ".join(sorted(p.name for p in run.report.glob("*.*"))))
@@ -73,11 +79,6 @@ def report(config: Config, run: Run, agent: Agent):
         played = watch(config, agent, controller, executor)
     scores.sort(key=lambda score: score["world"] == "dream")
     write_scores(run.report / "scores.json", scores)
-    with run.at(1).metrics("evaluate") as log:                  # a curve of all rounds
-        for round in run.last("controller").until_now:
-            if (round.report / "scores.json").exists():
-                known = read_scores(round.report / "scores.json")
-                log.write(round.round, {f"{s['world']}/{s['controller']}": s["mean"] for s in known})
     draw(config, run, agent, whole_dream(config, agent, latents), controller, name, scores, played)
 
 

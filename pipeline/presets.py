@@ -83,6 +83,8 @@ class Config:
     the other, each on all cores."""
     gpus: Whole = 0
     """Controllers are trained and scored in dreams on so many of the workers' GPUs; 0: as --device says."""
+    metrics: tuple[str, ...] = ("tensorboard",)
+    """Where training curves go beside metrics.jsonl: tensorboard, wandb, none, my_module:MyWriter, or several."""
     world: Literal["dream", "real"] = "dream"
     """Where the controller is trained."""
     training: Literal["staged", "jointly"] = "staged"

@@ -14,11 +14,12 @@ from worldmodels.agent import Agent, load_agent
 from worldmodels.commandline import leaves
 from worldmodels.controller import PolicySpec
 from worldmodels.episodes import Episode
+from worldmodels.metrics import read_metrics
 from worldmodels.report import comparison_charts, page, plots
 from worldmodels.report.comparison import EPISODES
 from worldmodels.report.scores import interval, read_scores, spread
 from worldmodels.report.sim_to_real_gap import dream_from, sim_to_real_gap
-from worldmodels.runs import Run, read_metrics
+from worldmodels.runs import Run
 from worldmodels.worlds.collect import env_settings
 from worldmodels.worlds.dream import DreamWorld
 from worldmodels.worlds.real import real_world

@@ -45,7 +45,7 @@ def dreaming(config: Config, tau: float) -> Config:
 
 
 def place_of(run: Run, tau: float, training: int) -> Run:
-    return Run(run.folder / "temperature" / f"{tau:g}-{training}")
+    return run.other(run.folder / "temperature" / f"{tau:g}-{training}")
 
 
 def train_in(config: Config, round: int, tau: float, training: int, folder: Path):
@@ -57,7 +57,7 @@ def train_in(config: Config, round: int, tau: float, training: int, folder: Path
 def needed(path: Path, run: Run) -> bool:
     """Whether a training needs the file: V, M and C, the settings and the latents."""
     parts = path.relative_to(run.root).parts
-    return not {"temperature", "compare", "tensorboard", "report", "episodes", ".lock"} & set(parts)
+    return not {"temperature", "compare", "tensorboard", "wandb", "report", "episodes", ".lock"} & set(parts)
 
 
 def scores_at(config: Config, training: int, own: bool, run: Run, agent: Agent, latents: Latents) -> list[dict]:

@@ -1,6 +1,7 @@
-"""A run's folder: checkpoints that know how they were made, and metrics."""
+"""A run's folder: checkpoints that know how they were made."""
 
 import os
+import pickle
 from dataclasses import dataclass, field, make_dataclass, replace
 from itertools import product
 
@@ -14,8 +15,9 @@ from worldmodels.memory import MEMORIES, MDNRNNConfig
 from worldmodels.memory.ensemble import EnsembleConfig
 from worldmodels.memory.gru import GRUConfig
 from worldmodels.memory.rssm import RSSMConfig
+from worldmodels.metrics import Writer
 from worldmodels.runs import (EVALUATION, Run, config_of, differences, episode_seeds, from_dict, kinds_within, plain,
-                              read_metrics, seed_of, to_arrays)
+                              seed_of, to_arrays)
 from worldmodels.types import UserError
 
 TENSORS = {"w": torch.arange(6.0).reshape(2, 3), "n": torch.tensor([3])}
@@ -89,34 +91,6 @@ def test_a_run_is_locked_against_a_second_process(run):
             pass
     with run.locked():
         pass
-
-
-def test_metrics_after_the_resumed_step_are_forgotten(run):
-    log = run.metrics("vision")
-    for step in (20, 40, 60):
-        log.write(step, {"loss": float(step)})
-    run.metrics("memory").write(80, {"loss": 1.0})
-    run.metrics("vision", 40).write(50, {"loss": 5.0})
-    assert [row["step"] for row in read_metrics(run.folder, "vision")] == [20, 40, 50]
-    assert [row["stage"] for row in read_metrics(run.folder)] == ["vision", "vision", "memory", "vision"]
-
-
-def test_a_metrics_line_cut_short_or_no_row_at_all_is_left_out(run):
-    run.metrics("vision").write(20, {"loss": 1.0})
-    with open(run.folder / "metrics.jsonl", "a") as file:
-        file.write('7\n{"loss": 1.0}\n{"stage": "vis')
-    assert [row["step"] for row in read_metrics(run.folder)] == [20]
-    run.metrics("vision", 20).write(40, {"loss": 1.0})
-    assert [row["step"] for row in read_metrics(run.folder)] == [20, 40]
-
-
-def test_values_are_gathered_into_rows_of_so_many_steps(run):
-    with run.metrics("collect", 10) as log:
-        for values in ([1.0], [3.0], [5.0, 7.0, 9.0], [11.0]):
-            log.gather([{"return": value} for value in values], 2)
-        assert [row["step"] for row in read_metrics(run.folder, "collect")] == [12, 15]
-    rows = read_metrics(run.folder, "collect")
-    assert [(row["step"], row["return"]) for row in rows] == [(12, 2.0), (15, 7.0), (16, 11.0)]
 
 
 def test_no_two_runs_rounds_stages_or_streams_have_the_same_random_numbers():
@@ -288,6 +262,14 @@ def made(root, *visions):
     for round in visions:
         Run(root, round).save("vision", TENSORS | {"n": torch.tensor([round])}, {"round": round})
     return Run(root)
+
+
+def test_rounds_and_other_runs_have_the_writers_of_the_run_and_workers_none(tmp_path):
+    run = Run(tmp_path, writers=(Writer,))
+    assert run.at(2).writers == run.at(2).other(tmp_path / "b").writers == run.last("vision").writers == (Writer,)
+    assert run.at(2).other(tmp_path / "b") == Run(tmp_path / "b")
+    copy = pickle.loads(pickle.dumps(run.at(2)))
+    assert copy == run.at(2) and copy.writers == ()
 
 
 def test_what_a_round_makes_lies_in_its_own_folder(tmp_path):

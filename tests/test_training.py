@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from tests.writers import Recorder, rows_of, steps_of
 from worldmodels import training
 from worldmodels.files import load_arrays, save_arrays
-from worldmodels.runs import Run, read_metrics
+from worldmodels.metrics import read_metrics
+from worldmodels.runs import Run
 from worldmodels.training import TrainConfig, train
-from worldmodels.types import UserError
+from worldmodels.types import StopTraining, UserError
 
 CONFIG = TrainConfig(steps=90, learning_rate=1e-2, learning_rate_decay=0.999, final_anneal=0.3, clip_value=1.0)
 INFO = {"seed": 7}
@@ -133,3 +135,55 @@ def test_the_progress_of_format_1_which_counted_parameters_is_gone_on_with(tmp_p
 def test_rounds_and_stages_have_random_numbers_of_their_own(tmp_path):
     first, later = fit(Run(tmp_path / "a")), fit(Run(tmp_path / "a", 2))
     assert not equal(first, later)
+
+
+# writers
+
+def test_a_writer_sees_every_step_and_row_in_order_with_the_numbers_of_the_log(tmp_path):
+    recorder = Recorder()
+    fit(Run(tmp_path, writers=(recorder,)))
+    assert steps_of(recorder, "on_step") == list(range(1, 91))
+    assert rows_of(recorder, "memory") == read_metrics(tmp_path)
+    losses = [values["loss"] for method, _, _, values in recorder.events[1:-1] if method == "on_step"]
+    means = [torch.stack(losses[i:i + 20]).mean().item() for i in range(0, 90, 20)]
+    assert means == [row["loss"] for row in read_metrics(tmp_path)]
+    kinds = [event[0] for event in recorder.events]
+    assert kinds[:21] == ["begin", *20 * ["on_step"]] and kinds[21] == "write" and kinds[-1] == "close"
+
+
+def test_after_a_kill_a_writer_is_told_again_what_came_after_the_checkpoint_and_no_more(tmp_path, monkeypatch):
+    recorder, run = Recorder(), Run(tmp_path / "parts")
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        fit(Run(run.root, writers=(recorder,)), stop=50)
+    assert steps_of(recorder, "on_step") == list(range(1, 51)) and recorder.events[-1] == ("close", "memory")
+    again = Recorder()
+    fit(Run(run.root, writers=(again,)))
+    assert again.events[0] == ("begin", run, "memory", 40)
+    assert steps_of(again, "on_step") == list(range(41, 91))
+    fit(Run(tmp_path / "whole"))
+    assert rows_of(recorder, "memory") + rows_of(again, "memory") == read_metrics(run.folder)
+    assert read_metrics(run.folder) == read_metrics(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("asked, ends", ((("write", 20), 20), (("write", 60), 60), (("on_step", 33), 40),
+                                         (("write", 90), 90)), ids=str)
+def test_a_stopped_training_is_resumed_to_the_same_weights_and_every_row_is_told_once(tmp_path, asked, ends):
+    """It ends with the row: no checkpoint by time is needed."""
+    expected, run, recorder = fit(Run(tmp_path / "whole")), Run(tmp_path / "parts"), Recorder([asked])
+    with pytest.raises(StopTraining, match=f"enough at {asked[1]}"):
+        fit(Run(run.root, writers=(recorder,)))
+    assert run.load_progress("memory", INFO)[1] == ends and not run.finished("memory", INFO)
+    rest = Recorder()
+    assert equal(fit(Run(run.root, writers=(rest,))), expected)
+    assert equal(run.load("memory", "train_memory")[0], expected)
+    assert steps_of(recorder, "on_step") + steps_of(rest, "on_step") == list(range(1, 91))
+    assert rows_of(recorder, "memory") + rows_of(rest, "memory") == read_metrics(run.folder)
+    assert read_metrics(run.folder) == read_metrics(tmp_path / "whole")
+
+
+def test_a_writer_that_fails_does_not_change_the_training(tmp_path, capfd):
+    expected = fit(Run(tmp_path / "whole"))
+    found = fit(Run(tmp_path / "told", writers=(lambda run, stage, begun: None,)))
+    assert equal(found, expected) and read_metrics(tmp_path / "told") == read_metrics(tmp_path / "whole")
+    assert capfd.readouterr().err.count("is told nothing more of the stage memory") == 1

@@ -14,7 +14,7 @@ from typing import (Annotated, Any, Iterable, Iterator, Literal, NamedTuple, Seq
 
 import tyro
 
-from worldmodels.types import UserError
+from worldmodels.types import StopTraining, UserError
 
 T = TypeVar("T")
 
@@ -157,8 +157,8 @@ def plain(found, default: T) -> T:
 
 @contextlib.contextmanager
 def errors_in_one_line(again: str):
-    """Exit code 2 and one line for a user's mistake, a full disk or memory that does not suffice, 130 after Ctrl-C;
-    `again` says what the same command then does."""
+    """Exit code 2 and one line for a user's mistake, a full disk or memory that does not suffice, 130 after Ctrl-C or
+    StopTraining; `again` says what the same command then does."""
     try:
         yield
     except UserError as error:
@@ -173,8 +173,8 @@ def errors_in_one_line(again: str):
         if error.errno != errno.ENOSPC:
             raise
         stop_with(f"no space left on the disk: free some, and the same command {again}")
-    except KeyboardInterrupt:
-        print(f"\ninterrupted: the same command {again}", file=sys.stderr)
+    except (KeyboardInterrupt, StopTraining) as stop:
+        print(f"\n{str(stop) or 'interrupted'}: the same command {again}", file=sys.stderr)
         sys.exit(130)
 
 

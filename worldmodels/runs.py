@@ -4,9 +4,9 @@ import contextlib
 import json
 import re
 import zlib
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from worldmodels.files import HALF_WRITTEN, digest, load_arrays, read_json, save_arrays, write_atomic, write_json
+from worldmodels.metrics import MakeWriter, Metrics, TensorBoard
 from worldmodels.types import UserError
 
 DATA = Path(__file__).parents[1] / "data"           # of a checkout
@@ -54,9 +55,19 @@ class Run:
 
     root: Path
     round: int = 1
+    # told of what its stages do (metrics.py)
+    writers: Sequence[MakeWriter] = field(default=(TensorBoard,), compare=False, repr=False)
+
+    def __reduce__(self):
+        """A copy in a worker process has no writers."""
+        return Run, (self.root, self.round, ())
 
     def at(self, round: int) -> "Run":
-        return Run(self.root, round)
+        return replace(self, round=round)
+
+    def other(self, root: Path) -> "Run":
+        """Another run, with the same writers."""
+        return replace(self, root=root, round=1)
 
     @property
     def folder(self) -> Path:
@@ -191,54 +202,8 @@ class Run:
             raise UserError(f"{name} in {self.folder} was made with {different}: choose another --run, "
                             f"or delete {path.parent}/{name}.* to make it anew")
 
-    def metrics(self, stage: str, step: int = 0) -> "Metrics":
-        return Metrics(self.folder, stage, step)
-
-
-class Metrics:
-    """Appends one JSON line a log to metrics.jsonl, and the same to TensorBoard; lines after `step` are forgotten
-    first."""
-
-    def __init__(self, folder: Path, stage: str, step: int):
-        from torch.utils.tensorboard import SummaryWriter
-        self.path, self.stage = folder / "metrics.jsonl", stage
-        kept = [row for row in read_metrics(folder) if row["stage"] != stage or row["step"] <= step]
-        write_atomic(self.path, "".join(json.dumps(row) + "\n" for row in kept).encode())
-        self.tensorboard = SummaryWriter(str(folder / "tensorboard" / stage), purge_step=step + 1)
-        self.step, self.gathered = step, []
-
-    def write(self, step: int, values: dict[str, float]):
-        with open(self.path, "a") as file:
-            file.write(json.dumps({"stage": self.stage, "step": step, **values}) + "\n")
-        for name, value in values.items():
-            self.tensorboard.add_scalar(f"{self.stage}/{name}", value, step)
-
-    def gather(self, values: list[dict[str, float]], every: int):
-        """Takes the values of further steps and writes their means, those of `every` steps or more in one row; what is
-        left at the end is a row too."""
-        self.gathered += values
-        if self.gathered and len(self.gathered) >= every:
-            self.step += len(self.gathered)
-            self.write(self.step,
-                       {name: float(np.mean([row[name] for row in self.gathered])) for name in self.gathered[0]})
-            self.gathered = []
-
-    def __enter__(self) -> "Metrics":
-        return self
-
-    def __exit__(self, *exception):
-        self.gather([], 1)
-        self.tensorboard.close()
-
-
-def read_metrics(folder: Path, stage: str | None = None) -> list[dict]:
-    """The rows of metrics.jsonl, of one stage or all; a line cut short by a kill, or otherwise no row, is left out."""
-    path, rows = folder / "metrics.jsonl", []
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
-        with contextlib.suppress(ValueError):
-            rows.append(json.loads(line))
-    rows = [row for row in rows if isinstance(row, dict) and {"stage", "step"} <= row.keys()]
-    return [row for row in rows if stage in (None, row["stage"])]
+    def metrics(self, stage: str, step: int = 0) -> Metrics:
+        return Metrics(self, stage, step)
 
 
 def find(task: str, run: str | Path | None = None) -> Run:

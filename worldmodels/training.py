@@ -41,7 +41,8 @@ def train(name: str, model: nn.Module, config: TrainConfig, batches: Callable[[i
 
     `batches(skip)` iterates over the same batches whatever it skips; `loss(batch, carry, generator)` returns the loss,
     metrics and what to carry on to the next batch (a tuple of tensors or None). Raises UserError when the loss is not
-    finite; the last good state stays on disk.
+    finite; the last good state stays on disk. Raises StopTraining where a writer of the run asks for it; the same call
+    goes on from there.
     """
     device = next(model.parameters()).device
     optimizer = torch.optim.Adam(model.parameters(), config.learning_rate, fused=True)
@@ -61,8 +62,10 @@ def train(name: str, model: nn.Module, config: TrainConfig, batches: Callable[[i
             if config.clip_value:
                 nn.utils.clip_grad_value_(model.parameters(), config.clip_value)
             optimizer.step()
+            metrics = {key: metric.detach() for key, metric in metrics.items()}
             for key, metric in metrics.items():
-                totals.setdefault(key, []).append(metric.detach())
+                totals.setdefault(key, []).append(metric)
+            log.on_step(step + 1, metrics)
             bar.update()
             if (step + 1) % LOG_EVERY == 0 or step + 1 == config.steps:
                 means = {key: torch.stack(values).mean().item() for key, values in totals.items()}
@@ -72,9 +75,10 @@ def train(name: str, model: nn.Module, config: TrainConfig, batches: Callable[[i
                                     f"lower --{section or name}.learning-rate and run again under another --run")
                 log.write(step + 1, means)
                 bar.set_postfix({key: f"{mean:.4g}" for key, mean in means.items()}, refresh=False)
-                if time.monotonic() - saved > CHECKPOINT_EVERY:
+                if log.stop or time.monotonic() - saved > CHECKPOINT_EVERY:
                     save_progress(name, model, optimizer, run, info, carry, step + 1)
                     saved = time.monotonic()
+                log.check_stop()
     run.save(name, model.state_dict(), info)
     run.progress_path(name).unlink(missing_ok=True)
 

@@ -26,6 +26,10 @@ class UserError(Exception):
     """A mistake that the user can mend; the command line prints it as one line and exits with code 2."""
 
 
+class StopTraining(Exception):
+    """Ends a command early and leaves a run that the same command resumes; a writer raises it (metrics.py)."""
+
+
 class State(NamedTuple):
     """Where a world is: `features` for policies, `inner` opaque to all but the memory it is from."""
 

@@ -21,7 +21,8 @@ from worldmodels.envs import TASKS
 from worldmodels.episodes import Episode
 from worldmodels.memory import MEMORIES
 from worldmodels.memory.noise import draw
-from worldmodels.runs import Run, read_metrics
+from worldmodels.metrics import read_metrics
+from worldmodels.runs import Run
 from worldmodels.types import UserError
 
 ACTOR = ActorConfig(units=8, layers=1)

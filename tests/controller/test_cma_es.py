@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from tests.writers import Recorder, rows_of, steps_of
 from worldmodels.controller import CMAES, EvolutionConfig, LinearConfig, Practice, PolicySpec, cma_es
 from worldmodels.controller.cma_es import Evolution, evolve, generation_seeds, previous_or_zero, scored_means
 from worldmodels.controller.mlp import MLPConfig
 from worldmodels.files import load_arrays, save_arrays
-from worldmodels.runs import Run, episode_seeds, read_metrics
-from worldmodels.types import UserError
+from worldmodels.metrics import read_metrics
+from worldmodels.runs import Run, episode_seeds
+from worldmodels.types import StopTraining, UserError
 
 OPTIMUM = np.array([0.5, -0.3, 0.2, 0.0, 1.0])
 
@@ -204,6 +206,25 @@ def test_an_interrupted_evolution_goes_on_bit_for_bit(run, tmp_path, calls):
     assert read_metrics(run.folder) == read_metrics(tmp_path / "whole")
     stored, expected = (r.load("controller", "train_controller")[0] for r in (run, Run(tmp_path / "whole")))
     assert stored.keys() == expected.keys() and all(torch.equal(stored[name], expected[name]) for name in stored)
+
+
+@pytest.mark.parametrize("asked", (("on_generation", 1), ("write", 4), ("on_generation", 7), ("write", 11)), ids=str)
+def test_a_stopped_evolution_is_resumed_to_the_same_and_every_generation_is_told_once(run, tmp_path, asked):
+    """With the returns of its members in its episodes."""
+    whole, recorder, rest = Recorder(), Recorder([asked]), Recorder()
+    search = lambda run: evolve(CONFIG, lambda: np.zeros(5), noisy, run, {"seed": 0}, 0)
+    expected = search(Run(tmp_path / "whole", writers=(whole,)))
+    with pytest.raises(StopTraining, match=f"enough at {asked[1]}"):
+        search(Run(run.root, writers=(recorder,)))
+    assert run.load_progress("controller", {"seed": 0})[1] == asked[1] and not run.path("controller").exists()
+    assert np.array_equal(search(Run(run.root, writers=(rest,))), expected)
+    assert steps_of(recorder, "on_generation") + steps_of(rest, "on_generation") == list(range(1, 12))
+    assert rows_of(recorder, "controller") + rows_of(rest, "controller") == read_metrics(run.folder)
+    assert read_metrics(run.folder) == read_metrics(tmp_path / "whole")
+    told = [values for r in (recorder, rest) for method, *_, values in r.events if method == "on_generation"]
+    wanted = [values for method, *_, values in whole.events if method == "on_generation"]
+    assert np.array_equal(told, wanted) and np.shape(told) == (11, 8, 3)
+    assert [returns.mean(1).max() for returns in told] == [row["best"] for row in read_metrics(run.folder)]
 
 
 def interrupted(run, info):

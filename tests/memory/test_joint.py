@@ -17,7 +17,8 @@ from worldmodels.memory.ensemble import EnsembleConfig
 from worldmodels.memory.gru import GRUConfig
 from worldmodels.memory.joint import JointConfig, WorldModel, train_jointly
 from worldmodels.memory.rssm import RSSMConfig
-from worldmodels.runs import Run, read_metrics
+from worldmodels.metrics import read_metrics
+from worldmodels.runs import Run
 from worldmodels.types import Transitions, UserError
 from worldmodels.vision import VAE, Autoencoder, AutoencoderConfig, VAEConfig
 

@@ -7,8 +7,9 @@ from pipeline.__main__ import pipeline
 from pipeline.command import main
 from worldmodels.agent import Agent
 from worldmodels.files import load_arrays
+from worldmodels.metrics import read_metrics
 from worldmodels.report.scores import read_scores
-from worldmodels.runs import Run, read_metrics
+from worldmodels.runs import Run
 
 ACTOR = ["--task", "toy", "--run", "actor", "--rounds", "2", "--workers", "1", "--collect.episodes-per-round", "4",
          "--controller.kind", "actor", "--controller.units", "8", "--learner.kind", "actor_critic",

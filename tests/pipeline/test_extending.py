@@ -1,4 +1,4 @@
-"""What docs/extending.md shows: somebody's own environment, from one file, through all six stages."""
+"""What docs/extending.md shows: somebody's own environment, from one file, through all six stages, and a writer."""
 
 import re
 import shutil
@@ -7,10 +7,14 @@ import pytest
 
 from pipeline import __main__ as stages
 from pipeline.command import main
-from tests.pipeline.conftest import ROOT, finish, start
+from tests.pipeline.conftest import ROOT, TOY, finish, lines, start
 from worldmodels.files import read_json
 
+<<<<<<< HEAD
 CODE, USE, MODEL = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), re.DOTALL)
+=======
+CODE, USE, WRITER, CALL = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), re.DOTALL)
+>>>>>>> 362a77b (Writers: each stage tells loggers and callbacks of its steps, generations and rows; --metrics chooses them, and one may stop a training, which the same command resumes)
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +65,19 @@ def test_a_run_names_its_task_and_imports_nothing(lander):
     program = "import worldmodels; worldmodels.Agent.load('data/lunar_lander/smoke')"
     code, _, err = finish(start("-c", program, cwd=lander))
     assert code == 1 and "no task lunar_lander here" in err
+
+
+def test_a_writer_of_ones_own_prints_and_stops(tmp_path):
+    """The training of M, whose loss is below any bound at its first row; where it is not stopped, all generations."""
+    (tmp_path / "my_writers.py").write_text(WRITER.replace("< 1.0", "< 1e9"))
+    command = ["-m", "pipeline", *TOY, "--metrics", "none", "my_writers:Progress"]
+    code, out, err = finish(start(*command, cwd=tmp_path))
+    assert code == 130 and re.fullmatch(r"M's loss is [\d.]+ at step 20: the same command goes on from here",
+                                        lines(err)[-1])
+    (tmp_path / "my_writers.py").write_text(WRITER.replace("< 1.0", "< -1e9"))
+    code, out, err = finish(start("-c", CALL, cwd=tmp_path))
+    assert code == 0, err
+    assert re.findall(r"^generation (\d+): [-\d.]+$", out, re.MULTILINE) == ["1", "2"]
 
 
 KINDS = {                       # and what is made with them

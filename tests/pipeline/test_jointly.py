@@ -16,8 +16,9 @@ from worldmodels.agent import build_memory, build_vision, load_agent
 from worldmodels.envs import TASKS
 from worldmodels.files import load_arrays
 from worldmodels.latents import open_latents
+from worldmodels.metrics import read_metrics
 from worldmodels.report.scores import read_scores
-from worldmodels.runs import Run, read_metrics, seed_of
+from worldmodels.runs import Run, seed_of
 from worldmodels.vision.train import encode
 
 SMALL = [*TOY, "--device", "cpu", "--collect.episodes", "6", "--vision.channels", "4", "--vision.z-size", "8"]

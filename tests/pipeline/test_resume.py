@@ -13,7 +13,7 @@ import pytest
 from tests.pipeline.conftest import end, finish, lines, start
 from worldmodels import episodes
 from worldmodels.files import load_arrays
-from worldmodels.runs import read_metrics
+from worldmodels.metrics import read_metrics
 
 # Stages, given by name, one after the other in one process, with a checkpoint at every line of the log, not by time.
 # With "hold" it stands still when it has stored something to go on from for the second time.

@@ -19,8 +19,9 @@ from worldmodels.controller.distill import Distill, DistillConfig
 from worldmodels.episodes import SUFFIX
 from worldmodels.files import load_arrays
 from worldmodels.latents import latent_path, open_latents
+from worldmodels.metrics import read_metrics
 from worldmodels.report.scores import read_scores
-from worldmodels.runs import Run, read_metrics
+from worldmodels.runs import Run
 from worldmodels.types import UserError
 
 SETTINGS = ["--task", "toy", "--run", "two", "--rounds", "2", "--retrain-vision", "True",

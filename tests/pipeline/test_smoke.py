@@ -12,8 +12,8 @@ from pipeline.command import main
 from worldmodels import episodes
 from worldmodels.envs import TASKS
 from worldmodels.files import load_arrays
+from worldmodels.metrics import read_metrics
 from worldmodels.report.scores import read_scores
-from worldmodels.runs import read_metrics
 
 FIELDS = {"task", "env_id", "world", "temperature", "controller", "episodes", "first_seed", "mean", "std", "ci95",
           "returns", "wall_s", "workers", "device", "git_commit"}

@@ -158,7 +158,7 @@ def evolve(config: EvolutionConfig, start: Callable[[], np.ndarray], fitness: Fi
 
     At the start, every `eval_every` generations and at the end, the mean is scored on fresh episodes and kept where it
     is the best so far. The checkpoint also has SEARCH: the start, and all means that were scored, [N, n], with their
-    generations [N].
+    generations [N]. Raises StopTraining where a writer of the run asks for it; the same call goes on from there.
     """
     seeds = partial(generation_seeds, seed, run.round, training=training)
 
@@ -204,10 +204,12 @@ def evolve(config: EvolutionConfig, start: Callable[[], np.ndarray], fitness: Fi
                 if values["mean_controller"] > best_score:
                     best, best_score = search.mean, values["mean_controller"]
             values = {key: float(value) for key, value in values.items()}
+            log.on_generation(generation, returns)
             log.write(generation, values)
             bar.update()
             bar.set_postfix(mean=f"{values['mean']:.1f}", best=f"{values['best']:.1f}", kept=f"{best_score:.1f}")
             keep(generation)
+            log.check_stop()
     found = {"parameters": best, "start": start, "means": means, "generations": generations}
     run.save("controller", {name: torch.from_numpy(value) for name, value in found.items()}, info)
     run.progress_path("controller").unlink(missing_ok=True)
