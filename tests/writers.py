@@ -42,7 +42,7 @@ def rows_of(recorder: Recorder, stage: str) -> list[dict]:
 
 
 class ToFile(Writer):
-    """Appends rows to told.jsonl in the current folder; stops M's training after its first row if stop_here is there."""
+    """Appends rows to told.jsonl in the current folder; stops M's training after step 20 if stop_here is there."""
 
     def write(self, step, values):
         with open("told.jsonl", "a") as file:

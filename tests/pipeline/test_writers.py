@@ -50,8 +50,9 @@ def test_a_stop_at_the_scores_leaves_a_report_and_the_next_command_has_nothing_t
     assert "evaluate: the report is there" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name, why", (("tensorbord", "tensorboard, wandb, none"), ("no_such_module:Writer", "No module"),
-                                       ("tests.writers:Nothing", "Nothing"), ("tests.writers:NUMBER", "int")))
+@pytest.mark.parametrize("name, why", (
+    ("tensorbord", "tensorboard, wandb, none"), ("no_such_module:Writer", "No module"),
+    ("tests.writers:Nothing", "Nothing"), ("tests.writers:NUMBER", "int")))
 def test_a_writer_that_is_not_there_is_named_and_nothing_is_made(name, why, fails, tmp_path):
     said = fails(nothing, *TOY, "--data", tmp_path, "--metrics", "none", name)
     assert f"--metrics {name}: " in said and why in said and not list(tmp_path.iterdir())
