@@ -10,11 +10,9 @@ from pipeline.command import main
 from tests.pipeline.conftest import ROOT, TOY, finish, lines, start
 from worldmodels.files import read_json
 
-<<<<<<< HEAD
-CODE, USE, MODEL = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), re.DOTALL)
-=======
-CODE, USE, WRITER, CALL = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), re.DOTALL)
->>>>>>> 362a77b (Writers: each stage tells loggers and callbacks of its steps, generations and rows; --metrics chooses them, and one may stop a training, which the same command resumes)
+BLOCKS = re.findall(r"```python
+(.*?)```", (ROOT / "docs" / "extending.md").read_text(), re.DOTALL)
+CODE, USE, WRITER, CALL, MODEL = BLOCKS
 
 
 @pytest.fixture(scope="module")
