@@ -14,7 +14,7 @@ from typing import Callable, Iterator, Sequence
 import torch
 
 from pipeline.presets import KINDS, Config, presets
-from worldmodels.commandline import check_ranges, errors_in_one_line, parsed
+from worldmodels.commandline import check_ranges, errors_in_one_line, flag, parsed
 from worldmodels.envs import TASKS, Task, import_task
 from worldmodels.executors import EXECUTORS
 from worldmodels.files import write_atomic, write_json
@@ -148,9 +148,11 @@ def check(config: Config):
     if Path(config.run).name != config.run or config.run in (".", ".."):
         raise UserError(f"--run {config.run}: a run is a name, not a path; --data says where runs are kept")
     e = config.evaluate
-    if e.first_seed + max(e.episodes, e.random_episodes, e.dream_episodes, e.gap_episodes) > EVALUATION.stop:
-        raise UserError(f"--evaluate.first-seed {e.first_seed}: games take seeds below {EVALUATION.stop}, and the last "
-                        "episodes' are not")
+    counts = {name: getattr(e, name) for name in ("episodes", "random_episodes", "dream_episodes", "gap_episodes")}
+    most = max(counts, key=counts.get)
+    if e.first_seed + counts[most] > EVALUATION.stop:
+        raise UserError(f"{flag(f'evaluate.{most}')} {counts[most]} from --evaluate.first-seed {e.first_seed} on: "
+                        f"games take seeds below {EVALUATION.stop}, and the last episodes' are not")
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: this machine has no CUDA GPU that torch can use; try --device cpu")
 

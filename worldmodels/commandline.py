@@ -17,6 +17,7 @@ import tyro
 from worldmodels.types import StopTraining, UserError
 
 T = TypeVar("T")
+LARGEST = 2**63 - 1                                 # whole number that arrays and generators take
 
 
 class Range(NamedTuple):
@@ -27,12 +28,13 @@ class Range(NamedTuple):
 
     def error(self, value: float) -> str | None:
         """What is wrong with a value, if anything is."""
-        if self.least <= value <= self.most and math.isfinite(value):
+        top = min(self.most, LARGEST) if isinstance(value, Integral) else self.most
+        if self.least <= value <= top and value != math.inf:
             return None
         if value == math.inf:
             return "must be finite"
-        least, most = (f"{bound:,}" if isinstance(bound, int) else f"{bound:g}" for bound in self[:2])
-        return f"must be at least {least}" if self.most == math.inf else f"must be {least} to {most}"
+        least, most = (f"{bound:,}" if isinstance(bound, int) else f"{bound:g}" for bound in (self.least, top))
+        return f"must be {least} to {most}" if top < value or self.most < math.inf else f"must be at least {least}"
 
 
 Count = Annotated[int, Range(1)]
@@ -44,6 +46,10 @@ Positive = Annotated[float, Range(1e-12)]
 Temperature = Annotated[float, Range(1e-6)]
 Share = Annotated[float, Range(0, 1)]
 Skill = Annotated[int, Range(1, 5)]
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}     # what the system says of a disk that takes no more,
+UNUSABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR}    # and of a path
+LONGEST = 1000                                      # characters of an error's line
 
 # other programs' names
 ALIASES = {"lr": "learning-rate", "epochs": "steps", "popsize": "population", "tau": "temperature"}
@@ -157,8 +163,8 @@ def plain(found, default: T) -> T:
 
 @contextlib.contextmanager
 def errors_in_one_line(again: str):
-    """Exit code 2 and one line for a user's mistake, a full disk or memory that does not suffice, 130 after Ctrl-C or
-    StopTraining; `again` says what the same command then does."""
+    """Exit code 2 and one line for a user's mistake, a disk that takes no more or memory that does not suffice, 130
+    after Ctrl-C or StopTraining; `again` says what the same command then does."""
     try:
         yield
     except UserError as error:
@@ -170,14 +176,20 @@ def errors_in_one_line(again: str):
             raise
         stop_with("not enough memory: choose smaller sizes or batches")
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno in FULL:
+            stop_with(f"no space left on the disk: free some, and the same command {again}")
+        if error.errno not in UNUSABLE:
             raise
-        stop_with(f"no space left on the disk: free some, and the same command {again}")
+        stop_with(f"cannot use {error.filename} ({error.strerror}): choose another place or name; where this one is "
+                  f"mended, the same command {again}")
     except (KeyboardInterrupt, StopTraining) as stop:
         print(f"\n{str(stop) or 'interrupted'}: the same command {again}", file=sys.stderr)
         sys.exit(130)
 
 
 def stop_with(error: str):
-    print(f"error: {error}", file=sys.stderr)
+    line = " ".join(error.split())
+    if len(line) > LONGEST:                             # of a very long value: the cause stands first, the mend last
+        line = f"{line[:LONGEST // 2]} ... {line[-LONGEST // 2:]}"
+    print(f"error: {line}", file=sys.stderr)
     sys.exit(2)

@@ -6,17 +6,18 @@ import signal
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 
 from worldmodels.agent import Agent, load_controller, open_agent
-from worldmodels.commandline import Weight, Whole, check_ranges, errors_in_one_line, parsed
+from worldmodels.commandline import Range, Weight, Whole, check_ranges, errors_in_one_line, parsed
 from worldmodels.controller import PolicySpec
 from worldmodels.envs import import_task
 from worldmodels.executors import ctrl_c_waits
 from worldmodels.report import plots
+from worldmodels.runs import EVALUATION
 from worldmodels.types import UserError
 from worldmodels.worlds.collect import CollectConfig, env_settings
 from worldmodels.worlds.dream import DreamConfig, DreamWorld
@@ -41,7 +42,7 @@ class PlayConfig:
     """The game; my_module:TASK for one of your own."""
     run: str = ""
     """A run's folder or its name in data/<task>/; the published one if not given."""
-    seed: Whole = 0
+    seed: Annotated[int, Range(0, EVALUATION.stop - 1)] = 0
     """Seed of the first episode."""
     temperature: Weight = 0.0
     """tau at the beginning; 0: the run's own."""

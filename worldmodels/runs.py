@@ -223,8 +223,8 @@ def no_run(task: str, run: str | Path, data: Path) -> UserError:
     """What to say of a run that is not there."""
     names = lambda place: [path.parent.name for path in sorted((place / task).glob("*/config.json"))]
     mine = dict.fromkeys([*names(data), *names(DATA)])
-    there = ", ".join([*mine, *(f"{name} (published)" for name in names(DATA / "published"))])
-    return UserError(f"no run {run} of {task}; there are: {there or 'none'}. `python -m pipeline --task {task} "
+    there = [*mine, *(f"{name} (published)" for name in names(DATA / "published"))] or [f"none in {data}"]
+    return UserError(f"no run {run} of {task}; there are: {', '.join(there)}. `python -m pipeline --task {task} "
                      "--preset smoke` makes one in a minute; `python -m pipeline.collect` begins one stage by stage")
 
 

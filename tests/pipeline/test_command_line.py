@@ -126,6 +126,33 @@ def test_a_flag_without_its_value(fails, tmp_path):
     assert "--seed" in fails(nothing, *TOY, "--data", tmp_path, "--seed")
 
 
+@pytest.mark.parametrize("flag, value, named", [
+    ("--preset", "a\nb", "--preset a b:"),                              # the error stays one line
+    ("--run", "a\nb/c", "--run a b/c:"),
+    ("--run", "x" * 300, "File name too long"),
+    ("--preset", "x" * 100_000, "--preset xxx"),
+    ("--seed", "9" * 5000, "--seed"),                                   # more digits than Python reads
+    ("--evaluate.episodes", str(10**30), "9,223,372,036,854,775,807"),  # more than 64 bits hold
+    ("--memory.steps", str(10**4000), "9,223,372,036,854,775,807"),     # more than a float holds
+    ("--data", "x/" * 2500, "File name too long"),
+])
+def test_a_value_that_no_line_can_hold_ends_in_one_line_too(flag, value, named, fails, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = fails(nothing, *TOY, flag, value)
+    assert named in said and len(said) < 1100
+
+
+@pytest.mark.parametrize("text, named", [("def make(:", "SyntaxError"), ("1 / 0", "ZeroDivisionError"),
+                                         ("raise RuntimeError('no\\nscreen')", "RuntimeError: no screen"),
+                                         ("import sys; sys.exit(3)", "SystemExit"), ("TASK = 3", "register_task")])
+def test_a_module_that_cannot_be_imported(text, named, fails, tmp_path, monkeypatch):
+    name = f"own_{abs(hash(text))}"                                     # a module is imported once in a process
+    (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    said = fails(nothing, "--task", f"{name}:TASK", "--preset", "smoke", "--data", tmp_path / "data")
+    assert f"--task {name}:TASK" in said and named in said
+
+
 @pytest.mark.parametrize("arguments", [["--no-such-flag", "1"], ["--task", "chess"]])
 def test_the_line_keeps_nothing_of_the_parsers_box(arguments, fails, tmp_path):
     assert not re.search(r"[-─│|+╭╰]{3}", fails(nothing, "--data", tmp_path, *arguments))
@@ -385,6 +412,12 @@ def test_a_full_disk_is_named(fails, tmp_path):
         with open("/dev/full", "wb", buffering=0) as file:
             file.write(b"1")
     assert "no space left" in fails(write, *TOY, "--data", tmp_path)
+
+
+@pytest.mark.parametrize("module", ("encode", "publish"))
+def test_a_run_that_is_not_in_data_is_looked_for_there(module, fails, tmp_path):
+    stage = {"encode": stages.encode, "publish": publish}[module]
+    assert f"none in {tmp_path}" in fails(stage, *TOY, "--data", tmp_path)
 
 
 @pytest.mark.parametrize("stage", (stages.train_vision, stages.encode))

@@ -117,8 +117,8 @@ def import_task(name: str) -> Task:
         return find_task(name)
     try:
         task = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, TypeError) as error:
-        raise UserError(f"--task {name}: {error}") from None
+    except (Exception, SystemExit) as error:            # whatever a module does when it is imported
+        raise UserError(f"--task {name}: {type(error).__name__}: {error}") from None
     if not isinstance(task, Task):
         raise UserError(f"--task {name}: it is a {type(task).__name__}, not what worldmodels.register_task returns")
     return TASKS.setdefault(task.name, task)
