@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from pipeline.command import controller_info, open_executor, say, stage
-from pipeline.evaluate import dream_seeds, in_the_dream, score_played, trained_name, whole_dream
+from pipeline.evaluate import dream_seeds, in_the_dream, score_played, whole_dream
 from pipeline.presets import Config
 from pipeline.train_controller import encoded, train
 from worldmodels.agent import Agent, load_agent, load_controller
@@ -18,7 +18,7 @@ from worldmodels.controller import PolicySpec, Practice, Teacher
 from worldmodels.controller.distill import Distill, DistillConfig
 from worldmodels.controller.untrained import UntrainedConfig
 from worldmodels.files import link, read_json, write_json
-from worldmodels.report.scores import score
+from worldmodels.report.scores import score, trained_name
 from worldmodels.runs import Run, differences, plain
 from worldmodels.types import UserError
 from worldmodels.worlds.dream import DreamWorld
@@ -112,10 +112,10 @@ def act_in(config: Config, name: str, training: int, way: str, model: Run, agent
     if not reads_features(controller):
         config = replace(config, evaluate=replace(config.evaluate, dream_episodes=PLANNED_DREAMS))
     with open_executor(config) as executor:
-        real = score_played(config, agent, controller, trained_name(config), executor)
+        real = score_played(config, agent, controller, trained_name(config.world), executor)
         world = whole_dream(config, agent, encoded(config, model, agent))
         returns = DreamFitness(agent, world, executor, config.gpus)(controller, dream_seeds(config))[0]
-    dreamt = score(agent.task, "dream", trained_name(config), returns, **in_the_dream(config, world))
+    dreamt = score(agent.task, "dream", trained_name(config.world), returns, **in_the_dream(config, world))
     write_json(done, {"entry": {
         "model": name, "controller": way, "training": training, "settings": plain(settings),
         "seconds": sum(of.seconds.get("train_controller", 0) for of in made_by(way, model, place)),

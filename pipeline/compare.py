@@ -20,7 +20,7 @@ from pipeline.budget import trains_vision, within_budget
 from pipeline.collect import common_settings
 from pipeline.command import converted, main, open_executor, say, stage, task_of, write_settings
 from pipeline.encode import encode, encode_episodes
-from pipeline.evaluate import dream_seeds, in_the_dream, score_played, trained_name, whole_dream
+from pipeline.evaluate import dream_seeds, in_the_dream, score_played, whole_dream
 from pipeline.presets import Config
 from pipeline.report import FILM_STEPS, compared
 from pipeline.train_controller import checked_agent, encoded, train_controller
@@ -33,7 +33,7 @@ from worldmodels.files import link, read_json, write_atomic, write_json
 from worldmodels.memory import GRU, MDNRNN, RSSM, Ensemble, MemoryConfig
 from worldmodels.report import comparison, plots, ways_to_act
 from worldmodels.report.prediction import film, prediction
-from worldmodels.report.scores import score
+from worldmodels.report.scores import score, trained_name
 from worldmodels.runs import EVALUATION, RUNS, Run, differences, episode_seeds, plain
 from worldmodels.types import UserError
 from worldmodels.vision import AutoencoderConfig
@@ -204,7 +204,7 @@ def take_vision(of: Run, place: Run):
 
 def scored(config: Config, place: Run, agent: Agent) -> dict:
     """The controller's scores in the game and in the dream, and the dream's speed."""
-    controller, name = load_controller(place, agent), trained_name(config)
+    controller, name = load_controller(place, agent), trained_name(config.world)
     with open_executor(config) as executor:
         real = score_played(config, agent, controller, name, executor)
         world = whole_dream(config, agent, encoded(config, place, agent))

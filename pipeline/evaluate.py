@@ -16,7 +16,7 @@ from worldmodels.controller import PolicySpec
 from worldmodels.episodes import Episode
 from worldmodels.files import read_json, write_json
 from worldmodels.latents import Latents
-from worldmodels.report.scores import read_scores, score, table, write_scores
+from worldmodels.report.scores import read_scores, score, table, trained_name, write_scores
 from worldmodels.report.sim_to_real_gap import WatchJob
 from worldmodels.runs import Run, differences, plain
 from worldmodels.types import Executor, UserError
@@ -64,7 +64,7 @@ def made_with(config: Config, run: Run) -> dict:
 def report(config: Config, run: Run, agent: Agent):
     """scores.json and the pictures, of the run's controller and of where its search began."""
     tensors, info = run.load("controller", "train_controller")
-    controller, name = controller_spec(tensors, info), trained_name(config)
+    controller, name = controller_spec(tensors, info), trained_name(config.world)
     latents = encoded(config, run, agent)
     with open_executor(config) as executor:
         scores = score_random(config, agent, latents, executor)
@@ -164,11 +164,6 @@ def collector(config: Config) -> str:
     """The collecting policy's name in the scores."""
     times = "" if config.collect.repeat == 1 else f" × {config.collect.repeat}"
     return f"random ({config.collect.policy}{times})"
-
-
-def trained_name(config: Config) -> str:
-    """The run's controller's name in the scores."""
-    return f"controller from the {config.world}"
 
 
 def whole_dream(config: Config, agent: Agent, latents: Latents) -> DreamWorld:

@@ -14,7 +14,7 @@ from typing import (Annotated, Any, Iterable, Iterator, Literal, NamedTuple, Seq
 
 import tyro
 
-from worldmodels.types import StopTraining, UserError
+from worldmodels.errors import StopTraining, UserError
 
 T = TypeVar("T")
 LARGEST = 2**63 - 1                                 # whole number that arrays and generators take

@@ -16,7 +16,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from worldmodels.types import UserError
+from worldmodels.errors import UserError
 
 HALF_WRITTEN = re.compile(r"\..+\.\d+")            # write_atomic's temporary names
 

@@ -20,8 +20,8 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
+from worldmodels.errors import StopTraining, UserError
 from worldmodels.files import read_json, write_atomic
-from worldmodels.types import StopTraining, UserError
 
 
 class Writer:

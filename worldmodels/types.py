@@ -21,13 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-
-class UserError(Exception):
-    """A mistake that the user can mend; the command line prints it as one line and exits with code 2."""
-
-
-class StopTraining(Exception):
-    """Ends a command early and leaves a run that the same command resumes; a writer raises it (metrics.py)."""
+from worldmodels.errors import StopTraining, UserError  # noqa: F401
 
 
 class State(NamedTuple):

@@ -5,14 +5,16 @@ import subprocess
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Sequence
+from typing import TYPE_CHECKING, Annotated, Sequence
 
 import numpy as np
 
 from worldmodels.commandline import Count, Range
-from worldmodels.envs import Task
 from worldmodels.files import read_json, write_json
 from worldmodels.runs import EVALUATION
+
+if TYPE_CHECKING:
+    from worldmodels.envs import Task           # what lists runs starts without the games
 
 FEWEST = 10         # episodes, below which an interval of their mean says nothing
 
@@ -30,7 +32,7 @@ class EvaluateConfig:
     video_steps: Count = 300        # length of each video
 
 
-def score(task: Task, world: str, controller: str, returns: np.ndarray, **more) -> dict:
+def score(task: "Task", world: str, controller: str, returns: np.ndarray, **more) -> dict:
     """One entry of scores.json, with what `more` says (the dream's temperature, or None in the game; wall_s, first_seed
     and so on)."""
     returns = np.asarray(returns, np.float64)
@@ -40,6 +42,11 @@ def score(task: Task, world: str, controller: str, returns: np.ndarray, **more) 
             "episodes": len(returns), "mean": mean, "std": std,
             "ci95": None if np.isnan(half) else [mean - half, mean + half],
             "returns": returns.round(4).tolist(), "git_commit": git_commit(), **more}
+
+
+def trained_name(world: str) -> str:
+    """The name in the scores of a run's own controller, which was trained in this world, "dream" or "real"."""
+    return f"controller from the {world}"
 
 
 def half_width(returns: np.ndarray) -> np.ndarray:

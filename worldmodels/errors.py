@@ -1,0 +1,9 @@
+"""What ends a command. It imports nothing, so that what lists runs or prints help starts without torch."""
+
+
+class UserError(Exception):
+    """A mistake that the user can mend; the command line prints it as one line and exits with code 2."""
+
+
+class StopTraining(Exception):
+    """Ends a command early and leaves a run that the same command resumes; a writer raises it (metrics.py)."""
