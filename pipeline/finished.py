@@ -100,7 +100,7 @@ class Compared(NamedTuple):
 
 def compared(task: str, run: str | Path | None = None) -> Compared:
     """The comparison of a run, by its folder or name; without one, the published comparison."""
-    report = runs.DATA / "published" / task / "compare" if run is None else find(task, run).last("controller").report
+    report = runs.PUBLISHED / task / "compare" if run is None else find(task, run).last("controller").report
     if not (path := report / "compare.json").exists():
         raise UserError(f"{report} has no comparison: `python -m pipeline.compare` makes one of a finished run")
     found = read_json(path)
@@ -112,6 +112,6 @@ def make_smoke(task: str):
     try:
         smoke = find(task, "smoke")
     except UserError:
-        smoke = Run((runs.DATA if runs.DATA.exists() else Path("data")) / task / "smoke")
+        smoke = Run(runs.DATA / task / "smoke")
     if not smoke.path("controller").exists():
         main(pipeline, ["--task", task, "--preset", "smoke", "--data", str(smoke.root.parents[1])])

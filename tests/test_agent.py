@@ -16,7 +16,7 @@ from worldmodels.controller.actor import ActorPolicy
 from worldmodels.envs.car_racing import visible_part
 from worldmodels.envs.take_cover import shrink_screen
 from worldmodels.files import write_json
-from worldmodels.runs import DATA, Run
+from worldmodels.runs import PUBLISHED, Run
 from worldmodels.types import UserError
 from worldmodels.worlds.real import real_world
 from worldmodels.worlds.record import record
@@ -65,7 +65,7 @@ def watched(agent, seed, max_steps, settings=(), steps=10**6):
 
 @pytest.mark.parametrize("task", ("take_cover", "car_racing"))
 def test_the_published_run_is_opened_by_its_name_and_by_its_folder(task):
-    names = f"{task}/laptop", DATA / "published" / task / "laptop", task
+    names = f"{task}/laptop", PUBLISHED / task / "laptop", task
     by_name, by_folder, by_task = map(worldmodels.Agent.load, names)
     for agent in (by_folder, by_task):
         assert agent.task is by_name.task and agent.digest == by_name.digest and agent.repeat == by_name.repeat == 4

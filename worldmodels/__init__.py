@@ -7,6 +7,8 @@
 
 import gymnasium
 
+__version__ = "0.1.0"
+
 
 def register_worlds(task: str, name: str):
     """Makes worldmodels/<name>Dream-v0 and worldmodels/<name>Real-v0 known to gymnasium."""

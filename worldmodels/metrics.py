@@ -14,14 +14,16 @@ import sys
 import traceback
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import TYPE_CHECKING, Any, Callable, Iterator
 
 import numpy as np
-from torch import Tensor
 from tqdm import tqdm
 
 from worldmodels.errors import StopTraining, UserError
 from worldmodels.files import read_json, write_atomic
+
+if TYPE_CHECKING:
+    from torch import Tensor        # what lists runs starts without it
 
 
 class Writer:
@@ -38,7 +40,7 @@ class Writer:
     def __init__(self, run: Any, stage: str, begun: int):
         self.run, self.stage, self.begun = run, stage, begun
 
-    def on_step(self, step: int, values: dict[str, Tensor]):
+    def on_step(self, step: int, values: "dict[str, Tensor]"):
         """After each optimiser step: the loss and its parts, without dimensions, where the model is. To read one waits
         for a GPU."""
 
@@ -136,7 +138,7 @@ class Metrics:
             with self._one_line():
                 self.writers.append(make(run, stage, step))
 
-    def on_step(self, step: int, values: dict[str, Tensor]):
+    def on_step(self, step: int, values: "dict[str, Tensor]"):
         self._tell("on_step", step, values)
 
     def on_generation(self, generation: int, returns: np.ndarray):

@@ -234,6 +234,11 @@ def play(config: PlayConfig):
     print("; ".join(text for text in pair.pictures() if ":" in text))
 
 
-if __name__ == "__main__":
+def main():
+    """The command line."""
     with errors_in_one_line("begins anew"):
         play(parsed(PlayConfig(), sys.argv[1:], "Play inside the dream, the real game beside it. " + HELP))
+
+
+if __name__ == "__main__":
+    main()

@@ -6,18 +6,22 @@ import re
 import zlib
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Iterator, Sequence
 
 import numpy as np
-import torch
 from filelock import FileLock, Timeout
-from torch import Tensor
 
+from worldmodels.errors import UserError
 from worldmodels.files import HALF_WRITTEN, digest, load_arrays, read_json, save_arrays, write_atomic, write_json
 from worldmodels.metrics import MakeWriter, Metrics, TensorBoard
-from worldmodels.types import UserError
 
-DATA = Path(__file__).parents[1] / "data"           # of a checkout
+if TYPE_CHECKING:
+    from torch import Tensor        # what lists runs starts without it
+
+PACKAGE = Path(__file__).parent
+INSTALLED = (PACKAGE / "published").exists()        # from a wheel, which has the published runs there (setup.cfg)
+DATA = Path("data") if INSTALLED else PACKAGE.parent / "data"       # of a checkout
+PUBLISHED = (PACKAGE if INSTALLED else DATA) / "published"
 
 # Seeds of episodes. Collecting and searching have their own in each round of each run; scores are made on those of
 # EVALUATION.
@@ -171,23 +175,23 @@ class Run:
         self._check(name, self.path(name), found, info)
         return True
 
-    def save(self, name: str, tensors: dict[str, Tensor], info: dict):
+    def save(self, name: str, tensors: "dict[str, Tensor]", info: dict):
         """The finished checkpoint, and its description beside it for people to read."""
         arrays, info = to_arrays(tensors), plain(info)
         save_arrays(self.own_path(name), arrays, info)
         write_json(self.own_path(name).with_suffix(".json"), info | {"digest": digest(arrays)})
 
-    def load(self, name: str, stage: str) -> tuple[dict[str, Tensor], dict]:
+    def load(self, name: str, stage: str) -> "tuple[dict[str, Tensor], dict]":
         """Tensors and info of a finished checkpoint; `stage` is the command that makes it."""
         if not self.path(name).exists():
             raise UserError(f"no {name} in {self.folder}: run `python -m pipeline.{stage}` first")
         arrays, info = load_arrays(self.path(name))
         return to_tensors(arrays), info | {"digest": digest(arrays)}
 
-    def save_progress(self, name: str, tensors: dict[str, Tensor], info: dict):
+    def save_progress(self, name: str, tensors: "dict[str, Tensor]", info: dict):
         save_arrays(self.progress_path(name), to_arrays(tensors), plain(info))
 
-    def load_progress(self, name: str, info: dict) -> tuple[dict[str, Tensor], int] | None:
+    def load_progress(self, name: str, info: dict) -> "tuple[dict[str, Tensor], int] | None":
         """An interrupted stage's tensors and step, if it was begun with the same settings; None if there are none."""
         if not self.progress_path(name).exists():
             return None
@@ -209,7 +213,7 @@ class Run:
 def find(task: str, run: str | Path | None = None) -> Run:
     """A run by its folder, or by its name: in data/ here or of the checkout, or among the published ones. Without
     either, the published run `laptop`. A UserError where there is none."""
-    published = DATA / "published" / task
+    published = PUBLISHED / task
     places = [published / "laptop"]
     if run is not None:
         places = [Path(run), *(data / task / run for data in (Path("data"), DATA)), published / run]
@@ -223,7 +227,7 @@ def no_run(task: str, run: str | Path, data: Path) -> UserError:
     """What to say of a run that is not there."""
     names = lambda place: [path.parent.name for path in sorted((place / task).glob("*/config.json"))]
     mine = dict.fromkeys([*names(data), *names(DATA)])
-    there = [*mine, *(f"{name} (published)" for name in names(DATA / "published"))] or [f"none in {data}"]
+    there = [*mine, *(f"{name} (published)" for name in names(PUBLISHED))] or [f"none in {data}"]
     return UserError(f"no run {run} of {task}; there are: {', '.join(there)}. `python -m pipeline --task {task} "
                      "--preset smoke` makes one in a minute; `python -m pipeline.collect` begins one stage by stage")
 
@@ -285,9 +289,10 @@ def plain(value):
     return json.loads(json.dumps(value, default=asdict))
 
 
-def to_arrays(tensors: dict[str, Tensor]) -> dict:
+def to_arrays(tensors: "dict[str, Tensor]") -> dict:
     return {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in tensors.items()}
 
 
-def to_tensors(arrays: dict) -> dict[str, Tensor]:
+def to_tensors(arrays: dict) -> "dict[str, Tensor]":
+    import torch
     return {name: torch.from_numpy(array) for name, array in arrays.items()}

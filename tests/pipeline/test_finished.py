@@ -17,6 +17,7 @@ def smoke(finished, tmp_path, monkeypatch):
     """The data folder, in which a smoke run of the toy is."""
     shutil.copytree(finished("toy"), tmp_path / "toy" / "smoke")
     monkeypatch.setattr(runs, "DATA", tmp_path)
+    monkeypatch.setattr(runs, "PUBLISHED", tmp_path / "published")
     return tmp_path / "toy" / "smoke"
 
 
