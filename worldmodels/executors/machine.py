@@ -2,11 +2,17 @@
 
 import math
 import os
-import resource
 import time
 from functools import cache
 
+import psutil
+
 from worldmodels.types import UserError
+
+try:
+    import resource
+except ModuleNotFoundError:         # Windows, which limits neither
+    resource = None
 
 MEMORY = 0.3e9      # bytes a worker takes, with torch and a game
 TASKS = 4           # processes and threads of a worker: it and its engine, a thread of its own and one that serves it
@@ -14,19 +20,15 @@ FILES = 4           # files the serving process keeps open for a worker
 
 
 def available_memory() -> float:
-    """Bytes that new processes can have; where the system does not tell, all the memory of the machine."""
-    try:
-        with open("/proc/meminfo") as file:
-            return 1024 * next(int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Bytes that new processes can have."""
+    return psutil.virtual_memory().available
 
 
 def most_workers() -> int:
     """How many workers this machine can serve now."""
     limits = [available_memory() / MEMORY]
-    for name, each in (resource.RLIMIT_NPROC, TASKS), (resource.RLIMIT_NOFILE, FILES):
-        soft, _ = resource.getrlimit(name)
+    for name, each in (("RLIMIT_NPROC", TASKS), ("RLIMIT_NOFILE", FILES)) if resource else ():
+        soft, _ = resource.getrlimit(getattr(resource, name))
         limits.append(math.inf if soft == resource.RLIM_INFINITY else soft / each)
     return max(1, int(min(limits)))
 
