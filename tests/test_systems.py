@@ -26,7 +26,7 @@ from worldmodels.envs import TASKS
 from worldmodels.executors import check_workers, default_workers
 from worldmodels.worlds.collect import CollectConfig, CollectJob
 task = TASKS["toy"]
-steps, total = CollectJob(task, CollectConfig(policy=next(iter(task.policies)), max_steps=10), 0)()
+steps, *_ = CollectJob(task, CollectConfig(policy=next(iter(task.policies)), max_steps=10), 0)()
 check_workers(default_workers())
 print(default_workers(), steps)
 """
