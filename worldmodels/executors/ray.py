@@ -34,7 +34,8 @@ REFRESH = 10.0          # ... and at how many cores the cluster has
 CONNECT = 5.0           # seconds that the head of a cluster has to answer
 KEPT = 4                # shared values that stay in the object store although no job needs them now
 PACKAGES = "torch", "numpy", "gymnasium", "vizdoom"     # whose versions have to be those of the driver
-# a crashed worker's game engines end with it, for it leads a process group (Ray's other way makes every exit code 0)
+# A crashed worker's game engines end with it, for it leads a process group. Ray's other way, a raylet that reaps them,
+# ignores SIGCHLD: every program that a job or this process starts then seems to end with 0.
 ENDS_CHILDREN = "RAY_process_group_cleanup_enabled"
 
 
@@ -120,8 +121,8 @@ def check_answers(address: str):
 
 def no_cluster(address: str | None, error: Exception) -> UserError:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return UserError(f"--address {address}: no Ray cluster answers there ({reason}). `ray start --head` starts one, and "
-                     "says its address HOST:PORT")
+    return UserError(f"--address {address}: no Ray cluster answers there ({reason}). `ray start --head` starts one "
+                     "and says its address HOST:PORT")
 
 
 class RayExecutor(Executor):
