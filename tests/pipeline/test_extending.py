@@ -10,8 +10,7 @@ from pipeline.command import main
 from tests.pipeline.conftest import ROOT, TOY, finish, lines, start
 from worldmodels.files import read_json
 
-BLOCKS = re.findall(r"```python
-(.*?)```", (ROOT / "docs" / "extending.md").read_text(), re.DOTALL)
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), re.DOTALL)
 CODE, USE, WRITER, CALL, MODEL = BLOCKS
 
 
