@@ -21,6 +21,31 @@ for module, names in ((os, "setpgid getpgid killpg sched_getaffinity sched_setaf
         delattr(module, name)
 sys.modules["resource"] = None          # cannot be imported
 """
+WORK = """
+import sys
+from pathlib import Path
+
+import psutil
+
+from tests.executors import jobs
+from worldmodels.executors import LocalExecutor
+
+
+class Engine:
+    # a job that starts a process, as a game does, and returns its number
+    def __call__(self):
+        import subprocess
+        return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"]).pid
+
+
+if __name__ == "__main__":
+    with LocalExecutor(2) as workers:
+        print(workers.run([jobs.Square(number) for number in range(4)]))
+        print(len(workers.run([jobs.Once(Path("died"), jobs.die)])), workers.restarts)
+        engine = psutil.Process(workers.run([Engine()])[0])
+        print(engine.is_running())
+    print(engine.wait(60))
+"""
 COLLECT = """
 from worldmodels.envs import TASKS
 from worldmodels.executors import check_workers, default_workers
@@ -63,3 +88,10 @@ def test_a_random_policy_plays_and_workers_are_counted(python):
     assert code == 0, err
     workers, steps = map(int, said.split())
     assert 1 <= workers <= os.cpu_count() and steps >= 1
+
+
+def test_workers_do_jobs_are_replaced_and_end_with_what_they_started(python, tmp_path):
+    (tmp_path / "program.py").write_text(WORK)
+    code, said, err = python("program.py")
+    assert code == 0, err
+    assert said.splitlines() == ["[0, 1, 4, 9]", "1 1", "True", "None"]

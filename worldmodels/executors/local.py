@@ -19,6 +19,7 @@ from queue import SimpleQueue
 from typing import Any
 
 import multiprocess
+import psutil
 from multiprocess import resource_tracker
 
 from worldmodels.executors.executor import (ATTEMPTS, Executor, Job, Message, WorkerDied, answer, answered, message_of,
@@ -28,6 +29,7 @@ from worldmodels.types import UserError
 
 TICK = 0.2                      # seconds between two looks of the watcher
 SINGLE_THREADED = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+GROUPS = hasattr(os, "setpgid")  # process groups, signal masks, pipes that are sockets: all but Windows has them
 STARTING = threading.Lock()     # the environment is the whole process's: one worker starts at a time
 
 
@@ -40,11 +42,12 @@ def ctrl_c_waits():
     """
     main, came = threading.current_thread() is threading.main_thread(), []      # elsewhere Python never raises it
     before = signal.signal(signal.SIGINT, lambda *_: came.append(True)) if main else None
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if GROUPS else None
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if GROUPS:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if main:
             signal.signal(signal.SIGINT, before)
         if came:
@@ -56,7 +59,10 @@ def work(connection, core: int | None):
 
     With a core of its own, a game engine answers from the same core: twice as soon as from one that has to be woken up.
     """
-    os.setpgid(0, 0)
+    if GROUPS:
+        os.setpgid(0, 0)
+    else:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)        # no mask was inherited
     if core is not None:
         os.sched_setaffinity(0, {core})
     threading.Thread(target=end_with_parent, daemon=True).start()
@@ -67,12 +73,24 @@ def work(connection, core: int | None):
             job, digests, new = connection.recv()
             shared = {digest: new.get(digest) or shared[digest] for digest in digests}
             connection.send_bytes(answer(job, shared))
-    os.killpg(0, signal.SIGKILL)
+    kill_all(os.getpid())
 
 
 def end_with_parent():
     multiprocess.parent_process().join()
-    os.killpg(0, signal.SIGKILL)
+    kill_all(os.getpid())
+
+
+def kill_all(pid: int):
+    """Kills a worker and what it started: its process group, or where there are none the processes that are its
+    children now. An OSError where it does not lead a group."""
+    if GROUPS:
+        return os.killpg(pid, signal.SIGKILL)
+    with suppress(psutil.NoSuchProcess):
+        worker = psutil.Process(pid)
+        for process in (*worker.children(recursive=True), worker):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 class Worker:
@@ -107,9 +125,11 @@ class Worker:
             return
         self.killed = True
         try:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            kill_all(self.process.pid)
         except OSError:                             # gone, or not yet the leader of its group
             self.process.kill()
+        if not GROUPS:
+            return
         with suppress(OSError), socket.fromfd(self.connection.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as pipe:
             pipe.shutdown(socket.SHUT_RDWR)         # a process that left the group may hold the other end open
 
@@ -136,7 +156,8 @@ class LocalExecutor(Executor):
         self._queue: SimpleQueue = SimpleQueue()    # (job, its message, its future), or None: a thread ends
         self._lock = threading.Lock()
         self._ended: BaseException | None = None    # why no more jobs are run
-        resource_tracker.ensure_running()           # its start would lift the signal mask that workers start under
+        if GROUPS:
+            resource_tracker.ensure_running()       # its start would lift the signal mask that workers start under
         cores = idle_cores() or [None]
         self._workers: list[Worker] = []
         self._threads = [threading.Thread(target=self._serve, args=(i,), daemon=True) for i in range(workers)]
