@@ -7,7 +7,8 @@ generation of evolution includes (controllers, noise, rewards, deaths, sending j
 turns for --rounds rounds; medians are shown. "Products alone" are the matrix products of a step and nothing else, the
 better of: in worker processes as our dream has them; in this process with all threads. "Plain dreamer" is what a memory
 without a fast dreamer of its own has (memory/dreamer.py): the MDN-RNN's own `imagine`, a GRU of as many units, and an
-RSSM, h 200, s 30 (one that goes in place was 1.03 × as fast, and was not kept). --peer: a checkout of
+RSSM, h 200, s 30 (one that goes in place was 1.03 × as fast, and was not kept). Where the CPU has bfloat16, so has a
+dream of ours, and the products beside it. --peer: a checkout of
 github.com/ctallec/world-models, whose MDRNNCell then dreams as its simulated_carracing.py has it, without its decoder.
 Where there is a GPU, its rates come at the end.
 """
@@ -34,6 +35,7 @@ from worldmodels.executors import LocalExecutor
 from worldmodels.memory import MDNRNN, RSSM
 from worldmodels.memory.dreamer import PlainDreamer
 from worldmodels.memory.gru import GRUConfig
+from worldmodels.memory.mdn_rnn_dreamer import cpu_has_bfloat16
 from worldmodels.memory.noise import OBSERVE, NoiseStream
 from worldmodels.runs import Run
 from worldmodels.types import State
@@ -63,10 +65,11 @@ class RandomStarts:
 Shapes = tuple[tuple[int, int], ...]        # of the weights of a step's products, [outputs, inputs]
 
 
-@lru_cache(maxsize=4)
-def operands(shapes: Shapes, width: int) -> list[tuple[torch.Tensor, ...]]:
+@lru_cache(maxsize=6)
+def operands(shapes: Shapes, width: int, dtype: torch.dtype) -> list[tuple[torch.Tensor, ...]]:
     """The products of a dream step, with room for their results: y = W x."""
-    return [(torch.randn(O, I), torch.randn(I, width), torch.empty(O, width)) for O, I in shapes]
+    sizes = [((O, I), (I, width), (O, width)) for O, I in shapes]
+    return [tuple(torch.randn(size).to(dtype) for size in product) for product in sizes]
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,12 @@ class Products:
     shapes: Shapes
     width: int
     steps: int
+    dtype: torch.dtype = torch.float32
 
     def __call__(self):
         with torch.inference_mode():
             for _ in range(self.steps):
-                for W, x, y in operands(self.shapes, self.width):
+                for W, x, y in operands(self.shapes, self.width, self.dtype):
                     torch.mm(W, x, out=y)
 
 
@@ -152,7 +156,7 @@ class PlainDreamerJob:
 
     def __call__(self):
         memory = worker_agent(self.job.task, self.job.agent).memory
-        memory.dreamer = lambda batch, temperature: PlainDreamer(memory, temperature)
+        memory.dreamer = lambda batch, temperature, bfloat16: PlainDreamer(memory, temperature, bfloat16)
         try:
             return self.job()
         finally:
@@ -210,9 +214,12 @@ def steps_a_second(task: str, executor: LocalExecutor, folder: Path, steps: int,
         "plain dreamer, RSSM": (all_steps, rssm),
         "LSTMCell loop, batch 1,024": (BATCH * few, lambda: loop.dream(BATCH, few)),
         "LSTMCell loop, one rollout": (steps, lambda: loop.dream(1, steps))}
-    shapes = {"our dream": shapes_of(ours.agent.memory), "plain dreamer, RSSM": shapes_of(rssm.agent.memory)}
-    for name, products in shapes.items():
-        job = Products(products, width, steps)
+    jobs = {"our dream": Products(shapes_of(ours.agent.memory), width, steps),
+            "plain dreamer, RSSM": Products(shapes_of(rssm.agent.memory), width, steps)}
+    if cpu_has_bfloat16():
+        works["our dream, bfloat16"] = all_steps, Generation(run, replace(config, precision="bfloat16"), executor)
+        jobs["our dream, bfloat16"] = replace(jobs["our dream"], dtype=torch.bfloat16)
+    for name, job in jobs.items():
         works |= {f"{name}: products, workers": (all_steps, partial(in_workers, executor, job)),
                   f"{name}: products, threads": (all_steps, replace(job, width=BATCH))}
     if peer and task == "car_racing":
@@ -222,8 +229,8 @@ def steps_a_second(task: str, executor: LocalExecutor, folder: Path, steps: int,
     print(f"\n{task}: {hidden} cells; {BATCH} rollouts × {steps} steps")
     for name, rate in rates.items():
         print(f"  {name:36} {rate:10,.0f} steps/s   our dream is {rates['our dream'] / rate:7.2f} ×")
-    for name, products in shapes.items():
-        flops, workers = 2 * sum(O * I for O, I in products), rates[f"{name}: products, workers"]
+    for name, job in jobs.items():
+        flops, workers = 2 * sum(O * I for O, I in job.shapes), rates[f"{name}: products, workers"]
         alone = max(workers, rates[f"{name}: products, threads"])
         print(f"  {name}: {flops / 1e6:.2f} MFLOP a step, {rates[name] / alone:.0%} of the rate of its products alone "
               f"({alone * flops / 1e9:.0f} GFLOP/s);\n  in the same processes, {rates[name] / workers:.0%}")

@@ -161,8 +161,9 @@ class Memory(Protocol):
     def latent(self, state: State) -> Tensor:
         """z [B, Z] of a state: what V decodes."""
 
-    def dreamer(self, batch: int, temperature: float) -> "Dreamer":
-        """`imagine` in place, for a batch of this size."""
+    def dreamer(self, batch: int, temperature: float, bfloat16: bool = False) -> "Dreamer":
+        """`imagine` in place, for a batch of this size; with `bfloat16` its matrix products have operands and results
+        of 16 bits. A UserError where there is no such dreamer."""
 
     def loss(self, batch: Transitions, carry: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor], Any]:
         """Loss, metrics, and what to carry to the windows that follow (None to start)."""

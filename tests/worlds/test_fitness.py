@@ -111,7 +111,7 @@ class Known(nn.Module):
     def latent(self, state):
         return state.features
 
-    def dreamer(self, batch, temperature):
+    def dreamer(self, batch, temperature, bfloat16):
         return PlainDreamer(self, temperature)
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldmodels.controller.policy import ParameterConfig, ParameterPolicy, visible
+from worldmodels.memory.passes import passes_for
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,11 @@ class LinearPolicy(ParameterPolicy):
         return (x[:, None] @ self.weight).squeeze(1) + self.bias
 
     def act(self, features: Tensor) -> Tensor:
-        """One product and one sum over weights that lie as the features do."""
+        """One sum of products with weights that lie as the features do."""
         if self.columns is None:
             unseen = self.visible.start, len(features) - 1 - self.visible.stop
             weight = F.pad(self.weight, (0, 0, *unseen))                                # zeros there
             self.columns = torch.cat([weight, self.bias[:, None]], 1).permute(2, 1, 0).contiguous()  # [A, F + 1, B]
-            self.products = torch.empty_like(self.columns)
-        return self.squash(torch.mul(self.columns, features, out=self.products).sum(1).t()).t()
+            self.outputs = torch.empty_like(self.columns[:, 0])
+        passes_for(features).weighted_sums(self.columns, features, self.outputs)
+        return self.squash(self.outputs.t()).t()

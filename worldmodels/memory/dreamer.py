@@ -3,14 +3,17 @@
 import torch
 from torch import Tensor
 
-from worldmodels.types import Memory, Noise, State
+from worldmodels.types import Memory, Noise, State, UserError
 
 
 class PlainDreamer:
     """See types.Dreamer. Its state stays in the same place, as a CUDA graph needs it. Where a layer's inputs are no
     multiple of 8, torch's products may round a row differently by its place in the batch."""
 
-    def __init__(self, memory: Memory, temperature: float):
+    def __init__(self, memory: Memory, temperature: float, bfloat16: bool = False):
+        if bfloat16:
+            kind = memory.config.kind
+            raise UserError(f"--dream.precision bfloat16: a memory of kind {kind} dreams in float32 alone")
         self.memory, self.temperature, self.state = memory, temperature, None
 
     def load(self, state: State):

@@ -102,8 +102,8 @@ class Ensemble(nn.Module):
     def latent(self, state: State) -> Tensor:
         return self.of_members.memory.latent(self._first(self._members(state)))
 
-    def dreamer(self, batch: int, temperature: float) -> PlainDreamer:
-        return PlainDreamer(self, temperature)
+    def dreamer(self, batch: int, temperature: float, bfloat16: bool = False) -> PlainDreamer:
+        return PlainDreamer(self, temperature, bfloat16)
 
     def loss(self, batch: Transitions, carry: tuple[Tensor, ...] | None, generator: torch.Generator):
         """The mean of the members' losses. The streams [K * batch] are those of each member in turn; `carry` has what

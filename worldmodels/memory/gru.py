@@ -63,8 +63,8 @@ class GRU(nn.Module):
     def latent(self, state: State) -> Tensor:
         return state.inner[0]
 
-    def dreamer(self, batch: int, temperature: float) -> PlainDreamer:
-        return PlainDreamer(self, temperature)
+    def dreamer(self, batch: int, temperature: float, bfloat16: bool = False) -> PlainDreamer:
+        return PlainDreamer(self, temperature, bfloat16)
 
     def loss(self, batch: Transitions, carry: tuple[Tensor] | None, generator: torch.Generator):
         """The sum above, each part a mean over steps; `carry` is the last h."""

@@ -90,8 +90,8 @@ class MDNRNN(nn.Module):
         raw, reward, logit = self._heads(h, x)
         return Expected(mixture.distribution(raw, self.z_size), reward, self.p_done(logit))
 
-    def dreamer(self, batch: int, temperature: float) -> MDNRNNDreamer:
-        return MDNRNNDreamer(self, batch, temperature)
+    def dreamer(self, batch: int, temperature: float, bfloat16: bool = False) -> MDNRNNDreamer:
+        return MDNRNNDreamer(self, batch, temperature, bfloat16)
 
     def p_done(self, logit: Tensor) -> Tensor:
         """The probability that a dream with this done logit ends, both [B]."""

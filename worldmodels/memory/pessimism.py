@@ -44,8 +44,8 @@ class PessimisticMemory:
         reward, p_done = self.pessimism.of(imagined.reward, imagined.p_done, imagined.uncertainty)
         return imagined._replace(reward=reward, p_done=p_done, done=noise["done"][:, 0] < p_done)
 
-    def dreamer(self, batch: int, temperature: float) -> "PessimisticDreamer":
-        return PessimisticDreamer(self.memory.dreamer(batch, temperature), self.pessimism)
+    def dreamer(self, batch: int, temperature: float, bfloat16: bool = False) -> "PessimisticDreamer":
+        return PessimisticDreamer(self.memory.dreamer(batch, temperature, bfloat16), self.pessimism)
 
 
 class PessimisticDreamer:

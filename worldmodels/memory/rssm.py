@@ -108,8 +108,8 @@ class RSSM(nn.Module):
     def latent(self, state: State) -> Tensor:
         return state.inner[0]
 
-    def dreamer(self, batch: int, temperature: float) -> PlainDreamer:
-        return PlainDreamer(self, temperature)
+    def dreamer(self, batch: int, temperature: float, bfloat16: bool = False) -> PlainDreamer:
+        return PlainDreamer(self, temperature, bfloat16)
 
     def loss(self, batch: Transitions, carry: tuple[Tensor, Tensor] | None, generator: torch.Generator):
         """The sum above; `carry` is the last s and h."""

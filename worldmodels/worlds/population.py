@@ -37,7 +37,7 @@ class Batch:
     def __init__(self, agent: Agent, spec: PolicySpec, start: State, seed: Tensor, config: DreamConfig):
         self.agent, self.count, self.max_steps = agent, len(seed), config.max_steps
         width = whole_widths(self.count)
-        self.dreamer = agent.memory.dreamer(width, config.temperature)
+        self.dreamer = agent.memory.dreamer(width, config.temperature, config.precision == "bfloat16")
         self.returns = start.features.new_empty(width)              # of the rollouts, as far as they are dropped
         self.lengths = torch.empty_like(self.returns)
         self.total, self.steps = (torch.empty_like(self.returns) for _ in range(2))     # of the columns
@@ -68,10 +68,16 @@ class Batch:
         """Some steps; noise [steps, U + N, S]."""
         size = self.agent.memory.imagine_noise
         mine = (size.split(numbers.index_select(1, self.seed), 0) for numbers in noise)
+        rewards, survives = [], []
         for chance, reward, p_done, _ in advance(self.dreamer, self.policy.act, mine):
-            self.total += torch.where(self.alive, reward, 0)        # a dead dream that diverges adds nothing
-            self.steps += self.alive
-            self.alive &= (chance["done"][0] >= p_done) & (self.steps < self.max_steps)
+            rewards.append(reward.clone())
+            survives.append(chance["done"][0] >= p_done)
+        step = torch.arange(len(noise), device=noise.device)[:, None]
+        goes_on = self.alive & torch.stack(survives).cumprod(0).bool()      # [steps, B]
+        plays = torch.cat([self.alive[None], goes_on[:-1]]) & (self.steps + step < self.max_steps)
+        self.total += torch.where(plays, torch.stack(rewards), 0).sum(0)    # a dead dream that diverges adds nothing
+        self.steps += plays.sum(0)
+        torch.logical_and(goes_on[-1], self.steps < self.max_steps, out=self.alive)
 
     def compact(self) -> bool:
         """Drops columns whose dream has ended, as far as whole WIDTHs go; returns whether any dream goes on."""
