@@ -32,9 +32,8 @@ class MDNRNNDreamer:
 
     def __init__(self, memory, batch: int, temperature: float, bfloat16: bool = False):
         self.memory, self.deviation = memory, math.sqrt(temperature)       # sqrt(tau): tau scales the variance
-        self.Z, self.H, self.K = memory.z_size, memory.config.hidden_size, memory.config.mixtures
+        self.Z, self.H = Z, H = memory.z_size, memory.config.hidden_size
         W, R, b = memory.lstm.input.weight, memory.lstm.recurrent.weight, memory.lstm.input.bias
-        Z, H, K = self.Z, self.H, self.K
         as_in_x = lambda of_input, of_h, bias: torch.cat([of_input[:, Z:], of_input[:, :Z], of_h, bias[:, None]], 1)
         if bfloat16 and W.device.type == "cpu" and not cpu_has_bfloat16():
             raise UserError("--dream.precision bfloat16: this CPU has neither AVX-512 BF16 nor AMX: take float32")
@@ -44,7 +43,7 @@ class MDNRNNDreamer:
             of_h, of_input = memory.between.weight.split([H, W.shape[1]], 1)
             self.between_weight = as_in_x(of_input, of_h, memory.between.bias).to(precision)
         head_weight = torch.cat([memory.head.weight, memory.head.bias[:, None]], 1)
-        head_weight[:K * Z] /= temperature                                                      # logits
+        head_weight[:memory.config.mixtures * Z] /= temperature                                 # logits
         self.head_weight = head_weight.to(precision)
         self.passes = passes_for(W)
         self.sizes = memory.action_size, W.shape[1] - Z - memory.action_size, Z, H, 1
@@ -59,21 +58,22 @@ class MDNRNNDreamer:
         self.c.copy_(c.t())
 
     def features(self) -> Tensor:
-        if self.memory.config.sees_current_frame:                               # the state stays as it is
+        if not self.apart:
+            return self.visible
+        if self.memory.config.sees_current_frame:
             self.action.zero_()
-            torch.mm(self.gate_weight, self.x, out=self.without_action)
-            self.passes.lstm(self.without_action, self.room.copy_(self.c), self.visible_h)
-        elif self.visible_h is not self.h:
+            torch.mm(self.gate_weight, self.x, out=self.gates)
+            self.passes.lstm(self.gates, self.room.copy_(self.c), self.visible_h)   # the state stays as it is
+        else:
             self.visible_h.copy_(self.h)
-        if self.visible_h is not self.h:
-            self.visible_z.copy_(self.z)
-            self.visible_c.copy_(self.c[:len(self.visible_c)])
+        self.visible_z.copy_(self.z)
+        self.visible_c.copy_(self.c[:len(self.visible_c)])
         return self.visible
 
     def step(self, action: Tensor, noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
         self.action.copy_(action)
         if self.memory.config.sees_current_frame:  # the rest of the sums is as `features` left it
-            torch.addmm(self.without_action, self.gate_weight[:, :len(action)], self.action, out=self.gates)
+            self.gates.addmm_(self.gate_weight[:, :len(action)], self.action)
         else:
             torch.mm(self.gate_weight, self.x, out=self.gates)
         self.passes.lstm(self.gates, self.c, self.h)
@@ -94,17 +94,16 @@ class MDNRNNDreamer:
         """The state, room for what a step works out, and views of the parts of both."""
         self.x, self.c, config = x, c, self.memory.config
         self.action, self.restart, self.z, self.h, self.one = x.split(self.sizes)
-        self.visible, self.visible_h = x[sum(self.sizes[:2]):], self.h                          # z, h, 1
-        if config.cell_feature or config.sees_current_frame or x.dtype != c.dtype:
-            # or z, c, h, 1 in a place of their own
+        self.visible = x[sum(self.sizes[:2]):]                                                  # z, h, 1
+        self.apart = config.cell_feature or config.sees_current_frame or x.dtype != c.dtype
+        if self.apart:                          # z, c, h, 1 in a place of their own
             self.visible = c.new_ones(sum(self.memory.feature_sizes.values()) + 1, c.shape[1])
             cells = self.H * config.cell_feature
             self.visible_z, self.visible_c, self.visible_h, _ = self.visible.split([self.Z, cells, self.H, 1])
+            self.room = torch.empty_like(c)
         self.head_input = x[sum(self.sizes[:3]):]                                               # h, 1
         if self.memory.between:
             self.head_input = x.new_ones(self.head_weight.shape[1], x.shape[1])
         self.gates, self.raw = (x.new_empty(len(w), x.shape[1]) for w in (self.gate_weight, self.head_weight))
-        if config.sees_current_frame:
-            self.without_action, self.room = torch.empty_like(self.gates), torch.empty_like(c)
         self.ends = self.raw[-2:] if x.dtype == c.dtype else torch.empty_like(c[:2])
         (self.reward, self.logit), self.zeros = self.ends, torch.zeros_like(c[0])
