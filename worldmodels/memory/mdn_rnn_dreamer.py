@@ -8,8 +8,8 @@ The numbers are those of `imagine` to rounding. What makes it fast on a CPU, whe
 - With `sees_current_frame` the LSTM is asked twice: for the features, without the action, and for the step. The product
   is the same but for the action's columns, so `step` adds those to what `features` left.
 
-The products' operands and results may be bfloat16. The cell, the activations, what is drawn and the reward are float32
-all the same; a policy sees z and h as the products do, and the cell as it is.
+The products' operands and results may be bfloat16. The cell, the activations, what is drawn, the reward and the logit of
+the end are float32 all the same; a policy sees z and h as the products do, and the cell as it is.
 """
 
 import math
@@ -44,7 +44,7 @@ class MDNRNNDreamer:
             self.between_weight = as_in_x(of_input, of_h, memory.between.bias).to(precision)
         head_weight = torch.cat([memory.head.weight, memory.head.bias[:, None]], 1)
         head_weight[:memory.config.mixtures * Z] /= temperature                                 # logits
-        self.head_weight = head_weight.to(precision)
+        self.head_weight, self.ends_weight = head_weight.to(precision), head_weight[-2:]
         self.passes = passes_for(W)
         self.sizes = memory.action_size, W.shape[1] - Z - memory.action_size, Z, H, 1
         self._allocate(self.gate_weight.new_empty(sum(self.sizes), batch), W.new_empty(H, batch))
@@ -83,8 +83,8 @@ class MDNRNNDreamer:
         if len(self.restart):
             self.restart.zero_()
         self.passes.sample(self.raw[:-2], self.deviation, noise["component"], noise["z"], self.z)
-        if self.ends.dtype != self.raw.dtype:
-            self.ends.copy_(self.raw[-2:])
+        if self.ends.dtype != self.raw.dtype:   # rounding a reward that hardly changes would shift returns
+            torch.mm(self.ends_weight, self.head_input.to(self.ends.dtype), out=self.ends)
         return self.reward, self.memory.p_done(self.logit), self.zeros
 
     def select(self, index: Tensor):
