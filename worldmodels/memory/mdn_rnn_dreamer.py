@@ -8,8 +8,8 @@ The numbers are those of `imagine` to rounding. What makes it fast on a CPU, whe
 - With `sees_current_frame` the LSTM is asked twice: for the features, without the action, and for the step. The product
   is the same but for the action's columns, so `step` adds those to what `features` left.
 
-The products' operands and results may be bfloat16. The cell, the activations, what is drawn, the reward and the logit of
-the end are float32 all the same; a policy sees z and h as the products do, and the cell as it is.
+The products' operands and results may be bfloat16. The cell, the activations, what is drawn, the reward and the logit
+of the end are float32 all the same; a policy sees z and h as the products do, and the cell as it is.
 """
 
 import math
