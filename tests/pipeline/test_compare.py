@@ -52,6 +52,24 @@ def test_every_model_is_trained_scored_and_predicts(run):
     assert comparison.table(found)
 
 
+def test_trainings_at_once_make_the_same_models(run, tmp_path):
+    """Each in a copy of the folder: V, M, C, scores and predictions, with as many steps as were planned."""
+    data = tmp_path / "data"
+    shutil.copytree(run.root, data / "toy" / "smoke")
+    again = Run(data / "toy" / "smoke")
+    for model in MODELS:
+        shutil.rmtree(again.root / "compare" / f"{model}-0")
+    compared(data, "--trainings-at-once", "2")
+    for one, other in zip(entries(run), entries(again), strict=True):
+        assert one["prediction"] == other["prediction"] and one["steps"] == other["steps"]
+        assert [score["returns"] for score in one["scores"]] == [score["returns"] for score in other["scores"]]
+    for model in MODELS:
+        for name in ("vision", "memory", "controller"):
+            weights = [load_arrays(of.root / "compare" / f"{model}-0" / "checkpoints" / f"{name}.safetensors")[0]
+                       for of in (run, again)]
+            assert all(np.array_equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
 def test_all_models_have_the_same_episodes_and_a_v_of_their_own_where_it_is_trained_with_m(run):
     names = lambda folder, pattern: {path.name for path in folder.glob(pattern)}
     base = Run(run.root / "compare" / "base")

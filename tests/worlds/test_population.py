@@ -98,7 +98,7 @@ def agent_of(world):
     return Agent(TASKS["toy"], None, world.memory)
 
 
-def controllers(world, members, seed=0, kind="linear"):
+def controllers(world, members, seed=4, kind="linear"):
     config = CONTROLLERS[kind].Config()
     size = agent_of(world).parameter_count(config)
     parameters = np.random.default_rng(seed).normal(size=(members, size))
@@ -135,7 +135,7 @@ def test_it_equals_the_plain_loop(world, kind):
     assert lengths.min() < BLOCK and (lengths == world.config.max_steps).any()
     assert len(np.unique(lengths)) > 12
     np.testing.assert_array_equal(played[1], lengths)
-    np.testing.assert_allclose(played[0], expected[0], rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(played[0], expected[0], atol=1e-3)
 
 
 def with_pessimism(world, weight=0.0, limit=torch.inf):
@@ -149,7 +149,7 @@ def test_a_pessimistic_population_equals_the_plain_loop(world):
     plain, played, expected = (f(spec, SEEDS) for f in (
         fitness(world).play, fitness(level).play, lambda spec, seeds: by_rollout(level, spec, seeds)))
     np.testing.assert_array_equal(played[1], expected[1])
-    np.testing.assert_allclose(played[0], expected[0], rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(played[0], expected[0], atol=1e-3)
     several = any(getattr(world.memory.config, name, 1) > 1 for name in ("members", "prior_heads"))
     assert (played[1] <= plain[1]).all() and (played[1] < plain[1]).any() == several
     assert (played[0] != plain[0]).any() == several
@@ -175,7 +175,7 @@ def test_a_dream_is_the_same_to_the_last_bit_whatever_is_dreamt_beside_it(world,
 def test_the_batch_shrinks_in_whole_widths_and_returns_stay_in_their_place(world, kind):
     """Each of the dreams has a controller and a seed of its own."""
     count, seeds = 3 * WIDTH + 7, np.arange(1000, 1000 + 3 * WIDTH + 7)
-    spec, widths = controllers(world, count, seed={"actor": 2}.get(kind, 0), kind=kind), []
+    spec, widths = controllers(world, count, seed={"actor": 2, "linear": 3}.get(kind, 0), kind=kind), []
     plain = Batch.compact
 
     class Watched(Batch):
@@ -191,7 +191,7 @@ def test_the_batch_shrinks_in_whole_widths_and_returns_stay_in_their_place(world
     assert all(width % WIDTH == 0 for width in widths)
     expected = rollout(world, agent_of(world).policy_of(spec), seeds)
     np.testing.assert_array_equal(played.lengths, expected.lengths)
-    np.testing.assert_allclose(played.returns, expected.returns, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(played.returns, expected.returns, atol=1e-3)
 
 
 def test_what_a_gpu_runs_is_the_same_dream(world, kind):
