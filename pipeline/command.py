@@ -205,6 +205,8 @@ def device(config: Config) -> str:
 
 def open_executor(config: Config, most: int | None = None) -> Executor:
     """Where jobs run, `most` of them at the same time; to be closed."""
+    if config.executor not in EXECUTORS:
+        raise UserError(f"--executor {config.executor}: choose one of {', '.join(EXECUTORS)}")
     return EXECUTORS[config.executor](config.workers or None, config.address or None, most)
 
 

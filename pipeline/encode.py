@@ -34,8 +34,7 @@ def encode_episodes(config: Config, run: Run):
     missing = [path for path, latents in paths.items() if not encoded(latents, path, info["digest"])]
     if not missing:
         return say(f"encode: {len(paths)} episodes are encoded")
-    vision = build_vision(info).to(device(config))
-    vision.load_state_dict(tensors)
+    vision = build_vision(info, tensors).to(device(config))
     with run.metrics("encode", len(paths) - len(missing)) as log:
         for path in tqdm(missing, desc="encoding", unit="episode", initial=len(paths) - len(missing), total=len(paths)):
             episode = episodes.read(path)

@@ -85,6 +85,9 @@ def finished(task: str, run: str | Path | None = None) -> Finished:
     found, agent = open_agent(task, run, with_checkpoint="controller")
     config, controller = found.settings(Config, kinds=KINDS), load_controller(found, agent)
     means, generations = scored_means(found.load("controller", "train_controller")[0])
+    if means.shape != (*generations.shape, agent.parameter_count(controller.config)):
+        raise UserError(f"{found.path('controller')} has means of another size than its controller: delete it and run "
+                        "`python -m pipeline.train_controller`")
     return Finished(config, found, agent, encoded(config, found, agent), controller,
                     controller._replace(arrays={"parameters": means}), generations)
 
@@ -103,8 +106,12 @@ def compared(task: str, run: str | Path | None = None) -> Compared:
     report = runs.PUBLISHED / task / "compare" if run is None else find(task, run).last("controller").report
     if not (path := report / "compare.json").exists():
         raise UserError(f"{report} has no comparison: `python -m pipeline.compare` makes one of a finished run")
-    found = read_json(path)
-    return Compared(found["entries"], found.get("controllers", []), found["seconds"], report)
+    found = {"controllers": []} | read_json(path)
+    lists = [found.get("entries"), found["controllers"]]
+    if not all(isinstance(entries, list) and all(isinstance(e, dict) for e in entries) for entries in lists) \
+            or type(found.get("seconds")) not in (int, float):
+        raise UserError(f"{path} is damaged: restore it, or run `python -m pipeline.compare` again")
+    return Compared(*lists, found["seconds"], report)
 
 
 def make_smoke(task: str):

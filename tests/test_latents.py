@@ -146,7 +146,8 @@ def test_no_flipped_byte_and_no_truncation_goes_unnoticed(tmp_path):
 def test_a_file_damaged_behind_its_header_is_refused_by_name_when_its_turn_comes(tmp_path):
     make_latents(tmp_path, [counted_episode(e, 5) for e in range(2)])
     paths = sorted(tmp_path.iterdir())
-    paths[1].write_bytes(paths[1].read_bytes()[:-1])
+    data = paths[1].read_bytes()
+    paths[1].write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     latents = opened(*paths)
     assert len(latents.episode(0).reward) == 5
     with pytest.raises(UserError, match="1.safetensors"):

@@ -6,24 +6,28 @@
 """
 
 from copy import copy
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Sequence
+from typing import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from worldmodels.commandline import Range
 from worldmodels.controller import CONTROLLERS, ControllerConfig, PolicySpec, build
 from worldmodels.controller.cma_es import SEARCH
 from worldmodels.envs import Task, find_task
 from worldmodels.executors import Shared
-from worldmodels.files import pack, unpack
+from worldmodels.files import ARRAYS_BYTES, pack, unpack
 from worldmodels.memory import MEMORIES
 from worldmodels.memory.noise import OBSERVE, NoiseStream
 from worldmodels.runs import Run, config_of, find, plain, to_arrays, to_tensors
 from worldmodels.types import Memory, Policy, State, UserError, Vision
 from worldmodels.vision import VISIONS
+
+
+LARGEST = ARRAYS_BYTES // 12        # parameters of V or of M: a checkpoint has them, and two numbers of Adam's for each
 
 
 class Observer:
@@ -142,16 +146,37 @@ class Agent:
         return CONTROLLERS[config.kind].size(config, self)
 
 
-def build_vision(info: dict) -> nn.Module:
-    """V as the info of its checkpoint describes it."""
+def build_vision(info: dict, tensors: dict[str, Tensor] | None = None) -> nn.Module:
+    """V as the info of its checkpoint describes it, with these weights; see `built`."""
     config = config_of(VISIONS, info["vision"])
-    return VISIONS[config.kind](config)
+    return built(partial(VISIONS[config.kind], config), tensors)
 
 
-def build_memory(info: dict, task: Task) -> nn.Module:
-    """M as the info of its checkpoint describes it."""
-    config = config_of(MEMORIES, info["memory"])
-    return MEMORIES[config.kind](config, info["vision"]["z_size"], task.action_size)
+def build_memory(info: dict, task: Task, tensors: dict[str, Tensor] | None = None) -> nn.Module:
+    """M as the info of its checkpoint describes it, with these weights; see `built`."""
+    config, z_size = config_of(MEMORIES, info["memory"]), config_of(VISIONS, info["vision"]).z_size
+    return built(partial(MEMORIES[config.kind], config, z_size, task.action_size), tensors)
+
+
+def built(make: Callable[[], nn.Module], tensors: dict[str, Tensor] | None) -> nn.Module:
+    """A new V or M, with weights if `tensors` has them: a ValueError where they are not of its sizes, a UserError where
+    it is larger than LARGEST. Both are found out on torch's "meta" device, before memory is taken for it."""
+    with torch.device("meta"):
+        outline = make()
+    count = sum(parameter.numel() for parameter in outline.parameters())
+    if count > LARGEST:
+        raise UserError(f"a network of {count:,} parameters: {LARGEST:,} are the most, choose smaller sizes")
+    if tensors is None:
+        return make()
+    try:
+        outline.load_state_dict(tensors, assign=True)
+    except RuntimeError as error:
+        raise ValueError(str(error).splitlines()[-1].strip()) from None
+    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        raise ValueError("its weights are not finite")
+    module = make()
+    module.load_state_dict(tensors)
+    return module
 
 
 def load_agent(run: Run, device: str = "cpu", task: Task | None = None) -> Agent:
@@ -160,19 +185,26 @@ def load_agent(run: Run, device: str = "cpu", task: Task | None = None) -> Agent
     memory_tensors, memory_info = run.load("memory", "train_memory")
     if memory_info.get("vision_digest", vision_info["digest"]) != vision_info["digest"]:
         raise UserError(f"{run.path('memory')} was trained on what another V saw, not on {run.path('vision')}")
-    task = task or find_task(memory_info["task"])
-    try:
-        vision, memory = build_vision(vision_info), build_memory(memory_info, task)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"V or M in {run.folder} is of another version of this program ({error})") from None
-    for name, module, tensors in (("vision", vision, vision_tensors), ("memory", memory, memory_tensors)):
+    task = task or find_task(memory_info.get("task"))
+    opened, built_with = [], {"vision": (vision_info, build_vision, vision_tensors),
+                              "memory": (memory_info, partial(build_memory, task=task), memory_tensors)}
+    for name, (info, build, tensors) in built_with.items():
         try:
-            module.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise UserError(f"{run.path(name)} does not fit its own config ({str(error).splitlines()[-1].strip()}): "
-                            f"delete it and run `python -m pipeline.train_{name}`") from None
-        freeze(module, device)
-    repeat = memory_info.get("collect", {}).get("repeat", 1)
+            module = build(info, tensors=tensors)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise UserError(f"{run.path(name)} is of another version of this program ({error})") from None
+        except ValueError as error:
+            raise UserError(f"{run.path(name)} does not fit its own config ({error}): delete it and run "
+                            f"`python -m pipeline.train_{name}`") from None
+        opened.append(freeze(module, device))
+    vision, memory = opened
+    if memory.z_size != vision.config.z_size:
+        raise UserError(f"{run.path('memory')} models {memory.z_size} latents, and V has {vision.config.z_size}")
+    collect = memory_info.get("collect", {})
+    repeat = collect.get("repeat", 1) if isinstance(collect, dict) else None
+    if type(repeat) is not int or Range(1).error(repeat):
+        raise UserError(f"{run.path('memory')} is damaged (collect.repeat {repeat}): delete it and run "
+                        "`python -m pipeline.train_memory`")
     return Agent(task, vision, memory, f"{vision_info['digest']}-{memory_info['digest']}", repeat=repeat)
 
 
@@ -187,9 +219,9 @@ def agent_of(shared: Shared, task: Task, device: str = "cpu") -> Agent:
     return Agent(task, *parts, info["digest"], repeat=info["repeat"])
 
 
-def freeze(module: nn.Module, device: str):
-    """Makes a trained network ready for use."""
-    module.to(device).eval().requires_grad_(False)
+def freeze(module: nn.Module, device: str) -> nn.Module:
+    """The same trained network, ready for use."""
+    return module.to(device).eval().requires_grad_(False)
 
 
 def open_agent(task: str, run: str | Path | None = None, device: str = "cpu",
@@ -205,12 +237,21 @@ def open_agent(task: str, run: str | Path | None = None, device: str = "cpu",
 def load_controller(run: Run, agent: Agent) -> PolicySpec:
     """The controller of a run's round, which has to be one for this V and M."""
     tensors, info = run.load("controller", "train_controller")
-    if info["agent_digest"] != agent.digest:
+    if info.get("agent_digest") != agent.digest:
         raise UserError(f"{run.path('controller')} was trained with another V or M than those of {run.folder}")
     try:
-        return controller_spec(tensors, info)
+        spec = controller_spec(tensors, info)
     except (KeyError, TypeError) as error:
         raise UserError(f"{run.path('controller')} is of another version of this program ({error})") from None
+    try:
+        build(spec, agent).reset([0])
+        fits = spec.arrays["parameters"].shape[1:] == (agent.parameter_count(spec.config),)
+    except (KeyError, RuntimeError, TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise UserError(f"{run.path('controller')} does not fit its own config: delete it and run "
+                        "`python -m pipeline.train_controller`")
+    return spec
 
 
 def controller_spec(tensors: dict[str, Tensor], info: dict) -> PolicySpec:

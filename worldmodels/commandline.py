@@ -47,8 +47,10 @@ Temperature = Annotated[float, Range(1e-6)]
 Share = Annotated[float, Range(0, 1)]
 Skill = Annotated[int, Range(1, 5)]
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}     # what the system says of a disk that takes no more,
-UNUSABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR}    # and of a path
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}     # what the system says of a disk that takes no more ...
+# ... and of a path
+UNUSABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
+            errno.ELOOP}
 LONGEST = 1000                                      # characters of an error's line
 
 # other programs' names
@@ -84,9 +86,13 @@ def check_values(cls, values: dict[str, Any], names: dict[str, str]):
         name, hint = names.get(field_name, field_name), hints[field_name]
         if get_origin(hint) is Literal and value not in get_args(hint):
             raise UserError(f"{name} {value!r}: must be {' or '.join(map(str, get_args(hint)))}")
+        plain = hint.__origin__ if get_origin(hint) is Annotated else hint
+        of, parts = (get_args(plain)[0], value) if get_origin(plain) is tuple else (plain, [value])
+        if of is str and not all(isinstance(part, str) for part in parts):
+            raise UserError(f"{name} {value!r}: must be text")
         for allowed in getattr(hint, "__metadata__", ()):
-            for number in value if isinstance(value, tuple) else [value]:
-                whole = hint.__origin__ is int
+            for number in parts:
+                whole = of is int
                 if isinstance(number, bool) or not isinstance(number, Integral if whole else Real):
                     raise UserError(f"{name} {number!r}: must be a {'whole ' if whole else ''}number")
                 if error := allowed.error(number):

@@ -4,8 +4,8 @@ A file is an lz4 frame (content checksum on) around a safetensors file. lz4 beca
 beside playing (30 µs a frame where a TakeCover tic takes 670 µs) and reading must outrun training.
 """
 
+import io
 import json
-import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable, Iterator, NamedTuple, Sequence
@@ -13,13 +13,15 @@ from typing import Any, Callable, Iterator, NamedTuple, Sequence
 import lz4.frame
 import numpy as np
 
-from worldmodels.files import FORMAT, header, upgraded, write_atomic
+from worldmodels.files import FORMAT, HEADER_BYTES, Header, opened, read_header, upgraded, write_atomic
 from worldmodels.types import UserError
 
 import safetensors
 import safetensors.numpy
 
 SUFFIX = ".safetensors.lz4"
+# that an episode has in memory at most, 87,000 frames; it is 41 times as long as TakeCover
+BYTES = 2**30
 
 
 class Episode(NamedTuple):
@@ -72,6 +74,9 @@ def episode_path(folder: Path, seed: int) -> Path:
 def packed(episode: Episode, info: dict) -> bytes:
     """An episode's file; `info` (seed, policy, ...) must be JSON-able."""
     arrays = {name: np.ascontiguousarray(value) for name, value in episode._asdict().items()}   # strides are not stored
+    if sum(array.nbytes for array in arrays.values()) > BYTES - HEADER_BYTES:
+        raise UserError(f"an episode of {len(episode.action):,} steps is too long to be read again: lower "
+                        "--collect.max-steps")
     data = safetensors.numpy.save(arrays, {"format": str(FORMAT), "info": json.dumps(info)})
     return lz4.frame.compress(data, content_checksum=True, store_size=True)
 
@@ -82,29 +87,55 @@ def write(path: Path, episode: Episode, info: dict):
 
 
 def read(path: Path) -> Episode:
-    """Reads an episode and verifies its checksum; a UserError names a damaged file."""
+    """Reads an episode and verifies its checksum; a UserError names a damaged file. No more is decompressed than its
+    header speaks of."""
     try:
-        data = lz4.frame.decompress(path.read_bytes())
-        upgraded({}, int(header(data)["__metadata__"].get("format", 1)))
+        with opened(path, BYTES) as (file, size):
+            packed = file.read(size)
+        with lz4.frame.open(io.BytesIO(packed)) as file:
+            header = read_header(file)
+        steps_of(header)
+        frame = lz4.frame.LZ4FrameDecompressor()
+        data = frame.decompress(packed, max_length=header.size + 1)
+        if len(data) != header.size or not frame.eof or frame.unused_data:
+            raise ValueError(f"it has another size than the {header.size:,} bytes that its header speaks of")
+        upgraded({}, int(header.metadata.get("format", 1)))
         return Episode(**safetensors.numpy.load(data))
-    except (OSError, RuntimeError, TypeError, ValueError, KeyError, struct.error, safetensors.SafetensorError) as error:
+    except (EOFError, OSError, RuntimeError, ValueError, safetensors.SafetensorError) as error:
         raise damaged(path, error) from None
 
 
 def length(path: Path) -> int:
     """The number of actions T in an episode, from the file's beginning only."""
     try:
-        with lz4.frame.open(path) as file:
-            return header(file.read(4096))["action"]["shape"][0]
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
+        with opened(path, BYTES) as (file, _), lz4.frame.open(file) as unpacked:
+            return steps_of(read_header(unpacked))
+    except (EOFError, OSError, RuntimeError, ValueError) as error:
         raise damaged(path, error) from None
 
 
+def steps_of(header: Header) -> int:
+    """The number of actions T in an episode with this header; a ValueError where it is none of an episode."""
+    if header.arrays.keys() != set(Episode._fields):
+        raise ValueError(f"its arrays are {', '.join(sorted(header.arrays))} and not {', '.join(Episode._fields)}")
+    if header.size > BYTES:
+        raise ValueError(f"it would have {header.size:,} bytes in memory, and at most {BYTES:,} are read")
+    _, (T, A) = header.arrays["action"]
+    wanted = {"frames": ("U8", (T + 1, 64, 64, 3)), "action": ("F32", (T, A)), "reward": ("F32", (T,)),
+              "terminated": ("BOOL", (T,)), "truncated": ("BOOL", (T,))}
+    if header.arrays != wanted:
+        raise ValueError(f"its arrays are {header.arrays} and not {wanted}")
+    return T
+
+
 def checksum(path: Path) -> str:
-    """What an lz4 frame ends with: four bytes over the episode's contents."""
-    with open(path, "rb") as file:
-        file.seek(max(0, path.stat().st_size - 4))
-        return file.read().hex()
+    """What an lz4 frame ends with: four bytes over the episode's contents; a UserError where it is no file."""
+    try:
+        with opened(path, BYTES) as (file, size):
+            file.seek(max(0, size - 4))
+            return file.read().hex()
+    except (OSError, ValueError) as error:
+        raise damaged(path, error) from None
 
 
 def damaged(path: Path, error) -> UserError:

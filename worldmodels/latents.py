@@ -6,8 +6,6 @@ disk and CACHE in memory: episodes are read and verified when they are needed (0
 last are kept.
 """
 
-import json
-import struct
 from functools import lru_cache
 from pathlib import Path
 from typing import Iterator, NamedTuple
@@ -17,7 +15,7 @@ import torch
 from torch import Tensor
 
 from worldmodels.episodes import SUFFIX, Episode, checksum
-from worldmodels.files import header, load_arrays, save_arrays
+from worldmodels.files import ARRAYS_BYTES, Header, described, load_arrays, opened, read_header, save_arrays
 from worldmodels.runs import Run, seed_of
 from worldmodels.types import Posterior, Transitions, UserError
 
@@ -72,23 +70,32 @@ def sample(mu: np.ndarray, log_var: np.ndarray | None, generator: torch.Generato
     return Posterior(mu, log_var).sample(torch.randn(mu.shape, generator=generator))
 
 
-def stored_length(path: Path, vision_digest: str, episode: str = "") -> int:
-    """The transitions in a file, from its header only; a UserError where it is missing, or damaged, or made by another
-    V, or of another episode than the one of this checksum."""
+def stored_sizes(path: Path, vision_digest: str, episode: str = "") -> tuple[int, int, int]:
+    """T, Z and A of a file, from its header only; a UserError where it is missing, or damaged, or made by another V, or
+    of another episode than the one of this checksum."""
     try:
-        with open(path, "rb") as file:
-            found = header(file.read(4096))
-        steps, info = int(found["action"]["shape"][0]), json.loads(found["__metadata__"]["info"])
+        with opened(path, ARRAYS_BYTES) as (file, size):
+            header = read_header(file, size)
+        sizes, info = sizes_of(header), described(header.metadata["info"])
         vision, of = info["vision"], info.get("episode")
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run `python -m pipeline.encode`") from None
-    except (LookupError, OSError, TypeError, ValueError, struct.error) as error:
+    except (KeyError, OSError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}): delete it and run `python -m pipeline.encode`") from None
     if vision != vision_digest:
         raise UserError(f"{path} was encoded by another V: delete {path.parent} and run `python -m pipeline.encode`")
     if of and episode and of != episode:
         raise UserError(f"{path} is of an episode that has been collected again since: run `python -m pipeline.encode`")
-    return steps
+    return sizes
+
+
+def sizes_of(header: Header) -> tuple[int, int, int]:
+    """T, Z and A of a file with this header; a ValueError where it is none of an encoded episode."""
+    (_, (_, Z)), (_, (T, A)) = header.arrays["mu"], header.arrays["action"]
+    mu = {name: ("F16", (T + 1, Z)) for name in ("mu", "log_var") if name in header.arrays}
+    if header.arrays != mu | {"action": ("F32", (T, A)), "reward": ("F32", (T,)), "terminated": ("BOOL", (T,))}:
+        raise ValueError(f"its arrays are not those of an encoded episode: {header.arrays}")
+    return T, Z, A
 
 
 class Latents:
@@ -97,7 +104,11 @@ class Latents:
 
     def __init__(self, paths: dict[Path, str], vision_digest: str, min_steps: int = 0, latent: str = "sample"):
         """Of files with the checksums of their episodes, "" where these are gone."""
-        lengths = np.array([stored_length(path, vision_digest, checksum) for path, checksum in paths.items()], int)
+        sizes = [stored_sizes(path, vision_digest, checksum) for path, checksum in paths.items()]
+        if different := [path for path, size in zip(paths, sizes) if size[1:] != sizes[0][1:]]:
+            raise UserError(f"{different[0]} has other numbers of latents or actions than the files beside it: delete "
+                            "them and run `python -m pipeline.encode`")
+        lengths = np.array([steps for steps, _, _ in sizes], int)
         paths = [path for path, steps in zip(paths, lengths) if steps > min_steps]
         self.paths, self.lengths = paths, lengths[lengths > min_steps]
         if not paths:

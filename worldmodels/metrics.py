@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from worldmodels.errors import StopTraining, UserError
-from worldmodels.files import read_json, write_atomic
+from worldmodels.files import JSON_BYTES, from_json, opened, read_json, write_atomic
 
 if TYPE_CHECKING:
     from torch import Tensor        # what lists runs starts without it
@@ -198,8 +198,21 @@ class Metrics:
 def read_metrics(folder: Path, stage: str | None = None) -> list[dict]:
     """The rows of metrics.jsonl, of one stage or all; a line cut short by a kill, or otherwise no row, is left out."""
     path, rows = folder / "metrics.jsonl", []
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
+    if not path.exists():
+        return rows
+    try:
+        with opened(path, JSON_BYTES) as (file, size):
+            lines = file.read(size).splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): restore or delete it") from None
+    for line in lines:
         with contextlib.suppress(ValueError):
-            rows.append(json.loads(line))
-    rows = [row for row in rows if isinstance(row, dict) and {"stage", "step"} <= row.keys()]
-    return [row for row in rows if stage in (None, row["stage"])]
+            rows.append(from_json(line))
+    return [row for row in rows if is_row(row) and stage in (None, row["stage"])]
+
+
+def is_row(row: Any) -> bool:
+    """Whether it is a row of metrics: the stage, the step, and numbers by name."""
+    if not isinstance(row, dict) or not isinstance(row.get("stage"), str) or type(row.get("step")) is not int:
+        return False
+    return all(type(value) in (int, float) for name, value in row.items() if name != "stage")

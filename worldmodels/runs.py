@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import re
 import zlib
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Iterator, Sequence
 import numpy as np
 from filelock import FileLock, Timeout
 
+from worldmodels.commandline import check_values
 from worldmodels.errors import UserError
 from worldmodels.files import HALF_WRITTEN, digest, load_arrays, read_json, save_arrays, write_atomic, write_json
 from worldmodels.metrics import MakeWriter, Metrics, TensorBoard
@@ -84,9 +84,8 @@ class Run:
 
     def last(self, name: str) -> "Run":
         """The last round that has the checkpoint `name`; the first one where none has."""
-        found = (re.fullmatch(r"round-(\d+)", path.parents[1].name)
-                 for path in self.root.glob(f"*/checkpoints/{name}.safetensors"))
-        return self.at(max((int(match[1]) for match in found if match), default=1))
+        rounds = (self.at(round) for round in range(ROUNDS, 1, -1))
+        return next((round for round in rounds if round.own_path(name).exists()), self.at(1))
 
     @property
     def config(self) -> Path:
@@ -127,13 +126,20 @@ class Run:
     @property
     def seconds(self) -> dict[str, float]:
         """What each stage of the round has taken so far."""
-        return read_json(self.wall) if self.wall.exists() else {}
+        found = read_json(self.wall) if self.wall.exists() else {}
+        if not all(type(seconds) in (int, float) for seconds in found.values()):
+            raise UserError(f"{self.wall} is damaged (its values are no seconds): delete it")
+        return found
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Takes the run for this process and sweeps what a kill left half-written; a UserError where another one works
-        on it."""
+        on it, or where a link in it leads out of it: what is written there would replace a user's other files."""
         self.root.mkdir(parents=True, exist_ok=True)
+        for path in self.root.rglob("*"):
+            if path.is_symlink() and self.root.resolve() not in path.resolve().parents:
+                raise UserError(f"{path} is a link out of the run's folder, in which nothing may be written: put what "
+                                "it leads to in its place")
         lock = FileLock(self.root / ".lock", timeout=0)
         try:
             lock.acquire()
@@ -196,7 +202,9 @@ class Run:
         if not self.progress_path(name).exists():
             return None
         arrays, found = load_arrays(self.progress_path(name))
-        step = found.pop("step")
+        step = found.pop("step", None)
+        if type(step) is not int or step < 0:
+            raise UserError(f"{self.progress_path(name)} is damaged (step {step}): delete it to begin anew")
         self._check(name, self.progress_path(name), found, info)
         return to_tensors(arrays), step
 
@@ -234,7 +242,7 @@ def no_run(task: str, run: str | Path, data: Path) -> UserError:
 
 def from_dict(cls, values: dict, kinds: dict[str, dict] = {}):
     """A dataclass from nested dicts; settings that `values` does not have keep their defaults. A TypeError names one
-    that is unknown or of a wrong type."""
+    that is unknown, or that the command line would not take: of a wrong type, or outside its Range."""
     made, given = cls(), {}
     if unknown := values.keys() - {f.name for f in fields(cls)}:
         raise TypeError(f"unknown setting {', '.join(sorted(unknown))}")
@@ -247,6 +255,10 @@ def from_dict(cls, values: dict, kinds: dict[str, dict] = {}):
             given[key] = tuple(value) if isinstance(default, tuple) else value
             if type(given[key]) is not type(default) and not (isinstance(default, float) and type(value) is int):
                 raise TypeError(f"{key}: {value!r}")
+    try:
+        check_values(cls, {key: value for key, value in given.items() if not is_dataclass(value)}, {})
+    except UserError as error:
+        raise TypeError(error) from None
     return replace(made, **given)
 
 

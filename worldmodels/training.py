@@ -103,11 +103,16 @@ def load_progress(name, model, optimizer, run, info) -> tuple[tuple | None, int]
     def part(prefix):
         return {key.removeprefix(prefix): value.to(device) for key, value in tensors.items() if key.startswith(prefix)}
 
-    model.load_state_dict(part("model."))
-    for i, (name, parameter) in enumerate(model.named_parameters()):
-        state = part(f"optimizer.{name}.") or part(f"optimizer.{i}.")       # format 1 counted them
-        for key in ("exp_avg", "exp_avg_sq"):  # laid out as the parameter is, which the fused Adam takes for granted
-            state[key] = torch.empty_like(parameter).copy_(state[key])
-        optimizer.state[parameter] = state
-    carry = part("carry.")                              # a safetensors file keeps its tensors in no order
-    return tuple(carry[key] for key in sorted(carry, key=int)) or None, step
+    try:
+        model.load_state_dict(part("model."))
+        for i, (weight, parameter) in enumerate(model.named_parameters()):
+            state = part(f"optimizer.{weight}.") or part(f"optimizer.{i}.")    # format 1 counted them
+            # laid out as the parameter is, which the fused Adam takes for granted
+            moments = {key: torch.empty_like(parameter).copy_(state[key]) for key in ("exp_avg", "exp_avg_sq")}
+            optimizer.state[parameter] = {"step": state["step"]} | moments
+        carry = part("carry.")                          # a safetensors file keeps its tensors in no order
+        return tuple(carry[key] for key in sorted(carry, key=int)) or None, step
+    except (KeyError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(f"{run.progress_path(name)} does not fit this training ({reason}): delete it to begin "
+                        "anew") from None

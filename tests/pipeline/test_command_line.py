@@ -84,7 +84,7 @@ def settings(*arguments) -> Config:
     ("--learner.sigma", "0", "at least"),
     ("--learner.sigma", "inf", "finite"),
     ("--learner.eval-every", "0", "at least 1"),
-    ("--evaluate.episodes", "0", "at least 1"),
+    ("--evaluate.episodes", "0", "1 to 500,000"),
     ("--sweep.learner.population", "0", "4 to 100,000"),
     ("--seed", "-1", "0 to 99"),
     ("--seed", "100", "0 to 99"),                   # whose episodes scores are made of

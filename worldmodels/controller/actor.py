@@ -12,14 +12,14 @@ beyond ±1/3: there the gradient is that of M, which was shown all actions and k
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldmodels.commandline import Count, Size
+from worldmodels.commandline import Range, Size
 from worldmodels.controller.network import forward, layers_of, parameter_count, random_parameters
 from worldmodels.controller.policy import ParameterConfig, ParameterPolicy, visible
 
@@ -33,7 +33,7 @@ BINS, LARGEST = 127, 10.0   # values of a two-hot critic, and the largest symlog
 class ActorConfig(ParameterConfig):
     kind: str = "actor"                 # which of CONTROLLERS
     units: Size = 64                    # ELUs of each hidden layer, of the critic's too (Dreamer V1: 400)
-    layers: Count = 2                   # hidden ones (Dreamer V1: 4 and 3)
+    layers: Annotated[int, Range(1, 100)] = 2   # hidden ones (Dreamer V1: 4 and 3)
     # what the critic puts out: the value, its symlog, or probabilities of BINS values of it (Dreamer V1, -, V3)
     critic: Literal["value", "symlog", "two_hot"] = "two_hot"
 

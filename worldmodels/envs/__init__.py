@@ -104,7 +104,7 @@ OURS = list(TASKS.values())
 def find_task(name: str) -> Task:
     """A task by its name; a UserError where none is registered under it. No module is imported: a downloaded run names
     its task too."""
-    if name not in TASKS:
+    if not isinstance(name, str) or name not in TASKS:
         raise UserError(f"no task {name} here; there are: {', '.join(TASKS)}. A task of your own is named as "
                         "--task my_module:TASK, or registered by worldmodels.register_task")
     return TASKS[name]

@@ -25,13 +25,13 @@ the reward where the prior does not (docs/experiments.md).
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Callable, Literal
+from typing import Annotated, Callable, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodels.commandline import Count, Positive, Size, Weight
+from worldmodels.commandline import Positive, Range, Size, Weight
 from worldmodels.memory.dreamer import PlainDreamer
 from worldmodels.memory.heads import DEATH, DISAGREEMENT, LOG_SQRT_2PI, MemoryConfig, cross_entropy, network, own_steps
 from worldmodels.memory.recurrent import gru
@@ -56,7 +56,7 @@ class RSSMConfig(MemoryConfig):
     kl_prior_weight: Weight = 1.0       # of the KL's gradient to the prior
     kl_posterior_weight: Weight = 1.0   # of its gradient to the posterior
     # networks of the prior; one is drawn at each step of a dream, and where they differ it is uncertain (Dreamer V2)
-    prior_heads: Count = 1
+    prior_heads: Annotated[int, Range(1, 100)] = 1
     disagreement: Literal["std", "deviation", "pair"] = "std"   # of prior heads, see heads.DISAGREEMENT
 
 

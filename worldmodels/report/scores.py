@@ -11,24 +11,26 @@ import numpy as np
 
 from worldmodels.commandline import Count, Range
 from worldmodels.files import read_json, write_json
-from worldmodels.runs import EVALUATION
+from worldmodels.runs import EPISODES_PER_STAGE, EVALUATION
+from worldmodels.types import UserError
 
 if TYPE_CHECKING:
     from worldmodels.envs import Task           # what lists runs starts without the games
 
 FEWEST = 10         # episodes, below which an interval of their mean says nothing
+Episodes = Annotated[int, Range(1, EPISODES_PER_STAGE)]
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    episodes: Count = 100           # of the controller, in the real game
-    random_episodes: Count = 100    # of each random policy, in the real game
-    dream_episodes: Count = 1024    # of the controllers and of the collecting policy, in the dream
+    episodes: Episodes = 100        # of the controller, in the real game
+    random_episodes: Episodes = 100     # of each random policy, in the real game
+    dream_episodes: Episodes = 1024     # of the controllers and of the collecting policy, in the dream
     # TakeCover: Doom's skills, at which the last controller plays as often too
     other_skills: Annotated[tuple[int, ...], Range(1, 5)] = ()
     # of the episodes scored
     first_seed: Annotated[int, Range(EVALUATION.start, EVALUATION.stop - 1)] = EVALUATION.start
-    gap_episodes: Count = 100       # of the controller, from which sim_to_real_gap.png is drawn
+    gap_episodes: Episodes = 100    # of the controller, from which sim_to_real_gap.png is drawn
     video_steps: Count = 300        # length of each video
 
 
@@ -71,7 +73,24 @@ def write_scores(path: Path, scores: Sequence[dict]):
 
 
 def read_scores(path: Path) -> list[dict]:
-    return read_json(path)["scores"]
+    """The entries of a scores.json; a UserError where they are none."""
+    scores = read_json(path).get("scores")
+    if not isinstance(scores, list) or not all(map(is_score, scores)):
+        raise UserError(f"{path} is damaged: delete it and run `python -m pipeline.evaluate` again")
+    return scores
+
+
+def is_score(entry) -> bool:
+    """Whether it is what `score` returns, as far as it is read again."""
+    if not isinstance(entry, dict) or not all(isinstance(entry.get(name), str) for name in ("world", "controller")):
+        return False
+    number = lambda value: type(value) in (int, float)
+    numbers = lambda value: isinstance(value, list) and all(map(number, value))
+    optional = entry.get("std"), entry.get("temperature")
+    return type(entry.get("episodes")) is int and number(entry.get("mean")) and numbers(entry.get("returns")) \
+        and all(value is None or number(value) for value in optional) \
+        and (entry.get("ci95") is None or numbers(entry["ci95"]) and len(entry["ci95"]) == 2) \
+        and {"std", "temperature", "ci95", "git_commit"} <= entry.keys()
 
 
 def table(scores: Sequence[dict]) -> str:
