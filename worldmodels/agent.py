@@ -244,12 +244,14 @@ def load_controller(run: Run, agent: Agent) -> PolicySpec:
     except (KeyError, TypeError) as error:
         raise UserError(f"{run.path('controller')} is of another version of this program ({error})") from None
     try:
-        build(spec, agent).reset([0])
-        fits = spec.arrays["parameters"].shape[1:] == (agent.parameter_count(spec.config),)
+        fits = spec.arrays["parameters"].shape == (1, agent.parameter_count(spec.config))
+        if fits:
+            build(spec, agent).reset([0])
+        fits = fits and all(np.isfinite(array).all() for array in spec.arrays.values())
     except (KeyError, RuntimeError, TypeError, ValueError):
         fits = False
     if not fits:
-        raise UserError(f"{run.path('controller')} does not fit its own config: delete it and run "
+        raise UserError(f"{run.path('controller')} does not fit its own config, or is not finite: delete it and run "
                         "`python -m pipeline.train_controller`")
     return spec
 

@@ -4,7 +4,6 @@ A file is an lz4 frame (content checksum on) around a safetensors file. lz4 beca
 beside playing (30 µs a frame where a TakeCover tic takes 670 µs) and reading must outrun training.
 """
 
-import io
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -91,10 +90,11 @@ def read(path: Path) -> Episode:
     header speaks of."""
     try:
         with opened(path, BYTES) as (file, size):
+            with lz4.frame.open(file) as unpacked:
+                header = read_header(unpacked)
+            steps_of(header)
+            file.seek(0)
             packed = file.read(size)
-        with lz4.frame.open(io.BytesIO(packed)) as file:
-            header = read_header(file)
-        steps_of(header)
         frame = lz4.frame.LZ4FrameDecompressor()
         data = frame.decompress(packed, max_length=header.size + 1)
         if len(data) != header.size or not frame.eof or frame.unused_data:

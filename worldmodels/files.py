@@ -99,10 +99,13 @@ def without_twins(pairs: list[tuple[str, Any]]) -> dict:
 
 def within_depth(value: Any, depth: int) -> bool:
     """Whether at most so many lists and dicts are within each other."""
-    if not isinstance(value, (list, dict)):
-        return True
-    inner = [v for v in (value.values() if isinstance(value, dict) else value) if isinstance(v, (list, dict))]
-    return depth > 0 and all(within_depth(v, depth - 1) for v in inner)
+    level = [value]
+    while level and depth >= 0:
+        inner = []
+        for outer in level:
+            inner += outer.values() if isinstance(outer, dict) else outer if isinstance(outer, list) else ()
+        level, depth = [v for v in inner if isinstance(v, (list, dict))], depth - 1
+    return not level
 
 
 def upgraded(values: dict, format: int) -> dict:

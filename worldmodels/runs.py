@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import zlib
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -136,8 +137,9 @@ class Run:
         """Takes the run for this process and sweeps what a kill left half-written; a UserError where another one works
         on it, or where a link in it leads out of it: what is written there would replace a user's other files."""
         self.root.mkdir(parents=True, exist_ok=True)
+        inside = os.path.realpath(self.root) + os.sep
         for path in self.root.rglob("*"):
-            if path.is_symlink() and self.root.resolve() not in path.resolve().parents:
+            if path.is_symlink() and not os.path.realpath(path).startswith(inside):
                 raise UserError(f"{path} is a link out of the run's folder, in which nothing may be written: put what "
                                 "it leads to in its place")
         lock = FileLock(self.root / ".lock", timeout=0)
@@ -253,6 +255,8 @@ def from_dict(cls, values: dict, kinds: dict[str, dict] = {}):
             given[key] = stored
         else:
             given[key] = tuple(value) if isinstance(default, tuple) else value
+            if key == "kind" and value != default:          # another one has other settings: see config_of
+                raise TypeError(f"kind: {value!r} and not {default!r}")
             if type(given[key]) is not type(default) and not (isinstance(default, float) and type(value) is int):
                 raise TypeError(f"{key}: {value!r}")
     try:

@@ -31,7 +31,10 @@ from worldmodels.controller.actor import ActorConfig, ActorPolicy
 from worldmodels.controller.policy import ControllerConfig
 from worldmodels.memory.noise import PLAN
 from worldmodels.memory.unroll import advance
-from worldmodels.types import Dreamer, State
+from worldmodels.types import Dreamer, State, UserError
+
+
+LARGEST = 10**7         # steps that a decision may imagine, for each rollout (PlaNet: 120,000)
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,10 @@ class CEMPolicy:
     Config = CEMConfig
 
     def __init__(self, config: CEMConfig, agent, arrays: dict[str, np.ndarray]):
+        steps = config.horizon * config.iterations * config.candidates * config.dreams
+        if steps > LARGEST:
+            raise UserError(f"a planner that imagines {steps:,} steps for a decision: {LARGEST:,} are the most, lower "
+                            "its candidates")
         self.config, self.agent = config, agent
         like = next(agent.memory.parameters())
         low, high = (torch.as_tensor(bound, dtype=like.dtype, device=like.device)

@@ -56,7 +56,7 @@ class RSSMConfig(MemoryConfig):
     kl_prior_weight: Weight = 1.0       # of the KL's gradient to the prior
     kl_posterior_weight: Weight = 1.0   # of its gradient to the posterior
     # networks of the prior; one is drawn at each step of a dream, and where they differ it is uncertain (Dreamer V2)
-    prior_heads: Annotated[int, Range(1, 100)] = 1
+    prior_heads: Annotated[int, Range(1, 30)] = 1
     disagreement: Literal["std", "deviation", "pair"] = "std"   # of prior heads, see heads.DISAGREEMENT
 
 
