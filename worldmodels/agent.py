@@ -26,7 +26,6 @@ from worldmodels.runs import Run, config_of, find, plain, to_arrays, to_tensors
 from worldmodels.types import Memory, Policy, State, UserError, Vision
 from worldmodels.vision import VISIONS
 
-
 LARGEST = ARRAYS_BYTES // 12        # parameters of V or of M: a checkpoint has them, and two numbers of Adam's for each
 
 
