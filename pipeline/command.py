@@ -26,7 +26,9 @@ from worldmodels.types import Executor, UserError
 from worldmodels.worlds.collect import CollectConfig
 
 Stage = Callable[[Config, Run], None]
-TYPED = ("data", "metrics")     # what config.json never has: a run works where it is, and imports no module by itself
+# what config.json never has, and no downloaded one gives: a run works where it is, imports no module by itself, and sends
+# its jobs, which are pickled, to no stranger
+TYPED = ("data", "metrics", "address")
 SECTIONS = tuple(f.name for f in fields(Config) if is_dataclass(getattr(Config(), f.name)))
 
 
@@ -89,7 +91,7 @@ def parse(arguments: list[str], description: str | None = None, shown: Sequence[
     named = presets(task)
     run = Run(Path(chosen["data"]) / task.name / (chosen["run"] or chosen["preset"]))
     if option(arguments, "preset") is None and chosen["run"] and run.config.exists():
-        default = replace(run.settings(Config, kinds=KINDS), **{name: getattr(base, name) for name in TYPED})
+        default = stored_settings(run)
     elif chosen["preset"] in named:
         default = named[chosen["preset"]]()
     else:
@@ -109,6 +111,12 @@ def parse(arguments: list[str], description: str | None = None, shown: Sequence[
     config = replace(config, task=task.name, run=config.run or config.preset)
     check(config)
     return config
+
+
+def stored_settings(run: Run) -> Config:
+    """The settings that a run was last worked on with, and the defaults of those in TYPED."""
+    default = Config()
+    return replace(run.settings(Config, kinds=KINDS), **{name: getattr(default, name) for name in TYPED})
 
 
 def of_kind(config, arguments: list[str], section: str, kinds: dict):

@@ -9,9 +9,9 @@ from typing import NamedTuple, Sequence
 import numpy as np
 
 from pipeline.__main__ import pipeline
-from pipeline.command import main, open_executor
+from pipeline.command import main, open_executor, stored_settings
 from pipeline.evaluate import whole_dream
-from pipeline.presets import KINDS, Config
+from pipeline.presets import Config
 from pipeline.train_controller import encoded
 from worldmodels import runs
 from worldmodels.agent import Agent, load_controller, open_agent
@@ -83,7 +83,7 @@ def finished(task: str, run: str | Path | None = None) -> Finished:
     if run == "smoke":
         make_smoke(task)
     found, agent = open_agent(task, run, with_checkpoint="controller")
-    config, controller = found.settings(Config, kinds=KINDS), load_controller(found, agent)
+    config, controller = stored_settings(found), load_controller(found, agent)
     means, generations = scored_means(found.load("controller", "train_controller")[0])
     if means.shape != (*generations.shape, agent.parameter_count(controller.config)):
         raise UserError(f"{found.path('controller')} has means of another size than its controller: delete it and run "

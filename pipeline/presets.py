@@ -75,7 +75,7 @@ class Config:
     executor: str = "local"
     """Where jobs run: worker processes of this machine, a Ray cluster, or this process itself (to debug)."""
     address: str = ""
-    """The cluster to join: auto, or HOST:PORT; without it, one is started on this machine."""
+    """The cluster to join: auto, or HOST:PORT; without it, one is started on this machine. Not kept in config.json."""
     workers: Whole = 0
     """Jobs that run at the same time; 0: one for each CPU core."""
     trainings_at_once: Count = 1

@@ -8,7 +8,7 @@ from typing import Iterator
 
 import numpy as np
 
-from pipeline.command import say, task_of
+from pipeline.command import TYPED, say, task_of
 from pipeline.presets import Config
 from worldmodels.agent import Agent, load_agent
 from worldmodels.commandline import leaves
@@ -152,7 +152,7 @@ def glossary(config: Config) -> Iterator[str]:
 
 def settings(config: Config) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """Every setting, in sections, as (name, value)."""
-    sections = {f.name: getattr(config, f.name) for f in fields(config) if f.name != "data"}  # no path of a machine
+    sections = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in TYPED}
     yield "run", [(name, value) for name, value in sections.items() if not is_dataclass(value)]
     yield from ((name, list(leaves(value))) for name, value in sections.items() if is_dataclass(value))
 

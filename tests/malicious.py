@@ -54,7 +54,7 @@ def make_run(data: Path) -> Run:
     run, task = Run(data / "toy" / "victim"), task_of(config)
     write_settings(config, run)
     for seed in episode_seeds(config.seed, 1, "collect")[:config.collect.episodes]:
-        CollectJob(task, config.collect, seed, run.episodes)()
+        CollectJob(task, config.collect, seed, kept=True)().write(run.episodes)
     write_json(run.episodes / "settings.json", plain(common_settings(config)))
     run.save("vision", build_vision(plain(vision_info(config))).state_dict(), vision_info(config))
     encode_episodes(config, run)
@@ -93,9 +93,13 @@ def dreams(run: Run):
     env.close()
 
 
+def nothing(config: Config, run: Run):
+    """A stage that does nothing."""
+
+
 def command(run: Run):
     """The command line goes on with a stored run."""
-    main(lambda config, run: None, ["--task", "toy", "--run", run.root.name, "--data", str(run.root.parents[1])])
+    main(nothing, ["--task", "toy", "--run", run.root.name, "--data", str(run.root.parents[1])])
 
 
 def stored(run: Run):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.command import main
+from pipeline.finished import finished
 from pipeline.train_controller import train_controller
 from tests import malicious
 from worldmodels.agent import load_agent
@@ -123,6 +124,15 @@ def test_a_task_that_a_file_names_is_not_imported(victim, tmp_path, monkeypatch)
         load_agent(victim)
     command(victim)
     assert "evil" not in sys.modules and not (tmp_path / malicious.MARKER).exists()
+
+
+def test_no_file_says_which_cluster_runs_jobs(victim):
+    with_setting(victim, "address", "attacker:6379")
+    with_setting(victim, "executor", "ray")
+    given = []
+    assert command(victim, lambda config, run: given.append(config.address)) == 0
+    assert given == [""] == [finished("toy", victim.root).config.address]
+    assert "address" not in read_json(victim.config)["config"]
 
 
 @pytest.mark.parametrize("link", ("report", "episodes", "checkpoints", "config.json", ".lock", "metrics.jsonl"))

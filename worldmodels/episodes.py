@@ -94,9 +94,9 @@ def read(path: Path) -> Episode:
                 header = read_header(unpacked)
             steps_of(header)
             file.seek(0)
-            packed = file.read(size)
+            compressed = file.read(size)
         frame = lz4.frame.LZ4FrameDecompressor()
-        data = frame.decompress(packed, max_length=header.size + 1)
+        data = frame.decompress(compressed, max_length=header.size + 1)
         if len(data) != header.size or not frame.eof or frame.unused_data:
             raise ValueError(f"it has another size than the {header.size:,} bytes that its header speaks of")
         upgraded({}, int(header.metadata.get("format", 1)))
