@@ -26,8 +26,8 @@ from worldmodels.types import Executor, UserError
 from worldmodels.worlds.collect import CollectConfig
 
 Stage = Callable[[Config, Run], None]
-# what config.json never has, and no downloaded one gives: a run works where it is, imports no module by itself, and sends
-# its jobs, which are pickled, to no stranger
+# what config.json never has, and no downloaded one gives: a run works where it is, imports no module by itself, and
+# sends its jobs, which are pickled, to no stranger
 TYPED = ("data", "metrics", "address")
 SECTIONS = tuple(f.name for f in fields(Config) if is_dataclass(getattr(Config(), f.name)))
 

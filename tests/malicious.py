@@ -31,11 +31,12 @@ from pipeline.presets import KINDS, Config
 from worldmodels import Agent, episodes, register_worlds
 from worldmodels.agent import build_memory, build_vision, load_agent, load_controller
 from worldmodels.commandline import leaves
+from worldmodels.errors import UserError
 from worldmodels.files import ITEM_BYTES, load_arrays, pack, read_json, write_json
 from worldmodels.latents import open_latents
+from worldmodels.metrics import read_metrics
 from worldmodels.report.scores import read_scores, score, write_scores
-from worldmodels.runs import Run, episode_seeds, plain, read_metrics
-from worldmodels.types import UserError
+from worldmodels.runs import Run, episode_seeds, plain
 from worldmodels.worlds.collect import CollectConfig, CollectJob
 
 GIGABYTES = 2

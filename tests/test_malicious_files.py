@@ -114,15 +114,17 @@ def test_a_stored_name_leads_nowhere(victim, tmp_path, name, value):
     assert after[tmp_path / "outside" / "file"] == b"as it was"
 
 
-def test_a_task_that_a_file_names_is_not_imported(victim, tmp_path, monkeypatch):
+def test_no_module_that_a_file_names_is_imported(victim, tmp_path, monkeypatch):
+    """Neither as a task nor as a writer."""
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / malicious.MARKER)!r}, 'w')\nTASK = None\n")
     monkeypatch.syspath_prepend(tmp_path)
     with_setting(victim, "task", "evil:TASK")
+    with_setting(victim, "metrics", ["evil:TASK"])
     arrays, info = load_arrays(victim.path("memory"))
     victim.path("memory").write_bytes(pack(arrays, info | {"task": "evil:TASK"}))
     with pytest.raises(UserError, match="no task evil:TASK"):
         load_agent(victim)
-    command(victim)
+    assert command(victim) == 0
     assert "evil" not in sys.modules and not (tmp_path / malicious.MARKER).exists()
 
 

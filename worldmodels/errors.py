@@ -6,7 +6,7 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         """One line without control characters, whatever a damaged file put into it."""
-        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in super().__str__())
+        return "".join(c if c.isprintable() else " " if c.isspace() else repr(c)[1:-1] for c in super().__str__())
 
 
 class StopTraining(Exception):

@@ -30,7 +30,8 @@ from worldmodels import Agent, episodes
 from worldmodels.agent import load_agent
 from worldmodels.commandline import errors_in_one_line
 from worldmodels.latents import open_latents
-from worldmodels.runs import Run, read_metrics
+from worldmodels.metrics import read_metrics
+from worldmodels.runs import Run
 
 NONSENSE = 500_000      # bytes
 

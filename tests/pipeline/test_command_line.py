@@ -132,7 +132,7 @@ def test_a_flag_without_its_value(fails, tmp_path):
     ("--run", "x" * 300, "File name too long"),
     ("--preset", "x" * 100_000, "--preset xxx"),
     ("--seed", "9" * 5000, "--seed"),                                   # more digits than Python reads
-    ("--evaluate.episodes", str(10**30), "9,223,372,036,854,775,807"),  # more than 64 bits hold
+    ("--evaluate.video-steps", str(10**30), "9,223,372,036,854,775,807"),  # more than 64 bits hold
     ("--memory.steps", str(10**4000), "9,223,372,036,854,775,807"),     # more than a float holds
     ("--data", "x/" * 2500, "File name too long"),
 ])
