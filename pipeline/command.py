@@ -16,7 +16,7 @@ import torch
 from pipeline.presets import KINDS, Config, presets
 from worldmodels.commandline import check_ranges, errors_in_one_line, flag, parsed
 from worldmodels.envs import TASKS, Task, import_task
-from worldmodels.executors import EXECUTORS
+from worldmodels.executors import CHECKS, EXECUTORS
 from worldmodels.files import write_atomic, write_json
 from worldmodels.metrics import MakeWriter, import_writer
 from worldmodels.report.scores import git_commit
@@ -163,6 +163,8 @@ def check(config: Config):
                         f"games take seeds below {EVALUATION.stop}, and the last episodes' are not")
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: this machine has no CUDA GPU that torch can use; try --device cpu")
+    if config.workers and config.executor in CHECKS:
+        CHECKS[config.executor](config.workers)
 
 
 @contextlib.contextmanager

@@ -35,6 +35,7 @@ def ray_executor(*arguments, **settings) -> Executor:
 
 
 EXECUTORS = {"local": LocalExecutor, "ray": ray_executor, "inline": InlineExecutor}
+CHECKS = {"local": check_workers}       # of a number of workers, before any is started
 
-__all__ = ["ATTEMPTS", "EXECUTORS", "LocalExecutor", "Shared", "WorkerDied", "check_workers", "ctrl_c_waits",
+__all__ = ["ATTEMPTS", "CHECKS", "EXECUTORS", "LocalExecutor", "Shared", "WorkerDied", "check_workers", "ctrl_c_waits",
            "default_workers"]
