@@ -51,6 +51,7 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}     # what the system says of a
 # ... and of a path
 UNUSABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
             errno.ELOOP}
+NO_MEMORY = "not enough memory: choose smaller sizes or batches, or fewer --workers"
 LONGEST = 1000                                      # characters of an error's line
 
 # other programs' names
@@ -176,12 +177,14 @@ def errors_in_one_line(again: str):
     except UserError as error:
         stop_with(str(error))
     except MemoryError:
-        stop_with("not enough memory: choose smaller sizes or batches")
+        stop_with(NO_MEMORY)
     except RuntimeError as error:
-        if "DefaultCPUAllocator" not in str(error) and "out of memory" not in str(error):
+        if not any(words in str(error) for words in ("DefaultCPUAllocator", "out of memory", "can't start new thread")):
             raise
-        stop_with("not enough memory: choose smaller sizes or batches")
+        stop_with(NO_MEMORY)
     except OSError as error:
+        if error.errno == errno.ENOMEM:                 # of a process that could not be started
+            stop_with(NO_MEMORY)
         if error.errno in FULL:
             stop_with(f"no space left on the disk: free some, and the same command {again}")
         if error.errno not in UNUSABLE:

@@ -2,14 +2,14 @@
 
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, Iterator
+from typing import Annotated, Any, Callable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from worldmodels.commandline import Count, Positive, Share, Weight
+from worldmodels.commandline import Count, Positive, Range, Share, Weight
 from worldmodels.episodes import ahead
 from worldmodels.runs import Run, seed_of
 from worldmodels.types import UserError
@@ -23,7 +23,7 @@ class TrainConfig:
     steps: Count = 1000             # optimiser steps
     batch: Count = 100              # images for V; parallel streams of episodes for M
     learning_rate: Positive = 1e-3  # Adam's
-    learning_rate_decay: Positive = 1.0     # the rate is multiplied by this after each step
+    learning_rate_decay: Annotated[float, Range(1e-12, 1)] = 1.0    # the rate is multiplied by this after each step
     final_anneal: Share = 0.0       # share of the steps, at the end, over which the rate falls to zero
     clip_value: Weight = 0.0        # gradients are clipped to ± this; 0 leaves them
 

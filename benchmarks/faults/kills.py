@@ -4,8 +4,9 @@
     python benchmarks/faults/kills.py --runs 5 --task take_cover        # real ViZDoom engines
 
 A small run of all stages is made once undisturbed. Then it is made again and again, each time in a fresh folder, and
-disturbed one to three times, at moments drawn uniformly from the seconds that the undisturbed run took. Whenever the
-command has ended otherwise than by exit code 0, it is given again. Checkpoints are written at every line of the log.
+disturbed one to three times, each time in a stage drawn at random ("start" is before the first one), at a moment drawn
+from the seconds that it took undisturbed. Whenever the command has ended otherwise than by exit code 0, it is given
+again. Checkpoints are written at every line of the log.
 
     driver      the command's own process is killed (SIGKILL)
     worker      one of the processes that it started is killed, or one that those started: a worker, a game engine
@@ -106,25 +107,26 @@ class Disturbed:
         arguments = ["--task", c.task, *SETTINGS, *LONGER, "--executor", c.executor, "--workers", c.workers]
         return start([script, *arguments], self.folder, self.mark, TMPDIR=str(self.folder / "tmp"))
 
-    def stage(self) -> str:
+    def number_of_stage(self) -> int:
         """In which the command is, by what it has said."""
         said = re.findall(r"^\[(\d)/\d\]", (self.folder / "stderr").read_text(errors="replace"), re.MULTILINE)
-        return STAGES[int(said[-1]) if said else 0]
+        return int(said[-1]) if said else 0
 
-    def go_through(self, victim: str, moments: list[float], chance: random.Random, limit: float):
-        """Gives the command until it ends by 0, and disturbs it, each time so many seconds after it has begun or was
-        disturbed last."""
-        process, begun, since = self.command(), time.monotonic(), time.monotonic()
+    def go_through(self, victim: str, moments: list[tuple[int, float]], chance: random.Random, limit: float):
+        """Gives the command until it ends by 0, and disturbs it at moments: in which stage, and after how many seconds
+        of it."""
+        process, begun, stage, since = self.command(), time.monotonic(), -1, 0.0
         while True:
             code = process.poll()
-            if code is None and moments and time.monotonic() - since >= moments[0]:
+            if self.number_of_stage() != stage:
+                stage, since = self.number_of_stage(), time.monotonic()
+            if code is None and moments and (stage, time.monotonic() - since) >= moments[0]:
                 moments.pop(0)
-                self.stages.append(self.stage())
+                self.stages.append(STAGES[stage])
                 VICTIMS[victim](process.pid, self.mark, chance)
-                since = time.monotonic()
             elif code is None and time.monotonic() - begun > limit:
                 self.found["hung"] += 1
-                self.said += f"hung in {self.stage()}\n"
+                self.said += f"hung in {STAGES[stage]}\n"
                 return end(self.mark)
             elif code is None:
                 time.sleep(LOOK)
@@ -137,7 +139,7 @@ class Disturbed:
                     said = statements((self.folder / "stderr").read_text(errors="replace"))
                     self.said += "\n".join([f"exit code {code}", *said[-8:], ""])
                     return
-                process, since = self.command(), time.monotonic()
+                process, stage = self.command(), -1
 
     def count_outlived(self):
         until = time.monotonic() + self.config.grace
@@ -167,13 +169,18 @@ class Disturbed:
         self.said += f"different: {', '.join(different)}\n" if different else ""
 
 
-def undisturbed(config: KillsConfig) -> tuple[dict, set[Path], float]:
-    """What the run makes, what it leaves lying about (torch has a folder of temporary files), and its seconds."""
+def undisturbed(config: KillsConfig) -> tuple[dict, set[Path], list[float]]:
+    """What the run makes, what it leaves lying about (torch has a folder of temporary files), and each stage's
+    seconds."""
     with tempfile.TemporaryDirectory() as name:
-        run, begun = Disturbed(config, Path(name), f"kills-{os.getpid()}"), time.monotonic()
-        if run.command().wait():
+        run, seconds = Disturbed(config, Path(name), f"kills-{os.getpid()}"), [0.0] * len(STAGES)
+        process = run.command()
+        while process.poll() is None:
+            time.sleep(LOOK)
+            seconds[run.number_of_stage()] += LOOK
+        if process.returncode:
             sys.exit((run.folder / "stderr").read_text())
-        return products(run.run), run.left(), time.monotonic() - begun
+        return products(run.run), run.left(), seconds
 
 
 def main(config: KillsConfig):
@@ -181,16 +188,17 @@ def main(config: KillsConfig):
     if config.executor not in EXECUTORS:
         raise UserError(f"--executor {config.executor}: choose one of {', '.join(EXECUTORS)}")
     wanted, usual, seconds = undisturbed(config)
-    print(f"undisturbed: {seconds:.0f} s", flush=True)
+    print("undisturbed: " + ", ".join(f"{name} {each:.1f} s" for name, each in zip(STAGES, seconds)), flush=True)
     victims = list(VICTIMS) if config.victim == "mix" else [config.victim]
     counts = {victim: Counter() for victim in victims}
     chance = random.Random(config.seed)
     for number in range(config.runs):
         victim = victims[number % len(victims)]
-        moments = [chance.uniform(0, seconds) for _ in range(chance.randint(1, MOST_KILLS))]
+        drawn = sorted(chance.randrange(len(STAGES)) for _ in range(chance.randint(1, MOST_KILLS)))
+        moments = [(stage, chance.uniform(0, seconds[stage])) for stage in drawn]
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
             run = Disturbed(config, Path(name), f"kills-{os.getpid()}-{number}")
-            run.go_through(victim, moments, chance, max(LEAST, HUNG * seconds))
+            run.go_through(victim, moments, chance, max(LEAST, HUNG * sum(seconds)))
             run.compare(wanted, usual)
         counts[victim] += run.found + Counter(run.stages) + Counter(runs=1, kills=len(run.stages))
         print(f"{number}: {victim} in {', '.join(run.stages) or 'no stage'}: "

@@ -70,6 +70,7 @@ def settings(*arguments) -> Config:
     ("--vision.learning-rate", "0", "at least"),
     ("--vision.learning-rate", "nan", "at least"),
     ("--vision.learning-rate", "inf", "finite"),
+    ("--vision.learning-rate-decay", "1.1", "1e-12 to 1"),      # steps later no float holds the rate
     ("--vision.kl-floor", "nan", "at least 0"),
     ("--memory.batch", "0", "at least 1"),
     ("--memory.hidden-size", "0", "1 to 65,536"),
