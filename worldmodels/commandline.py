@@ -14,7 +14,7 @@ from typing import (Annotated, Any, Iterable, Iterator, Literal, NamedTuple, Seq
 
 import tyro
 
-from worldmodels.errors import StopTraining, UserError
+from worldmodels.errors import StopTraining, UserError, WorkerDied
 
 T = TypeVar("T")
 LARGEST = 2**63 - 1                                 # whole number that arrays and generators take
@@ -178,6 +178,8 @@ def errors_in_one_line(again: str):
         stop_with(str(error))
     except MemoryError:
         stop_with(NO_MEMORY)
+    except WorkerDied as error:
+        stop_with(f"{error}. Often memory does not suffice: try fewer --workers; the same command {again}")
     except RuntimeError as error:
         if not any(words in str(error) for words in ("DefaultCPUAllocator", "out of memory", "can't start new thread")):
             raise

@@ -11,3 +11,7 @@ class UserError(Exception):
 
 class StopTraining(Exception):
     """Ends a command early and leaves a run that the same command resumes; a writer raises it (metrics.py)."""
+
+
+class WorkerDied(RuntimeError):
+    """A job killed or outlasted its worker on every attempt, or the executor was closed while it ran."""

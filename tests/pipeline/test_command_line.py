@@ -21,8 +21,10 @@ from tests.pipeline.conftest import TOY, end, finish, start
 from worldmodels import episodes
 from worldmodels.commandline import flag, leaves
 from worldmodels.controller import LEARNERS
+from worldmodels.errors import WorkerDied
 from worldmodels.files import load_arrays
 from worldmodels.memory import MEMORIES, MemoryConfig
+from worldmodels.worlds.collect import CollectJob
 
 STAGES = tuple(dict.fromkeys((*stages.STAGED, *stages.JOINTLY)))
 ALL = [*STAGES, publish, sweep_temperature, compare, stages.pipeline]
@@ -461,6 +463,17 @@ def test_more_memory_than_there_is_ends_in_one_line(allocate, fails, tmp_path):
         allocate()
     said = fails(ask, *TOY, "--data", tmp_path)
     assert "not enough memory" in said and "smaller" in said
+
+
+def test_workers_that_always_die_end_in_one_line(fails, copied, monkeypatch):
+    def die(self):
+        raise WorkerDied("a job ended its worker process, 3 times: some job")
+
+    monkeypatch.setattr(CollectJob, "__call__", die)
+    folder, arguments = copied
+    next((folder / "episodes").glob("*.lz4")).unlink()
+    said = fails(stages.collect, *arguments, "--executor", "inline")
+    assert "a job ended its worker process, 3 times" in said and "fewer --workers" in said
 
 
 # help

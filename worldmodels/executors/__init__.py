@@ -18,7 +18,8 @@ on. Every future ends, whatever dies. A job that takes its worker with it or is 
 After ATTEMPTS times it ends in WorkerDied. What cannot be pickled fails with the pickler's error.
 """
 
-from worldmodels.executors.executor import ATTEMPTS, Executor, Shared, WorkerDied
+from worldmodels.errors import WorkerDied
+from worldmodels.executors.executor import ATTEMPTS, Executor, Shared
 from worldmodels.executors.inline import InlineExecutor
 from worldmodels.executors.local import LocalExecutor, ctrl_c_waits
 from worldmodels.executors.machine import check_workers, default_workers

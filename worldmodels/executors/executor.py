@@ -20,10 +20,6 @@ ATTEMPTS = 3            # a job that takes its worker with it this often is give
 AHEAD = 2               # jobs for each worker that `each` has under way: results do not pile up
 
 
-class WorkerDied(RuntimeError):
-    """A job killed or outlasted its worker on every attempt, or the executor was closed while it ran."""
-
-
 class Shared:
     """Bytes that many jobs need, such as V and M. A job has it as a field; an executor sends it to a worker or a
     machine once, and with each job its digest alone."""

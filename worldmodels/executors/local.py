@@ -22,7 +22,8 @@ import multiprocess
 import psutil
 from multiprocess import resource_tracker
 
-from worldmodels.executors.executor import (ATTEMPTS, Executor, Job, Message, WorkerDied, answer, answered, message_of,
+from worldmodels.errors import WorkerDied
+from worldmodels.executors.executor import (ATTEMPTS, Executor, Job, Message, answer, answered, message_of,
                                             single_threaded)
 from worldmodels.executors.machine import check_workers, default_workers, idle_cores
 from worldmodels.types import UserError

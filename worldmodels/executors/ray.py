@@ -24,8 +24,8 @@ from typing import NamedTuple
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from worldmodels.executors.executor import (ATTEMPTS, Executor, Job, Message, Shared, WorkerDied, answer, answered,
-                                            message_of)
+from worldmodels.errors import WorkerDied
+from worldmodels.executors.executor import (ATTEMPTS, Executor, Job, Message, Shared, answer, answered, message_of)
 from worldmodels.types import UserError
 
 PATIENCE = 3            # deadlines that a job which was sent may take until its worker is ended from here
@@ -33,7 +33,8 @@ TICK = 0.5              # seconds between two looks at what is overdue ...
 REFRESH = 10.0          # ... and at how many cores the cluster has
 CONNECT = 5.0           # seconds that the head of a cluster has to answer
 KEPT = 4                # shared values that stay in the object store although no job needs them now
-PACKAGES = "worldmodels", "torch", "numpy", "numba", "gymnasium", "vizdoom"  # whose versions have to be those of the driver
+# whose versions have to be those of the driver
+PACKAGES = "worldmodels", "torch", "numpy", "numba", "gymnasium", "vizdoom"
 # A crashed worker's game engines end with it, for it leads a process group. Ray's other way, a raylet that reaps them,
 # ignores SIGCHLD: every program that a job or this process starts then seems to end with 0.
 ENDS_CHILDREN = "RAY_process_group_cleanup_enabled"
