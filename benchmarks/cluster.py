@@ -30,7 +30,7 @@ from worldmodels.executors import LocalExecutor
 from worldmodels.executors import ray as executor_of_ray
 from worldmodels.executors.ray import RayExecutor
 from worldmodels.latents import open_latents
-from worldmodels.worlds.collect import CollectConfig, CollectJob
+from worldmodels.worlds.collect import CollectConfig, collect_jobs
 from worldmodels.worlds.dream import DreamConfig, DreamWorld
 from worldmodels.worlds.fitness import DreamFitness, RealFitness
 
@@ -49,7 +49,7 @@ def efficiency(cores: int, rounds: int):
     world = DreamWorld(agent.memory, latents, DreamConfig(max_steps=250))
     settings = (("repeat", 4), ("drawing", "fast"))
     config = CollectConfig(max_steps=400, policy="smooth", repeat=4)
-    jobs = [CollectJob(agent.task, config, seed, kept=True) for seed in range(32 * cores)]
+    jobs = collect_jobs(agent.task, config, range(512), kept=True)
     spec = population(agent, MEMBERS)
     works = {"collecting": lambda executor: [*executor.each(jobs)],
              "a generation in the game": lambda executor: RealFitness(executor, agent, 400, settings).play(
@@ -59,7 +59,7 @@ def efficiency(cores: int, rounds: int):
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     for _ in range(cores):
         cluster.add_node(num_cpus=1)
-    with LocalExecutor(cores) as local, RayExecutor(cores, cluster.address) as on_ray:
+    with LocalExecutor(cores) as local, RayExecutor(address=cluster.address) as on_ray:
         for name, work in works.items():
             found = in_turns({"local": partial(work, local), "ray": partial(work, on_ray)}, rounds)
             print(f"{name:28} local {found['local']:6.2f} s   ray {found['ray']:6.2f} s   efficiency "

@@ -15,7 +15,7 @@ from worldmodels.episodes import SUFFIX, episode_path
 from worldmodels.files import read_json, write_json
 from worldmodels.runs import Run, differences, episode_seeds, plain
 from worldmodels.types import UserError
-from worldmodels.worlds.collect import CollectConfig, CollectJob, env_settings
+from worldmodels.worlds.collect import CollectConfig, CollectJob, collect_jobs, env_settings
 from worldmodels.worlds.explore import ExploreJob
 
 CURVE = 100         # points of a curve, or as many as there are jobs
@@ -53,8 +53,7 @@ def check_collected(config: Config, run: Run):
 
 def random_jobs(config: Config, run: Run) -> tuple[list[CollectJob], dict]:
     """The first round's jobs, and what their episodes are to be made with."""
-    jobs = [CollectJob(task_of(config), config.collect, seed, kept=True) for seed in seeds(config, run)]
-    return jobs, common_settings(config)
+    return collect_jobs(task_of(config), config.collect, seeds(config, run), kept=True), common_settings(config)
 
 
 def controller_jobs(config: Config, run: Run) -> tuple[list[ExploreJob], dict]:

@@ -37,7 +37,7 @@ from worldmodels.report.scores import score, trained_name
 from worldmodels.runs import EVALUATION, RUNS, Run, differences, episode_seeds, plain
 from worldmodels.types import UserError
 from worldmodels.vision import AutoencoderConfig
-from worldmodels.worlds.collect import CollectConfig, CollectJob, env_settings
+from worldmodels.worlds.collect import CollectConfig, collect_jobs, env_settings
 from worldmodels.worlds.explore import ExploreJob
 from worldmodels.worlds.fitness import DreamFitness, split_jobs
 from worldmodels.worlds.population import WIDTH
@@ -283,7 +283,7 @@ def play(config: Config, run: Run, agent: Agent, settings: CollectConfig, what: 
     task, spec = task_of(config), load_controller(run, agent)
     missing = {whose: [seed for seed in seeds if not episode_path(folder, seed).exists()]
                for whose, (folder, seeds) in wanted.items()}
-    jobs = [(wanted["random"][0], CollectJob(task, settings, seed, kept=True)) for seed in missing["random"]]
+    jobs = [(wanted["random"][0], job) for job in collect_jobs(task, settings, missing["random"], kept=True)]
     jobs += [(wanted["controller"][0], ExploreJob(task, agent.shared, run.round, settings, env_settings(task, settings),
                                                   spec, tuple(missing["controller"][part]), weight_noise))
              for part in split_jobs(len(missing["controller"]))]

@@ -20,7 +20,7 @@ from worldmodels.report.scores import read_scores, score, table, trained_name, w
 from worldmodels.report.sim_to_real_gap import WatchJob
 from worldmodels.runs import Run, differences, plain
 from worldmodels.types import Executor, UserError
-from worldmodels.worlds.collect import CollectConfig, CollectJob, RandomPolicy, env_settings
+from worldmodels.worlds.collect import CollectConfig, RandomPolicy, collect_jobs, env_settings
 from worldmodels.worlds.dream import DreamConfig, DreamWorld
 from worldmodels.worlds.fitness import DreamFitness, RealFitness, split_jobs
 from worldmodels.worlds.rollout import rollout
@@ -97,9 +97,10 @@ def score_random(config: Config, agent: Agent, latents: Latents, executor: Execu
     scores = []
     for label, settings in random.items():
         settings = replace(settings, max_steps=task.max_steps)
-        jobs = [CollectJob(task, settings, e.first_seed + i) for i in range(e.random_episodes)]
+        jobs = collect_jobs(task, settings, range(e.first_seed, e.first_seed + e.random_episodes))
         with timed(f"{label}, real game", e.random_episodes) as (bar, wall):
-            returns = np.concatenate([played.returns for played in executor.run(jobs, bar)])
+            played = executor.run(jobs, bar, weight=lambda found: len(found.steps))
+        returns = np.concatenate([found.returns for found in played])
         about = in_the_game(config, settings, executor)
         scores.append(score(task, "real", label, returns, wall_s=wall(), **about))
     world, seeds = whole_dream(config, agent, latents), dream_seeds(config)

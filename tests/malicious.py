@@ -55,7 +55,7 @@ def make_run(data: Path) -> Run:
     run, task = Run(data / "toy" / "victim"), task_of(config)
     write_settings(config, run)
     for seed in episode_seeds(config.seed, 1, "collect")[:config.collect.episodes]:
-        CollectJob(task, config.collect, seed, kept=True)().write(run.episodes)
+        CollectJob(task, config.collect, (seed,), kept=True)().write(run.episodes)
     write_json(run.episodes / "settings.json", plain(common_settings(config)))
     run.save("vision", build_vision(plain(vision_info(config))).state_dict(), vision_info(config))
     encode_episodes(config, run)

@@ -51,7 +51,7 @@ from worldmodels.envs import TASKS
 from worldmodels.executors import check_workers, default_workers
 from worldmodels.worlds.collect import CollectConfig, CollectJob
 task = TASKS["toy"]
-steps, *_ = CollectJob(task, CollectConfig(policy=next(iter(task.policies)), max_steps=10), 0)()
+steps, *_ = CollectJob(task, CollectConfig(policy=next(iter(task.policies)), max_steps=10), (0,))()
 check_workers(default_workers())
 print(default_workers(), int(steps[0]))
 """

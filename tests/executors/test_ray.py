@@ -103,7 +103,8 @@ def test_dreams_and_games_are_those_of_this_process_to_the_last_bit(executor, ag
 
 
 def test_episodes_are_those_of_this_process_to_the_last_bit(executor, tmp_path):
-    jobs = [CollectJob(TASKS["toy"], CollectConfig(max_steps=40, policy="fresh"), seed, kept=True) for seed in range(8)]
+    jobs = [CollectJob(TASKS["toy"], CollectConfig(max_steps=40, policy="fresh"), (seed,), kept=True)
+            for seed in range(8)]
     for number, played in executor.each(jobs):
         stored = []
         for where, found in ("there", played), ("here", jobs[number]()):
@@ -120,7 +121,7 @@ def test_no_job_knows_of_a_folder(toy_run, agent, world):
     for fitness in DreamFitness(agent, world, InlineExecutor()), RealFitness(InlineExecutor(), agent, 40, ()):
         fitness.executor.run = lambda jobs, *_, **__: found.extend(jobs) or [job() for job in jobs]
         fitness.play(spec, range(3))
-    found += [CollectJob(TASKS["toy"], config, 0, kept=True), ExploreJob(TASKS["toy"], agent.shared, 1, config, (),
+    found += [CollectJob(TASKS["toy"], config, (0,), kept=True), ExploreJob(TASKS["toy"], agent.shared, 1, config, (),
                                                                        spec.select([0]), (0, 1))]
     assert {type(job).__name__ for job in found} == {"DreamJob", "RealJob", "CollectJob", "ExploreJob"}
     for job in found:

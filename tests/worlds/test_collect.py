@@ -7,7 +7,7 @@ from worldmodels import episodes
 from worldmodels.envs import TASKS
 from worldmodels.envs.policies import fresh_uniform
 from worldmodels.envs.toy import position
-from worldmodels.worlds.collect import CollectConfig, CollectJob, RandomPolicy, make_env
+from worldmodels.worlds.collect import JOBS, TOGETHER, CollectConfig, CollectJob, RandomPolicy, collect_jobs, make_env
 
 CONFIG = CollectConfig(max_steps=40, policy="fresh")
 
@@ -15,7 +15,7 @@ CONFIG = CollectConfig(max_steps=40, policy="fresh")
 def test_a_stored_episode_is_aligned_in_time(tmp_path):
     """Frame t, action t -> reward t, end t, frame t + 1."""
     for seed in range(5):
-        played = CollectJob(TASKS["toy"], CONFIG, seed, kept=True)()
+        played = CollectJob(TASKS["toy"], CONFIG, (seed,), kept=True)()
         played.write(tmp_path)
         (steps,), (total,) = played.steps, played.returns
         episode = episodes.read(episodes.episode_path(tmp_path, seed))
@@ -34,7 +34,7 @@ def stored(folder, played):
 
 
 def test_an_episode_is_a_function_of_its_seed(tmp_path):
-    first, second = (CollectJob(TASKS["toy"], CONFIG, 3, kept=True)() for _ in range(2))
+    first, second = (CollectJob(TASKS["toy"], CONFIG, (3,), kept=True)() for _ in range(2))
     assert first[:2] == second[:2] and list(first.files) == list(second.files) == [3]
     for a, b in zip(*(stored(tmp_path / name, played) for name, played in (("a", first), ("b", second)))):
         np.testing.assert_array_equal(a, b)
@@ -43,7 +43,7 @@ def test_an_episode_is_a_function_of_its_seed(tmp_path):
 def test_every_task_is_collected_with_each_of_its_policies():
     for task in list(TASKS.values()):
         for policy in task.policies:
-            played = CollectJob(task, CollectConfig(max_steps=3, policy=policy), 0)()
+            played = CollectJob(task, CollectConfig(max_steps=3, policy=policy), (0,))()
             assert played.steps.tolist() == [3] and not played.files
     make_env.cache_clear()              # which ends the game's engine
 
@@ -59,3 +59,15 @@ def test_a_random_policy_keeps_its_streams_when_rollouts_are_replaced():
     actions = policy(None)
     assert actions.shape == (3, 1)
     assert torch.equal(actions[:1], alone(None)) and torch.equal(actions[2:], new(None))
+
+
+def test_many_episodes_share_a_job_and_are_the_same(tmp_path):
+    """Few have a job each, so that all workers play."""
+    sizes = lambda count: {len(job.seeds) for job in collect_jobs(TASKS["toy"], CONFIG, range(count))}
+    assert sizes(0) == set() and sizes(JOBS) == {1} and sizes(TOGETHER * JOBS) == sizes(10_000) == {TOGETHER}
+    together = CollectJob(TASKS["toy"], CONFIG, (2, 3, 4), kept=True)()
+    alone = CollectJob(TASKS["toy"], CONFIG, (3,), kept=True)()
+    assert list(together.files) == [2, 3, 4]
+    assert (together.steps[1], together.returns[1]) == (alone.steps[0], alone.returns[0])
+    for a, b in zip(stored(tmp_path / "together", together), stored(tmp_path / "alone", alone)):
+        np.testing.assert_array_equal(a, b)

@@ -2,13 +2,14 @@
 
 A job is a plain Ray task: nothing is kept on a node, so that any other one can do its work. Ray's own retries are off.
 A job whose worker or node died is sent again from here, as the contract says, and so is one that is overdue: Ray has no
-deadlines. Never more jobs are sent than there are cores, so that a job that was sent begins.
+deadlines. Where all cores are used, a few more jobs are sent than there are cores, so that none waits for its next job.
 
 A worker ends itself when its job is past the deadline (SIGALRM, which no job survives). If the worker is stopped, it
 cannot; then it is ended from here after PATIENCE times as long. In a crowded cluster that also covers the time that a
 job waits for a core.
 """
 
+import math
 import os
 import signal
 import socket
@@ -32,6 +33,7 @@ PATIENCE = 3            # deadlines that a job which was sent may take until its
 TICK = 0.5              # seconds between two looks at what is overdue ...
 REFRESH = 10.0          # ... and at how many cores the cluster has
 CONNECT = 5.0           # seconds that the head of a cluster has to answer
+SPARE = 0.5             # jobs for each core that are sent and wait there
 KEPT = 4                # shared values that stay in the object store although no job needs them now
 # whose versions have to be those of the driver
 PACKAGES = "worldmodels", "torch", "numpy", "numba", "gymnasium", "vizdoom"
@@ -189,7 +191,8 @@ class RayExecutor(Executor):
 
     def _send(self):
         """Sends what waits to cores that are free. The caller holds the lock."""
-        while self._waiting and len(self._sent) < self.size:
+        most = self.size if self._workers else self.size + math.ceil(SPARE * self.size)
+        while self._waiting and len(self._sent) < most:
             task = self._waiting.popleft()
             if task.attempt == 1 and not task.future.set_running_or_notify_cancel():
                 continue
@@ -241,9 +244,10 @@ class RayExecutor(Executor):
             self._again(sent, "it is stopped")
 
     def _take(self, reference: ray.ObjectRef, done: Future):
-        """What Ray says of a task."""
+        """What Ray says of a task. The core gets its next one first."""
         with self._lock:
             sent = self._sent.pop(reference, None)
+            self._send()
         if sent is None:                                    # the executor was closed, or the task was overdue
             return
         future, error = sent.task.future, done.exception()

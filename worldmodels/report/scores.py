@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Sequence
 import numpy as np
 
 from worldmodels.commandline import Count, Range
+from worldmodels.errors import UserError
 from worldmodels.files import read_json, write_json
 from worldmodels.runs import EPISODES_PER_STAGE, EVALUATION
-from worldmodels.types import UserError
 
 if TYPE_CHECKING:
     from worldmodels.envs import Task           # what lists runs starts without the games

@@ -65,6 +65,10 @@ class RandomPolicy:
         self.streams = kept + self.streams
 
 
+JOBS = 64           # at least, where there are as many episodes ...
+TOGETHER = 8        # ... and this many episodes in a job at most
+
+
 class Collected(NamedTuple):
     """N episodes that a job has played."""
 
@@ -80,30 +84,37 @@ class Collected(NamedTuple):
 
 @dataclass(frozen=True)
 class CollectJob:
-    """Plays one episode with a random policy; with `kept`, its file is in the result."""
+    """Plays an episode for each seed with a random policy; with `kept`, their files are in the result."""
 
     task: Task
     config: CollectConfig
-    seed: int
+    seeds: tuple[int, ...]
     kept: bool = False
 
-    @property
-    def seeds(self) -> tuple[int]:
-        return self.seed,
-
     def __call__(self) -> Collected:
+        tracks, files = list(map(self.play, self.seeds)), {}
+        for track in tracks if self.kept else ():
+            info = {"task": self.task.name, "seed": track.seed, "policy": self.config.policy,
+                    "env_id": self.task.env_id}
+            files[track.seed] = episodes.packed(track.episode(), info)
+        returns = [float(sum(reward for _, reward, *_ in track.moments)) for track in tracks]
+        return Collected(np.array([len(track.moments) for track in tracks]), np.array(returns), files)
+
+    def play(self, seed: int) -> episodes.Track:
         env = make_env(self.task, self.config.max_steps, env_settings(self.task, self.config))
-        frame, _ = env.reset(seed=self.seed)
-        track = episodes.Track(self.seed, [frame], [])
-        for action in self.task.policies[self.config.policy](np.random.default_rng([self.seed, 1])):
+        frame, _ = env.reset(seed=seed)
+        track = episodes.Track(seed, [frame], [])
+        for action in self.task.policies[self.config.policy](np.random.default_rng([seed, 1])):
             frame, reward, terminated, truncated, _ = env.step(action)
             track.seen.append(frame)
             track.moments.append((action, reward, terminated, truncated))
             if terminated or truncated:
                 break
-        files = {}
-        if self.kept:
-            info = {"task": self.task.name, "seed": self.seed, "policy": self.config.policy, "env_id": self.task.env_id}
-            files[self.seed] = episodes.packed(track.episode(), info)
-        gained = float(sum(reward for _, reward, *_ in track.moments))
-        return Collected(np.array([len(track.moments)]), np.array([gained]), files)
+        return track
+
+
+def collect_jobs(task: Task, config: CollectConfig, seeds: Sequence[int], kept: bool = False) -> list[CollectJob]:
+    """Episodes of a random policy, several in a job where they are many: to send a job takes as long as to play a short
+    episode."""
+    size = min(TOGETHER, -(-len(seeds) // JOBS))
+    return [CollectJob(task, config, tuple(seeds[i:i + size]), kept) for i in range(0, len(seeds), max(1, size))]
