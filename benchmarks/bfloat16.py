@@ -31,7 +31,7 @@ def compare(task: str, dreams: int, executor: LocalExecutor):
     latents = open_latents(run, 0, agent.vision_digest, agent.memory.config.latent)
     config = replace(run.settings(DreamConfig, "dream"), start="first")
     fitness = {precision: DreamFitness(agent, DreamWorld(agent.memory, latents, replace(config, precision=precision)),
-                                       executor, run) for precision in ("float32", "bfloat16")}
+                                       executor) for precision in ("float32", "bfloat16")}
     returns, rates = ({precision: [] for precision in fitness} for _ in range(2))
     for first in range(0, dreams, PER_TURN):
         seeds = range(FIRST_SEED + first, FIRST_SEED + min(first + PER_TURN, dreams))

@@ -2,7 +2,7 @@
 process that deals the jobs out.
 
     python benchmarks/cluster.py efficiency [--cores 2] [--rounds 5]
-    python benchmarks/cluster.py load [--workers 5000] [--seconds 20] [--jobs-last 20]
+    python benchmarks/cluster.py load [--workers 5000] [--seconds 20] [--jobs-last 20] [--episodes 16]
 
 `efficiency` plays the published CarRacing run: episodes to collect, a generation in the game and one in the dream, on
 as many Ray nodes of one core as there are local workers, in turns. `load` has fake workers, each of which answers a job
@@ -110,18 +110,19 @@ class FakeWorkers:
             self.cpu = time.thread_time()
 
 
-def load(workers: int, seconds: float, lasts: float):
+def load(workers: int, seconds: float, lasts: float, episodes: int):
     _, agent = open_agent("car_racing")
-    task_cost = cost_of_a_task(agent)
     spec, fitness = population(agent, MEMBERS), RealFitness(None, agent, 1000, (("repeat", 4), ("drawing", "fast")))
-    some = spec.select(np.arange(16))
+    some = spec.select(np.arange(episodes) % MEMBERS)
+    message = executor_of_ray.message_of(fitness.job(some, tuple(range(episodes)))).job
+    task_cost = cost_of_a_task(agent, message)
     answer = bytes(executor_of_ray.answer(executor_of_ray.message_of(
-        lambda: (np.zeros(16, np.float32), np.zeros(16, np.int64))).job, {}))
+        lambda: (np.zeros(episodes, np.float32), np.zeros(episodes, np.int64))).job, {}))
     fake = FakeWorkers(answer, lasts)
     executor_of_ray.perform = fake
     executor_of_ray.ray.put = lambda data: "reference"
     executor = RayExecutor(workers)
-    jobs = (fitness.job(some, tuple(range(i, i + 16))) for i in range(10**9))
+    jobs = (fitness.job(some, tuple(range(i, i + episodes))) for i in range(10**9))
     results = executor.each(jobs, ahead=1.2)
     end = time.monotonic() + 2 * lasts                      # all workers are at work
     for _ in results:
@@ -133,18 +134,17 @@ def load(workers: int, seconds: float, lasts: float):
             break
     wall, used, done = time.monotonic() - begun, time.process_time() - cpu - (fake.cpu - fakes), fake.count - count
     rate, own = done / wall, used / wall
-    print(f"{workers} fake workers, jobs of 16 episodes that last {lasts:g} s: {rate:.0f} jobs a second; the driver's "
+    print(f"{workers} fake workers, jobs of {episodes} episodes that last {lasts:g} s: {rate:.0f} jobs a second; the driver's "
           f"own code {own:.1%} of a core ({1e3 * used / done:.2f} ms a job); with Ray's {1e3 * task_cost:.2f} ms a "
           f"task {own + rate * task_cost:.1%}")
     os._exit(0)                                             # thousands of jobs are under way
 
 
-def cost_of_a_task(agent: Agent) -> float:
-    """Seconds of this process's CPU that Ray needs for a task with a message as large, less than its own code
-    there."""
+def cost_of_a_task(agent: Agent, message: bytes) -> float:
+    """Seconds of this process's CPU that Ray needs for a task with this message."""
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     echo = ray.remote(num_cpus=1, max_retries=0)(lambda message, *_: message[:400])
-    message, stored = bytes(120_000), ray.put(agent.shared.data)
+    stored = ray.put(agent.shared.data)
     send = lambda count: ray.get([echo.remote(message, stored) for _ in range(count)])
     send(100)
     before = time.process_time()
@@ -162,11 +162,12 @@ def main():
     other.add_argument("--workers", type=int, default=5000)
     other.add_argument("--seconds", type=float, default=20, help="that are measured")
     other.add_argument("--jobs-last", type=float, default=20, help="seconds")
+    other.add_argument("--episodes", type=int, default=16, help="in a job")
     options = parser.parse_args()
     if options.what == "efficiency":
         efficiency(options.cores, options.rounds)
     else:
-        load(options.workers, options.seconds, options.jobs_last)
+        load(options.workers, options.seconds, options.jobs_last, options.episodes)
 
 
 if __name__ == "__main__":
