@@ -35,10 +35,9 @@ def test_all_stages_make_the_same_run_on_ray(finished, tmp_path):
     assert names(on_ray) == names(local)
 
 
-@pytest.mark.parametrize("executor", ("local", "inline"))
-def test_trainings_at_once_make_the_same_controllers(copied, executor):
+def test_trainings_at_once_make_the_same_controllers(copied):
     folder, arguments = copied
-    arguments = [*arguments, "--sweep.temperatures", "0.5", "1.3", "--executor", executor]
+    arguments = [*arguments, "--sweep.temperatures", "0.5", "1.3"]
     main(sweep_temperature, arguments)
     after = {path: contents(path) for path in folder.glob("temperature/*/checkpoints/controller.safetensors")}
     before = read_scores(folder / "report" / "temperature.json")
