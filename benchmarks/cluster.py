@@ -134,8 +134,8 @@ def load(workers: int, seconds: float, lasts: float, episodes: int):
             break
     wall, used, done = time.monotonic() - begun, time.process_time() - cpu - (fake.cpu - fakes), fake.count - count
     rate, own = done / wall, used / wall
-    print(f"{workers} fake workers, jobs of {episodes} episodes that last {lasts:g} s: {rate:.0f} jobs a second; the driver's "
-          f"own code {own:.1%} of a core ({1e3 * used / done:.2f} ms a job); with Ray's {1e3 * task_cost:.2f} ms a "
+    print(f"{workers} fake workers, jobs of {episodes} episodes that last {lasts:g} s: {rate:.0f} jobs a second; "
+          f"the driver's own code {own:.1%} of a core ({1e3 * used / done:.2f} ms a job); with Ray's {1e3 * task_cost:.2f} ms a "
           f"task {own + rate * task_cost:.1%}")
     os._exit(0)                                             # thousands of jobs are under way
 

@@ -187,9 +187,9 @@ def load_agent(run: Run, device: str = "cpu", task: Task | None = None) -> Agent
     task = task or find_task(memory_info.get("task"))
     opened, built_with = [], {"vision": (vision_info, build_vision, vision_tensors),
                               "memory": (memory_info, partial(build_memory, task=task), memory_tensors)}
-    for name, (info, build, tensors) in built_with.items():
+    for name, (info, make, tensors) in built_with.items():
         try:
-            module = build(info, tensors=tensors)
+            module = make(info, tensors=tensors)
         except (AttributeError, KeyError, TypeError) as error:
             raise UserError(f"{run.path(name)} is of another version of this program ({error})") from None
         except ValueError as error:
@@ -210,12 +210,12 @@ def load_agent(run: Run, device: str = "cpu", task: Task | None = None) -> Agent
 def agent_of(shared: Shared, task: Task, device: str = "cpu") -> Agent:
     """V and M as `Agent.shared` packed them."""
     arrays, info = unpack(shared.data)
-    parts = build_vision(info), build_memory(info, task)
-    for name, module in zip(("vision", "memory"), parts):
-        own = {key.removeprefix(f"{name}."): value for key, value in arrays.items() if key.startswith(f"{name}.")}
-        module.load_state_dict(to_tensors(own))
-        freeze(module, device)
-    return Agent(task, *parts, info["digest"], repeat=info["repeat"])
+    tensors = {"vision": {}, "memory": {}}
+    for key, tensor in to_tensors(arrays).items():
+        name, own_key = key.split(".", 1)
+        tensors[name][own_key] = tensor
+    vision, memory = build_vision(info, tensors["vision"]), build_memory(info, task, tensors["memory"])
+    return Agent(task, freeze(vision, device), freeze(memory, device), info["digest"], repeat=info["repeat"])
 
 
 def freeze(module: nn.Module, device: str) -> nn.Module:

@@ -3,8 +3,8 @@
     python -m benchmarks.faults.files --count 1000
 
 Each case is a copy of the run, a damage and a command (or, where a command would take workers or minutes, the loader
-that it calls). It ends well (exit 0: the file was not needed, is made again, or is right all the same), with exit code 2
-and one line, or otherwise, which is a bug and is listed.
+that it calls). It ends well (exit 0: the file was not needed, is made again, or is right all the same), with exit code
+2 and one line, or otherwise, which is a bug and is listed.
 """
 
 import argparse

@@ -220,7 +220,8 @@ def test_a_task_is_itself_by_name_after_a_journey(register, name):
 def test_worker_processes_play_it(register):
     """Which have never heard of it."""
     config = CollectConfig(max_steps=6, repeat=2, policy="held")
-    jobs = [CollectJob(task, config, (seed,)) for task in (register("one_channel"), register("box")) for seed in range(2)]
+    tasks = register("one_channel"), register("box")
+    jobs = [CollectJob(task, config, (seed,)) for task in tasks for seed in range(2)]
     with LocalExecutor(1) as executor:
         played = [(*found.steps, *found.returns) for found in executor.run(jobs)]
         assert played == [(3, 21.0)] * 4 == [(*found.steps, *found.returns) for found in (job() for job in jobs)]

@@ -48,10 +48,10 @@ def test_help_fits_a_screen_and_names_every_command(worldmodels):
 
 
 def test_help_and_list_import_no_torch(tmp_path):
-    look = ("import sys; from pipeline import cli; sys.argv = ['worldmodels', '{}']; cli.main(); "
-            "assert 'torch' not in sys.modules")
+    program = ("import sys; from pipeline import cli; sys.argv = ['worldmodels', '{}']; cli.main(); "
+               "assert 'torch' not in sys.modules")
     for command in ("--help", "list"):
-        code, _, err = finish(start("-c", look.format(command), cwd=tmp_path))
+        code, _, err = finish(start("-c", program.format(command), cwd=tmp_path))
         assert code == 0, err
 
 

@@ -4,6 +4,7 @@ import hashlib
 import io
 import math
 import traceback
+from abc import ABC, abstractmethod
 from concurrent.futures import Future
 from functools import lru_cache
 from itertools import islice
@@ -34,16 +35,18 @@ class Shared:
         return hash(self.digest)
 
 
-class Executor:
+class Executor(ABC):
     """`run` and `each` of an executor that has `size` and `submit`; a context manager."""
 
     size: int
 
+    @abstractmethod
     def submit(self, job: Job) -> Future:
-        raise NotImplementedError
+        """A RuntimeError once the executor is closed."""
 
+    @abstractmethod
     def close(self):
-        raise NotImplementedError
+        """Ends the workers."""
 
     def each(self, jobs: Iterable[Job], ahead: float = AHEAD) -> Iterator[tuple[int, Any]]:
         """Each job's number and result, as it ends. Jobs are taken from `jobs` when they are needed: `ahead` × size of
@@ -113,6 +116,24 @@ def message_of(job: Job) -> Message:
     pickler = JobPickler(file)
     pickler.dump(job)
     return Message(file.getvalue(), pickler.shared)
+
+
+class WorkersExecutor(Executor):
+    """An executor whose workers are other processes: jobs travel to them as messages."""
+
+    def submit(self, job: Job) -> Future:
+        future: Future = Future()
+        try:
+            message = message_of(job)
+        except Exception as error:                  # a job that cannot be sent
+            future.set_exception(error)
+        else:
+            self._accept(job, message, future)
+        return future
+
+    @abstractmethod
+    def _accept(self, job: Job, message: Message, future: Future):
+        """Takes a job to be done; a RuntimeError where no more are."""
 
 
 def answer(job: bytes, shared: dict[str, Shared]) -> memoryview:

@@ -23,7 +23,7 @@ import psutil
 from multiprocess import resource_tracker
 
 from worldmodels.errors import WorkerDied
-from worldmodels.executors.executor import (ATTEMPTS, Executor, Job, Message, answer, answered, message_of,
+from worldmodels.executors.executor import (ATTEMPTS, Job, Message, WorkersExecutor, answer, answered,
                                             single_threaded)
 from worldmodels.executors.machine import check_workers, default_workers, idle_cores
 from worldmodels.types import UserError
@@ -140,7 +140,7 @@ class Worker:
         self.connection.close()
 
 
-class LocalExecutor(Executor):
+class LocalExecutor(WorkersExecutor):
     """`submit(job) -> Future` over `workers` processes, one for each core if not given, and no more than `most`."""
 
     def __init__(self, workers: int | None = None, address: str | None = None, most: int | None = None,
@@ -173,18 +173,11 @@ class LocalExecutor(Executor):
             self.close()
             raise
 
-    def submit(self, job: Job) -> Future:
-        future: Future = Future()
-        try:
-            message = message_of(job)
-        except Exception as error:                  # a job that cannot be sent
-            future.set_exception(error)
-            return future
+    def _accept(self, job: Job, message: Message, future: Future):
         with self._lock:
             if self._ended is not None:
                 raise RuntimeError(f"no more jobs can be run: {self._ended}") from self._ended
             self._queue.put((job, message, future))
-        return future
 
     def close(self):
         self._end(WorkerDied("the executor is closed"))

@@ -26,7 +26,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from worldmodels.errors import WorkerDied
-from worldmodels.executors.executor import (ATTEMPTS, Executor, Job, Message, Shared, answer, answered, message_of)
+from worldmodels.executors.executor import ATTEMPTS, Job, Message, Shared, WorkersExecutor, answer, answered, message_of
 from worldmodels.types import UserError
 
 PATIENCE = 3            # deadlines that a job which was sent may take until its worker is ended from here
@@ -128,7 +128,7 @@ def no_cluster(address: str | None, error: Exception) -> UserError:
                      "and says its address HOST:PORT")
 
 
-class RayExecutor(Executor):
+class RayExecutor(WorkersExecutor):
     """`submit(job) -> Future` over `workers` cores of a cluster, all of them if not given, and no more than `most`."""
 
     def __init__(self, workers: int | None = None, address: str | None = None, most: int | None = None,
@@ -150,19 +150,12 @@ class RayExecutor(Executor):
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
-    def submit(self, job: Job) -> Future:
-        future: Future = Future()
-        try:
-            message = message_of(job)
-        except Exception as error:                          # a job that cannot be sent
-            future.set_exception(error)
-            return future
+    def _accept(self, job: Job, message: Message, future: Future):
         with self._lock:
             if self._closed:
                 raise RuntimeError("no more jobs can be run: the executor is closed")
             self._waiting.append(Task(job, message, future, getattr(job, "deadline", self.deadline)))
             self._send()
-        return future
 
     def close(self):
         with self._lock:
