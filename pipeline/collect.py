@@ -32,7 +32,7 @@ def collect(config: Config, run: Run):
                         "delete them")
     write_json(recorded, plain(settings))
     missing = [job for job in jobs if not all(episode_path(run.episodes, seed).exists() for seed in job.seeds)]
-    total, left = (sum(len(job.seeds) for job in some) for some in (jobs, missing))
+    total, left = len(seeds(config, run)), sum(len(job.seeds) for job in missing)
     if not missing:
         return say(f"collect: {total} episodes are there")
     with run.metrics("collect", total - left) as log, open_executor(config, len(missing)) as executor, \
@@ -52,8 +52,9 @@ def check_collected(config: Config, run: Run):
 
 
 def random_jobs(config: Config, run: Run) -> tuple[list[CollectJob], dict]:
-    """The first round's jobs, and what their episodes are to be made with."""
-    return collect_jobs(task_of(config), config.collect, seeds(config, run), kept=True), common_settings(config)
+    """The first round's jobs, for the episodes that are not there yet, and what they are to be made with."""
+    missing = [seed for seed in seeds(config, run) if not episode_path(run.episodes, seed).exists()]
+    return collect_jobs(task_of(config), config.collect, missing, kept=True), common_settings(config)
 
 
 def controller_jobs(config: Config, run: Run) -> tuple[list[ExploreJob], dict]:
