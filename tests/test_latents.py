@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.conftest import counted_episode, make_latents
-from worldmodels.files import load_arrays
+from worldmodels.files import load_arrays, save_arrays
 from worldmodels.latents import Latents, write_latents
 from worldmodels.types import Posterior, UserError
 
@@ -152,6 +152,17 @@ def test_a_file_damaged_behind_its_header_is_refused_by_name_when_its_turn_comes
     assert len(latents.episode(0).reward) == 5
     with pytest.raises(UserError, match="1.safetensors"):
         windows(latents, 1, batch=1, sequence=10)
+
+
+def test_numbers_that_are_not_finite_are_refused_by_name(tmp_path):
+    """A file that was made so on purpose has a checksum that is right."""
+    make_latents(tmp_path, [counted_episode(0, 5)])
+    path, = tmp_path.iterdir()
+    arrays, info = load_arrays(path)
+    for name in ("mu", "action", "reward"):
+        save_arrays(path, arrays | {name: np.full_like(arrays[name], np.nan)}, info)
+        with pytest.raises(UserError, match="not finite"):
+            opened(path).episode(0)
 
 
 def test_latents_without_a_variance_are_points(tmp_path):

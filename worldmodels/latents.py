@@ -98,6 +98,15 @@ def sizes_of(header: Header) -> tuple[int, int, int]:
     return T, Z, A
 
 
+def load_encoded(path: Path, latent: str) -> Encoded:
+    """The episode of a file, without `log_var` where z is the mean; a UserError where it is damaged."""
+    episode = Encoded(**load_arrays(path)[0])
+    if not all(np.isfinite(array).all() for array in episode if array is not None):
+        raise UserError(f"{path} is damaged (its numbers are not finite): delete it and run `python -m "
+                        "pipeline.encode`")
+    return episode if latent == "sample" else episode._replace(log_var=None)
+
+
 class Latents:
     """The episodes of some files; of these only how many transitions each has, `lengths` [E], is in memory from the
     start."""
@@ -116,8 +125,7 @@ class Latents:
                             "then `python -m pipeline.encode`, or lower --collect.min-steps")
         # of mean size: what is used is shuffled
         kept = CACHE * len(paths) // sum(path.stat().st_size for path in paths)
-        points = {} if latent == "sample" else {"log_var": None}
-        self._episode = lru_cache(max(1, kept))(lambda number: Encoded(**load_arrays(paths[number])[0] | points))
+        self._episode = lru_cache(max(1, kept))(lambda number: load_encoded(paths[number], latent))
 
     def episode(self, number: int) -> Encoded:
         """An episode, from memory or from its file; a UserError names a damaged one."""

@@ -300,6 +300,17 @@ def test_the_progress_of_format_1_which_has_no_mean_is_refused(run):
         evolve(CONFIG, lambda: np.zeros(5), noisy, run, {"seed": 0}, 0)
 
 
+@pytest.mark.parametrize("name", ["start", "best", "mean", "means", "generations", "history", "best_score"])
+def test_progress_of_other_sizes_is_refused(run, name):
+    interrupted(run, {"seed": 0})
+    path = run.progress_path("controller")
+    arrays, info = load_arrays(path)
+    for other in (np.stack([arrays[name]] * 3), None):
+        save_arrays(path, {key: array for key, array in (arrays | {name: other}).items() if array is not None}, info)
+        with pytest.raises(UserError, match="controller.progress.safetensors"):
+            evolve(CONFIG, lambda: np.zeros(5), noisy, run, {"seed": 0}, 0)
+
+
 class Counting:
     """An agent whose controllers have five parameters."""
 

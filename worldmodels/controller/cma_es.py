@@ -9,6 +9,7 @@ import os
 import warnings
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Callable, Literal
 
 import numpy as np
@@ -151,6 +152,17 @@ STARTS = {"previous_or_zero": previous_or_zero, "least_squares": LeastSquares(Le
           "least_squares_dream": LeastSquares(LeastSquaresConfig(fit_episodes=False)).fit}
 
 
+def check_sizes(state: dict[str, torch.Tensor], generation: int, population: int, path: Path):
+    """A UserError where these are not the tensors of a search that was interrupted after this generation."""
+    if "mean" not in state:                             # format 1, whose search drew other random numbers
+        raise UserError(f"{path} was written by an older version: delete it to begin anew")
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    one, scored = found.get("start", ()), found.get("generations", (1,))
+    wanted = {"start": one[:1], "best": one, "mean": one, "best_score": (), "history": (generation, population)}
+    if found != wanted | {"means": scored + one, "generations": scored[:1]}:
+        raise UserError(f"{path} is damaged (its arrays are of the sizes {found}): delete it to begin anew")
+
+
 def evolve(config: EvolutionConfig, start: Callable[[], np.ndarray], fitness: Fitness, run: Run, info: dict,
            seed: int, training: int = 0) -> np.ndarray:
     """Evolves a controller from the parameters start() [n] on; stores the best CMA mean as the checkpoint "controller"
@@ -176,6 +188,7 @@ def evolve(config: EvolutionConfig, start: Callable[[], np.ndarray], fitness: Fi
     progress = run.load_progress("controller", info)
     if progress:
         state, begun = progress
+        check_sizes(state, begun, config.population, run.progress_path("controller"))
         start, history, best, best_score = (state[name].numpy() for name in ("start", "history", "best", "best_score"))
         means, generations = scored_means(state)
     else:
@@ -183,8 +196,6 @@ def evolve(config: EvolutionConfig, start: Callable[[], np.ndarray], fitness: Fi
         best, best_score = start, score(start, 0)
         means, generations = start[None], np.array([0])
     search = CMAES(start, config.population, config.sigma, seed_of(seed, run.round, "cma", training), history)
-    if progress and "mean" not in state:                # format 1, whose search drew other random numbers
-        raise UserError(f"{run.progress_path('controller')} was written by an older version: delete it to begin anew")
     if progress and not np.array_equal(search.mean, state["mean"].numpy()):
         threads = os.environ.get("OMP_NUM_THREADS", "not set")
         raise UserError(f"CMA-ES does not come to the mean that {run.progress_path('controller')} has, as happens with "
