@@ -1,14 +1,17 @@
-# make demo: an agent that learns inside its own dream, in 10 to 15 minutes on two cores. make test: the tests.
-# Both create .venv and install into it first; they need Python >= 3.10, git and make, and no display.
+# make demo: an agent that learns inside its own dream, in 10 to 15 minutes on two cores. make lint: ruff. make test: the tests.
+# Each creates .venv and installs into it first; it needs Python >= 3.10, git and make, and no display.
 
 PYTHON ?= python3
 TASK ?= take_cover
 BIN = .venv/bin
 
-.PHONY: demo test install clean
+.PHONY: demo lint test install clean
 
 demo: install
 	$(BIN)/python -m pipeline --task $(TASK) --preset quick
+
+lint: install
+	$(BIN)/ruff check .
 
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -18,7 +21,7 @@ install: .venv/installed
 
 .venv/installed: setup.cfg constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q -c constraints.txt -e .[test]
+	$(BIN)/python -m pip install -q -c constraints.txt -e .[test,lint]
 	touch $@
 
 clean:

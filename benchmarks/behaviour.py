@@ -13,9 +13,9 @@ Lines take turns for --rounds rounds: the median counts.
 """
 
 import argparse
+from collections.abc import Callable
 from importlib.metadata import version
 from types import SimpleNamespace
-from typing import Callable
 
 import numpy as np
 import torch

@@ -135,8 +135,8 @@ def load(workers: int, seconds: float, lasts: float, episodes: int):
     wall, used, done = time.monotonic() - begun, time.process_time() - cpu - (fake.cpu - fakes), fake.count - count
     rate, own = done / wall, used / wall
     print(f"{workers} fake workers, jobs of {episodes} episodes that last {lasts:g} s: {rate:.0f} jobs a second; "
-          f"the driver's own code {own:.1%} of a core ({1e3 * used / done:.2f} ms a job); with Ray's {1e3 * task_cost:.2f} ms a "
-          f"task {own + rate * task_cost:.1%}")
+          f"the driver's own code {own:.1%} of a core ({1e3 * used / done:.2f} ms a job); "
+          f"with Ray's {1e3 * task_cost:.2f} ms a task {own + rate * task_cost:.1%}")
     os._exit(0)                                             # thousands of jobs are under way
 
 

@@ -10,7 +10,7 @@ default network.
 """
 
 import argparse
-from typing import Callable
+from collections.abc import Callable
 
 import gymnasium
 import numpy as np
@@ -76,7 +76,8 @@ def main():
     for name in ("CarRacing", "TakeCover"):
         id = f"worldmodels/{name}Dream-v0"
         batch, beside = (gymnasium.make_vec(id, num_envs=count, vectorization_mode=mode) for mode in (None, "sync"))
-        for_ppo = lambda: VecMonitor(BatchVecEnv(gymnasium.make_vec(id, num_envs=count, autoreset_mode="SameStep")))
+        for_ppo = lambda id=id: VecMonitor(
+            BatchVecEnv(gymnasium.make_vec(id, num_envs=count, autoreset_mode="SameStep")))
         works = {"batch": stepping(batch, steps), "beside": stepping(beside, steps),
                  "imagine": imagining(batch.world, count, batch.single_action_space.shape[0], steps),
                  "vec_env": stepping_for_ppo(for_ppo(), steps),

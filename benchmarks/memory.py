@@ -17,12 +17,12 @@ one.
 import argparse
 import tempfile
 import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Callable, Iterator
 
 import torch
 

@@ -19,10 +19,11 @@ import importlib
 import math
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -115,7 +116,8 @@ def simulusion(batch: Transitions) -> Side:
 
 def torchrl(batch: Transitions) -> Side:
     """sota-implementations/dreamer, which is in its wheel: a step of the loop, and the rollout of DreamerActorLoss."""
-    from tensordict import TensorDict, nn as td
+    from tensordict import TensorDict
+    from tensordict import nn as td
     from torchrl import data, envs, modules, objectives
     sys.path.insert(0, str(Path(data.__file__).parents[2] / "sota-implementations" / "dreamer"))
     made, head, action = importlib.import_module("dreamer_utils"), Head(), data.Bounded(-1, 1, (A,))

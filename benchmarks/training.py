@@ -10,8 +10,8 @@ rate of a large matrix product.
 """
 
 import argparse
+from collections.abc import Callable
 from functools import partial
-from typing import Callable
 
 import numpy as np
 import torch

@@ -1,7 +1,7 @@
 """How benchmarks compare: works take turns, and medians count."""
 
 import time
-from typing import Callable
+from collections.abc import Callable
 
 import numpy as np
 import torch

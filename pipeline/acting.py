@@ -2,9 +2,9 @@
 dreams."""
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Callable, Sequence
 
 import numpy as np
 import torch

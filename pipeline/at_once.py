@@ -5,9 +5,9 @@ import io
 import os
 import tarfile
 import tempfile
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable, Iterable
 
 from tqdm import tqdm
 

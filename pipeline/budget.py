@@ -2,9 +2,9 @@
 
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Callable
 
 import torch
 
@@ -33,7 +33,8 @@ def within_budget(models: dict[str, Config], base: Run, path: Path) -> dict[str,
         key = f"{name}, {budget.seconds} + {budget.vision_seconds} s"
         if key not in known:
             say(f"timing a step of {name}")
-            steps_in = lambda seconds, train: max(FEWEST, int(seconds / seconds_of_a_step(train, config, base)))
+            steps_in = lambda seconds, train, config=config: max(
+                FEWEST, int(seconds / seconds_of_a_step(train, config, base)))
             if config.training == "jointly":
                 known[key] = {"joint": steps_in(budget.seconds + budget.vision_seconds, of_both)}
             else:

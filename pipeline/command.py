@@ -6,10 +6,10 @@ import importlib
 import platform
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, fields, is_dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Callable, Iterator, Sequence
 
 import torch
 

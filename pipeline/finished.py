@@ -1,10 +1,11 @@
 """A finished run, opened to be looked at: what the notebooks begin with."""
 
 import os
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, Sequence
+from typing import NamedTuple
 
 import numpy as np
 

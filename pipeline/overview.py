@@ -1,7 +1,7 @@
 """Runs at a glance: what `worldmodels list` and `worldmodels info` say. Listing them imports no torch."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator
 
 from worldmodels import runs
 from worldmodels.commandline import flag, leaves

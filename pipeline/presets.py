@@ -3,8 +3,9 @@
 `paper` holds the settings of Ha & Schmidhuber (2018); the dataclasses beside the classes name their sources.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Callable, Literal
+from typing import Annotated, Literal
 
 from worldmodels.commandline import Count, Range, Share, Whole
 from worldmodels.controller import CONTROLLERS, LEARNERS, ControllerConfig, EvolutionConfig, LearnerConfig, LinearConfig

@@ -1,10 +1,10 @@
 """The report's pictures and films, and the page that has all of them."""
 
 import inspect
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Iterator
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What several tests share: runs in a temporary folder, a tiny V and M, encoded episodes whose latents name themselves."""
+"""What several tests share: runs in a temporary folder, a tiny V and M, encoded episodes whose latents name them."""
 
 import numpy as np
 import pytest

@@ -13,10 +13,10 @@ import resource
 import signal
 import struct
 import sys
-from functools import partial
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
-from typing import Any, Callable, Iterator, NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium
 import lz4.frame

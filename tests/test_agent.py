@@ -21,7 +21,6 @@ from worldmodels.types import UserError
 from worldmodels.worlds.real import real_world
 from worldmodels.worlds.record import record
 
-
 SETTINGS = {"cem": {"horizon": 12, "iterations": 4, "candidates": 32, "elites": 4, "dreams": 4, "hold": 1}}
 
 

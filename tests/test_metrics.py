@@ -12,6 +12,7 @@ from worldmodels.metrics import WRITERS, StopTraining, TensorBoard, Writer, impo
 from worldmodels.runs import Run
 from worldmodels.types import UserError
 
+
 def test_metrics_after_the_resumed_step_are_forgotten(run):
     log = run.metrics("vision")
     for step in (20, 40, 60):

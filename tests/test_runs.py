@@ -16,8 +16,18 @@ from worldmodels.memory.ensemble import EnsembleConfig
 from worldmodels.memory.gru import GRUConfig
 from worldmodels.memory.rssm import RSSMConfig
 from worldmodels.metrics import Writer
-from worldmodels.runs import (EVALUATION, Run, config_of, differences, episode_seeds, from_dict, kinds_within, plain,
-                              seed_of, to_arrays)
+from worldmodels.runs import (
+    EVALUATION,
+    Run,
+    config_of,
+    differences,
+    episode_seeds,
+    from_dict,
+    kinds_within,
+    plain,
+    seed_of,
+    to_arrays,
+)
 from worldmodels.types import UserError
 
 TENSORS = {"w": torch.arange(6.0).reshape(2, 3), "n": torch.tensor([3])}
@@ -86,9 +96,8 @@ def test_a_save_that_fails_leaves_the_checkpoint_before(run, monkeypatch):
 
 
 def test_a_run_is_locked_against_a_second_process(run):
-    with run.locked():
-        with pytest.raises(UserError, match="another process"), Run(run.root).locked():
-            pass
+    with run.locked(), pytest.raises(UserError, match="another process"), Run(run.root).locked():
+        pass
     with run.locked():
         pass
 

@@ -5,10 +5,10 @@
     action = agent.act(frame)               # the game's own picture, or 64×64 of it; once every agent.repeat frames
 """
 
+from collections.abc import Callable, Sequence
 from copy import copy
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Callable, Sequence
 
 import numpy as np
 import torch

@@ -7,10 +7,11 @@ import io
 import math
 import re
 import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from numbers import Integral, Real
-from typing import (Annotated, Any, Iterable, Iterator, Literal, NamedTuple, Sequence, TypeVar, get_args, get_origin,
-                    get_type_hints)
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -100,7 +101,7 @@ def check_values(cls, values: dict[str, Any], names: dict[str, str]):
                     raise UserError(f"{name} {number}: {error}")
 
 
-def described(default, choices: dict[str, Iterable[str]], hidden: Iterable[str], path: str = ""):
+def described(default, choices: Mapping[str, Iterable[str]], hidden: Iterable[str], path: str = ""):
     """The dataclass `default` as the parser shall see it: with `choices` by dotted name, and without the `hidden`
     sections and settings."""
     types, values, hints = {}, {}, get_type_hints(type(default), include_extras=True)
@@ -120,7 +121,8 @@ def described(default, choices: dict[str, Iterable[str]], hidden: Iterable[str],
     return dataclass(frozen=True)(type(cls.__name__, (cls,), defaults | about))(**values)
 
 
-def parsed(default: T, arguments: Sequence[str], description: str | None, choices: dict[str, Iterable[str]] = {},
+def parsed(default: T, arguments: Sequence[str], description: str | None,
+           choices: Mapping[str, Iterable[str]] = MappingProxyType({}),
            hidden: Iterable[str] = (), without: Iterable[str] = ()) -> T:
     """The dataclass `default` with what the arguments change; tyro's boxed error is folded into one line, a UserError.
 

@@ -5,18 +5,18 @@ beside playing (30 µs a frame where a TakeCover tic takes 670 µs) and reading 
 """
 
 import json
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Callable, Iterator, NamedTuple, Sequence
+from typing import Any, NamedTuple
 
 import lz4.frame
 import numpy as np
+import safetensors
+import safetensors.numpy
 
 from worldmodels.files import FORMAT, HEADER_BYTES, Header, opened, read_header, upgraded, write_atomic
 from worldmodels.types import UserError
-
-import safetensors
-import safetensors.numpy
 
 SUFFIX = ".safetensors.lz4"
 # that an episode has in memory at most, 87,000 frames; it is 41 times as long as TakeCover

@@ -6,9 +6,10 @@ disk and CACHE in memory: episodes are read and verified when they are needed (0
 last are kept.
 """
 
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Iterator, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -162,17 +163,17 @@ class Latents:
         if not per_epoch:
             raise UserError(f"{steps} transitions do not fill one batch of {batch} × {sequence}: "
                             "collect more episodes, or lower --memory.batch or --memory.sequence")
-        epoch, number = divmod(skip, per_epoch)
+        epoch, first = divmod(skip, per_epoch)
         while True:
             order = np.random.default_rng([seed, epoch]).permutation(sample)
-            for number in range(number, per_epoch):
+            for number in range(first, per_epoch):
                 begins = (np.arange(batch) * per_epoch + number) * sequence
                 generator = torch.Generator().manual_seed(seed_of(seed, epoch, "window", number))
                 window = self.transitions(order, begins, sequence, generator)
                 if number == 0:
                     window.restart[:, 0] = 1            # what came before is not what this epoch's streams begin with
                 yield window
-            epoch, number = epoch + 1, 0
+            epoch, first = epoch + 1, 0
 
     def transitions(self, order: np.ndarray, begins: np.ndarray, sequence: int,
                     generator: torch.Generator) -> Transitions:

@@ -12,9 +12,10 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -23,7 +24,7 @@ from worldmodels.errors import StopTraining, UserError
 from worldmodels.files import JSON_BYTES, from_json, opened, read_json, write_atomic
 
 if TYPE_CHECKING:
-    from torch import Tensor        # what lists runs starts without it
+    from torch import Tensor  # what lists runs starts without it
 
 
 class Writer:

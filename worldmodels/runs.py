@@ -4,20 +4,22 @@ import contextlib
 import json
 import os
 import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterator, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock, Timeout
 
 from worldmodels.commandline import check_values
 from worldmodels.errors import UserError
-from worldmodels.files import HALF_WRITTEN, digest, load_arrays, read_json, save_arrays, write_atomic, write_json
+from worldmodels.files import HALF_WRITTEN, digest, load_arrays, read_json, save_arrays, write_json
 from worldmodels.metrics import MakeWriter, Metrics, TensorBoard
 
 if TYPE_CHECKING:
-    from torch import Tensor        # what lists runs starts without it
+    from torch import Tensor  # what lists runs starts without it
 
 PACKAGE = Path(__file__).parent
 INSTALLED = (PACKAGE / "published").exists()        # from a wheel, which has the published runs there (setup.cfg)
@@ -92,7 +94,7 @@ class Run:
     def config(self) -> Path:
         return self.root / "config.json"
 
-    def settings(self, cls, section: str | None = None, kinds: dict[str, dict] = {}):
+    def settings(self, cls, section: str | None = None, kinds: Mapping[str, dict] = MappingProxyType({})):
         """The settings that the run was last worked on with, or a section of them, as the dataclass `cls`; a UserError
         names a damaged file. `kinds` are the registries of sections that have kinds."""
         try:
@@ -242,7 +244,7 @@ def no_run(task: str, run: str | Path, data: Path) -> UserError:
                      "--preset smoke` makes one in a minute; `python -m pipeline.collect` begins one stage by stage")
 
 
-def from_dict(cls, values: dict, kinds: dict[str, dict] = {}):
+def from_dict(cls, values: dict, kinds: Mapping[str, dict] = MappingProxyType({})):
     """A dataclass from nested dicts; settings that `values` does not have keep their defaults. A TypeError names one
     that is unknown, or that the command line would not take: of a wrong type, or outside its Range."""
     made, given = cls(), {}

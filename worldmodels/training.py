@@ -1,8 +1,9 @@
 """One training loop for V and M: seeded by step, so that a resumed training ends where an uninterrupted one does."""
 
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Callable, Iterator
+from typing import Annotated, Any
 
 import numpy as np
 import torch

@@ -14,8 +14,9 @@ A kind is a file, a `Config` dataclass in it, and one line in its registry (VISI
 EXECUTORS, TASKS).
 """
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from typing import Any, Callable, Iterable, Iterator, NamedTuple, Protocol, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch

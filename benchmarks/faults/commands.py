@@ -24,13 +24,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Callable, Iterator, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
-from experiment import MARK, SETTINGS, end, start, statements, table
 from tqdm import tqdm
 
+from experiment import MARK, SETTINGS, end, start, statements, table
 from pipeline.__main__ import JOINTLY, STAGED
 from pipeline.command import parse
 from pipeline.presets import KINDS

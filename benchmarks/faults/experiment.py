@@ -5,9 +5,9 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Sequence
 
 import pipeline
 from worldmodels.files import digest, load_arrays

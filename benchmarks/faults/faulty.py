@@ -8,7 +8,6 @@ import time
 from functools import partial
 
 from often_saved import run
-
 from worldmodels.executors import EXECUTORS
 from worldmodels.report import sim_to_real_gap
 from worldmodels.worlds import explore, fitness

@@ -15,9 +15,9 @@ import shutil
 import tempfile
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from itertools import cycle, islice, product
 from pathlib import Path
-from typing import Callable
 
 from tqdm import tqdm
 

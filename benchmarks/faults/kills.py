@@ -27,13 +27,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Callable, Literal
+from typing import Annotated, Literal
 
 from experiment import SETTINGS, end, marked, products, start, statements, table
-
 from pipeline.__main__ import STAGED
 from worldmodels.commandline import Count, Range, Whole, check_ranges, errors_in_one_line, parsed
 from worldmodels.executors import EXECUTORS

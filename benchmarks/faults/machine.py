@@ -25,13 +25,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Callable
+from typing import Annotated
 
 from experiment import SETTINGS, end, marked, products, start, statements, table
-
 from worldmodels.commandline import Count, Range, Whole, check_ranges, errors_in_one_line, parsed
 from worldmodels.executors import EXECUTORS
 from worldmodels.runs import Run

@@ -10,8 +10,22 @@ from torch.distributions import Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
 from worldmodels.controller import PolicySpec, build
-from worldmodels.controller.actor import (BINS, CRITICS, LARGEST, MAX_STD, MEAN, MIN_STD, ActorConfig, ActorPolicy,
-                                          TwoHot, critic_sizes, log_density, normal_of, symexp, symlog)
+from worldmodels.controller.actor import (
+    BINS,
+    CRITICS,
+    LARGEST,
+    MAX_STD,
+    MEAN,
+    MIN_STD,
+    ActorConfig,
+    ActorPolicy,
+    TwoHot,
+    critic_sizes,
+    log_density,
+    normal_of,
+    symexp,
+    symlog,
+)
 from worldmodels.controller.network import parameter_count
 from worldmodels.envs import TASKS
 from worldmodels.memory import MDNRNN, MDNRNNConfig

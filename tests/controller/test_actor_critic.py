@@ -2,7 +2,7 @@
 actions are known."""
 
 from dataclasses import replace
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -60,7 +60,7 @@ def states_of(memory, count, low=-2.0, high=6.0, dtype=torch.float32):
     return memory.initial(torch.linspace(low, high, count, dtype=dtype)[:, None])
 
 
-def begun(memory, states, actor=ACTOR, task="toy", arrays={}, seed=0, **settings):
+def begun(memory, states, actor=ACTOR, task="toy", arrays=MappingProxyType({}), seed=0, **settings):
     """Actor and critic before their first step."""
     model = ActorCritic(ActorCriticConfig(**{"temperature": 1.0} | settings), actor, agent_of(memory, task))
     model.begin(states, np.random.default_rng(seed), arrays)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.writers import Recorder, rows_of, steps_of
-from worldmodels.controller import CMAES, EvolutionConfig, LinearConfig, Practice, PolicySpec, cma_es
+from worldmodels.controller import CMAES, EvolutionConfig, LinearConfig, PolicySpec, Practice, cma_es
 from worldmodels.controller.cma_es import Evolution, evolve, generation_seeds, previous_or_zero, scored_means
 from worldmodels.controller.mlp import MLPConfig
 from worldmodels.files import load_arrays, save_arrays

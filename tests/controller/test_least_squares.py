@@ -10,9 +10,19 @@ import torch
 from tests.conftest import make_latents
 from worldmodels.agent import controller_spec
 from worldmodels.controller import LinearConfig, LinearPolicy, PolicySpec, Practice, build, least_squares
-from worldmodels.controller.least_squares import (EPISODE_DISCOUNT, GAIN, ITERATIONS, LeastSquares, LeastSquaresConfig,
-                                                  Regression, features_of, from_dreams, from_episodes, imagined_returns,
-                                                  normalised)
+from worldmodels.controller.least_squares import (
+    EPISODE_DISCOUNT,
+    GAIN,
+    ITERATIONS,
+    LeastSquares,
+    LeastSquaresConfig,
+    Regression,
+    features_of,
+    from_dreams,
+    from_episodes,
+    imagined_returns,
+    normalised,
+)
 from worldmodels.controller.mlp import MLPConfig
 from worldmodels.envs import TASKS
 from worldmodels.episodes import Episode

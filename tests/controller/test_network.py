@@ -6,8 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from worldmodels.controller.network import (forward, layers_of, parameter_count, random_parameters, with_scaling,
-                                            without_scaling)
+from worldmodels.controller.network import (
+    forward,
+    layers_of,
+    parameter_count,
+    random_parameters,
+    with_scaling,
+    without_scaling,
+)
 
 SIZES = ([4, 3], [4, 6, 3], [5, 7, 6, 2])
 B = 8

@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 
 from worldmodels.envs import TASKS
-from worldmodels.envs.policies import (crossing_strokes, fresh_uniform, held_uniform, mixed_strokes, random_controller,
-                                       smooth_driver)
+from worldmodels.envs.policies import (
+    crossing_strokes,
+    fresh_uniform,
+    held_uniform,
+    mixed_strokes,
+    random_controller,
+    smooth_driver,
+)
 
 POLICIES = [(task, name) for task in TASKS for name in TASKS[task].policies]
 

@@ -8,8 +8,19 @@ from concurrent import futures
 import pytest
 from tqdm import tqdm
 
-from tests.executors.jobs import (LONG, Once, Square, TwoArguments, Unreadable, Unsendable, WithDeadline, die, fail,
-                                  hang, wait_for)
+from tests.executors.jobs import (
+    LONG,
+    Once,
+    Square,
+    TwoArguments,
+    Unreadable,
+    Unsendable,
+    WithDeadline,
+    die,
+    fail,
+    hang,
+    wait_for,
+)
 from worldmodels.executors import ATTEMPTS, EXECUTORS, Shared, WorkerDied
 from worldmodels.executors.executor import AHEAD, message_of
 from worldmodels.types import UserError

@@ -17,7 +17,6 @@ from tests.executors.jobs import LONG, Once, Square, Unreadable, WithDeadline, d
 from worldmodels.executors import ATTEMPTS, LocalExecutor, WorkerDied, check_workers, local, machine
 from worldmodels.types import UserError
 
-
 # Ctrl-C at the moments when a worker has been started and not yet been told what it is, taken by an idle thread.
 INTERRUPTED_WHILE_STARTING = """
 import os, signal, threading, time

@@ -19,7 +19,7 @@ def lstm():
 
 @pytest.fixture
 def inputs():
-    """x [T, B, I], h and c [B, H], and keep [T, B, 1] with restarts at the start, in mid-sequence, at the end, never."""
+    """x [T, B, I], h and c [B, H], and keep [T, B, 1] with restarts at the start, in the middle, at the end, never."""
     keep = torch.ones(T, B, 1, dtype=torch.float64)
     for t, b in ((0, 0), (4, 1), (5, 1), (T - 1, 2), (3, 0)):
         keep[t, b] = 0

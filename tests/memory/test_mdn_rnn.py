@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.memory.test_memories import A, B, T, VARIANTS, Z, make, noise, transitions, watched
+from tests.memory.test_memories import VARIANTS, A, B, T, Z, make, noise, transitions, watched
 from tests.memory.test_mixture import torchs_log_prob
 from worldmodels.memory import MDNRNN, MDNRNNConfig, mdn_rnn, mixture
 

@@ -65,7 +65,7 @@ def test_a_dream_is_the_same_to_the_last_bit_whatever_is_dreamt_beside_it(memory
 def test_a_cpu_without_bfloat16_says_so(monkeypatch):
     memory = MEMORIES["mdn_rnn"](MDNRNNConfig(hidden_size=8), Z, A)
     for capabilities in ({}, {"avx512_bf16": False, "avx2": True}):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found, raising=False)
         with pytest.raises(UserError, match="--dream.precision bfloat16: this CPU has neither"):
             memory.dreamer(32, 1.0, bfloat16=True)
         assert isinstance(memory.dreamer(32, 1.0), MDNRNNDreamer)

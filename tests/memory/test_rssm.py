@@ -165,7 +165,7 @@ def step_by_step(memory, batch):
     """The loss's negative log-likelihood [B, T, Z], KL [B, T, heads] with its gradient weights, squared error of the
     reward [B, T] and cross-entropy [B, T], by `initial` and `observe` one step after the other."""
     generator, rows, config = torch.Generator(), [], memory.config
-    balance = config.kl_prior_weight, config.kl_posterior_weight
+    state, balance = None, (config.kl_prior_weight, config.kl_posterior_weight)
     for t in range(T):
         restart = batch.restart[:, t].bool() | (t == 0)
         if restart.any():
@@ -228,6 +228,7 @@ def test_the_loss_and_its_gradients_are_those_of_single_steps(settings, more):
 def test_a_window_ends_with_the_s_and_h_of_its_last_step(latents):
     memory, batch, generator = make("rssm", {"latents": latents}), transitions(RESTARTS), torch.Generator()
     *_, (s, h) = memory.loss(batch, None, torch.Generator())
+    state = None
     for t in range(T):
         if t in (0, 3, 7):
             fresh = memory.initial(batch.z[:, t], draw(memory, generator))
@@ -305,6 +306,7 @@ def test_scheduled_sampling_goes_on_from_what_the_prior_draws(latents, monkeypat
     own = torch.arange(T - 1)[:, None] % 3 != torch.arange(B)               # some steps of each stream
     monkeypatch.setattr(rssm, "own_steps", lambda share, restart, generator: own)
     h, s, *_ = memory._follow(batch, None, torch.Generator())
+    state = None
     for t in range(T):
         if t:
             prior = memory.of_s.sample(memory.priors[0](state.inner[2]), 1.0, draw(memory, generator)["s"])

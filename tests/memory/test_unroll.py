@@ -3,13 +3,23 @@
 import pytest
 import torch
 
-from tests.memory.test_memories import A, B, KINDS, Z, chooses, initial, make, noise, observe, watched
+from tests.memory.test_memories import KINDS, A, B, Z, chooses, initial, make, noise, observe, watched
 from worldmodels.latents import Encoded
 from worldmodels.memory import MDNRNN, MDNRNNConfig
 from worldmodels.memory.dreamer import PlainDreamer
 from worldmodels.memory.noise import draw
-from worldmodels.memory.unroll import (Trajectory, advance, followed, joined, observed, observed_steps, recorded_states,
-                                       states_at, unroll, unroll_in_place)
+from worldmodels.memory.unroll import (
+    Trajectory,
+    advance,
+    followed,
+    joined,
+    observed,
+    observed_steps,
+    recorded_states,
+    states_at,
+    unroll,
+    unroll_in_place,
+)
 from worldmodels.types import State
 
 STEPS = 7

@@ -182,7 +182,7 @@ def test_bars_of_the_scatter_are_the_intervals_of_the_scores():
 
 def test_names_of_points_lie_inside_the_axes_and_clear_of_each_other():
     for seed in range(5):
-        drawn = plots.sheet([lambda axis: named(axis, np.random.default_rng(seed))], size=(6.8, 4.2))
+        drawn = plots.sheet([lambda axis, seed=seed: named(axis, np.random.default_rng(seed))], size=(6.8, 4.2))
         canvas = FigureCanvasAgg(drawn)
         canvas.draw()
         inside = drawn.axes[0].get_window_extent()

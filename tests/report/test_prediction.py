@@ -16,8 +16,21 @@ from worldmodels.envs.toy import Toy
 from worldmodels.episodes import Episode
 from worldmodels.memory import MemoryConfig
 from worldmodels.report import prediction as module
-from worldmodels.report.prediction import (DRAWS, FRAME_STEPS, HORIZON, SMALLEST, by_horizon, crps, energy_score, film,
-                                           generator_of, latents_of, over_episodes, prediction, ranks)
+from worldmodels.report.prediction import (
+    DRAWS,
+    FRAME_STEPS,
+    HORIZON,
+    SMALLEST,
+    by_horizon,
+    crps,
+    energy_score,
+    film,
+    generator_of,
+    latents_of,
+    over_episodes,
+    prediction,
+    ranks,
+)
 from worldmodels.report.scores import half_width
 from worldmodels.types import Imagined, NoiseSize, Posterior, State
 

@@ -7,8 +7,17 @@ from worldmodels.agent import load_agent
 from worldmodels.controller import LinearConfig, PolicySpec
 from worldmodels.envs import TASKS
 from worldmodels.episodes import Episode
-from worldmodels.report.sim_to_real_gap import (BEFORE, DREAMS, HORIZON, MOMENTS, WatchJob, dream_from, follow,
-                                                sim_to_real_gap, states)
+from worldmodels.report.sim_to_real_gap import (
+    BEFORE,
+    DREAMS,
+    HORIZON,
+    MOMENTS,
+    WatchJob,
+    dream_from,
+    follow,
+    sim_to_real_gap,
+    states,
+)
 from worldmodels.types import Imagined, NoiseSize, State
 from worldmodels.worlds.fitness import RealJob
 

@@ -14,7 +14,7 @@ from worldmodels.envs.policies import fresh_uniform
 from worldmodels.envs.toy import Toy
 from worldmodels.types import State
 from worldmodels.worlds.collect import CollectConfig
-from worldmodels.worlds.explore import LONGEST, Explorer, ExploreJob, stretches, with_weight_noise
+from worldmodels.worlds.explore import LONGEST, ExploreJob, Explorer, stretches, with_weight_noise
 from worldmodels.worlds.fitness import RealJob
 
 SEEDS = tuple(range(100, 140))          # more than a worker plays at a time

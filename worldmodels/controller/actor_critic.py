@@ -22,8 +22,10 @@ the batch that M was trained on; nothing is learned from recorded rewards (V3 do
 the way by what the actor sees (V1 and V2 stop it there). The entropy is that of tanh(u).
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Iterator, Literal
+from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 import torch
@@ -78,7 +80,8 @@ class ActorCritic(nn.Module):
             self.register_buffer(name, torch.zeros(()))
 
     @torch.no_grad()
-    def begin(self, states: State, rng: np.random.Generator, arrays: dict[str, np.ndarray] = {}):
+    def begin(self, states: State, rng: np.random.Generator,
+              arrays: Mapping[str, np.ndarray] = MappingProxyType({})):
         """With the networks of a policy's arrays [1, n] or, where it has none, random ones; features are standardised
         as they are in these states."""
         seen = states.features[:, self.visible]

@@ -19,8 +19,8 @@ sequences of a step have the same chance (common random numbers), so that they d
 the rollout's own seed: no plan depends on those beside it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Sequence
 
 import numpy as np
 import torch
@@ -32,7 +32,6 @@ from worldmodels.controller.policy import ControllerConfig
 from worldmodels.memory.noise import PLAN
 from worldmodels.memory.unroll import advance
 from worldmodels.types import Dreamer, State, UserError
-
 
 LARGEST = 10**7         # steps that a decision may imagine, for each rollout (PlaNet: 120,000)
 
@@ -127,7 +126,7 @@ class CEMPolicy:
     def _earned(self, state: State, tried: Tensor, chance: Tensor) -> Tensor:
         """What sequences [B, N, H, A] earn, [B, N]: of actions or, with a guide, of what is added to its own; `chance`
         [B, H, U + N, P] is that of each rollout's P dreams."""
-        config, memory, (B, N, H, A), P = self.config, self.agent.memory, tried.shape, chance.shape[-1]
+        config, memory, (B, N), P = self.config, self.agent.memory, tried.shape[:2], chance.shape[-1]
         dreamer = self._dreamer(B * N * P)
         dreamer.load(state.select(torch.arange(B, device=tried.device).repeat_interleave(N * P)))
         rows = lambda t: t[..., None].expand(*t.shape, P).flatten(1)        # [A, B, N] -> [A, B N P]

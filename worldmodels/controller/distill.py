@@ -8,8 +8,8 @@ linear controller, as far as that can say it. By L-BFGS: of a linear layer from 
 begins with that layer if it can have it in it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable
 
 import numpy as np
 import torch

@@ -7,8 +7,9 @@ the same call goes on from what is in the run. It knows no world: a fitness and 
 has.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, NamedTuple, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 

@@ -3,7 +3,7 @@
 The parameters of a layer are its weights [I, O] and then its O biases, those of a network its layers' in turn.
 """
 
-from typing import Callable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch

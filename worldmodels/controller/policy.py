@@ -1,7 +1,8 @@
 """A policy as it is stored, and what the kinds made of a vector of parameters share."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch

@@ -3,9 +3,9 @@ all; a user's own environment joins them by `register_task`."""
 
 import importlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Callable
 
 import gymnasium
 import numpy as np

@@ -1,6 +1,6 @@
 """Any Gymnasium environment with pictures as observations, as the stages play it."""
 
-from typing import Callable, Iterator
+from collections.abc import Callable, Iterator
 
 import cv2
 import gymnasium

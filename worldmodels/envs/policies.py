@@ -4,7 +4,7 @@ Each takes the episode's random generator and yields actions [A]. Sources: Ha & 
 the released code.
 """
 
-from typing import Iterator
+from collections.abc import Iterator
 
 import numpy as np
 

@@ -5,11 +5,12 @@ import io
 import math
 import traceback
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from functools import lru_cache
 from itertools import islice
 from queue import SimpleQueue
-from typing import Any, Callable, Iterable, Iterator, NamedTuple
+from typing import Any, NamedTuple
 
 import dill
 from multiprocess.reduction import ForkingPickler

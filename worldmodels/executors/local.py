@@ -23,8 +23,7 @@ import psutil
 from multiprocess import resource_tracker
 
 from worldmodels.errors import WorkerDied
-from worldmodels.executors.executor import (ATTEMPTS, Job, Message, WorkersExecutor, answer, answered,
-                                            single_threaded)
+from worldmodels.executors.executor import ATTEMPTS, Job, Message, WorkersExecutor, answer, answered, single_threaded
 from worldmodels.executors.machine import check_workers, default_workers, idle_cores
 from worldmodels.types import UserError
 

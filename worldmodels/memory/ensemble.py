@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
-from worldmodels import memory as registry          # of the members' kinds; this module is imported by it
+from worldmodels import memory as registry  # of the members' kinds; this module is imported by it
 from worldmodels.commandline import Range
 from worldmodels.memory.dreamer import PlainDreamer
 from worldmodels.memory.gru import GRUConfig

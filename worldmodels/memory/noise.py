@@ -1,7 +1,7 @@
 """Where the chance in a memory's steps is drawn: from a seed for each rollout, or from one generator for a batch."""
 
+from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import Iterator, Sequence
 
 import numpy as np
 import torch

@@ -12,6 +12,7 @@ uint16, the upper half of a float32.
 """
 
 import math
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -77,10 +78,8 @@ def as_array(t: Tensor) -> np.ndarray:
 def compiled(function):
     """`function`, compiled at its first call for arguments of a type, and kept on disk."""
     function = njit(error_model="numpy")(function)
-    try:
+    with suppress(RuntimeError):    # there is no folder that can be written: each process compiles anew
         function.enable_caching()
-    except RuntimeError:            # there is no folder that can be written: each process compiles anew
-        pass
     return function
 
 

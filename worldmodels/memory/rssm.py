@@ -23,9 +23,10 @@ error is divided by Z too. Were it not, it would outweigh the KL, and the poster
 the reward where the prior does not (docs/experiments.md).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Callable, Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -134,7 +135,7 @@ class RSSM(nn.Module):
         """The same as `observe` along the streams -> h, s and the posterior's parameters after each step, [T, B, ...],
         and the last s and h."""
         action, z, next_z, restart = (t.transpose(0, 1) for t in (batch.action, batch.z, batch.next_z, batch.restart))
-        T, B, share = *action.shape[:2], self.config.scheduled_sampling
+        B, share = action.shape[1], self.config.scheduled_sampling
         random = partial(self.of_s.random, B, self.of_s.noise_size, generator=generator, device=z.device, dtype=z.dtype)
         draw = lambda parameters, noise: self._draw(parameters, 1.0, {"s": noise})
         begins = [row.nonzero()[:, 0].to(z.device) for row in restart.cpu()]                # streams, of each step

@@ -10,7 +10,8 @@
 W_h of a step and W_y of the step before multiply the same h: they are one product. Without a GRU h' is x.
 """
 
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor

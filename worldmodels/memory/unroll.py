@@ -1,8 +1,9 @@
 """The loops over a memory: `unroll` imagines, `observed` follows recorded episodes, `advance` steps a batch in
 place."""
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Callable, Iterable, Iterator, NamedTuple, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +13,6 @@ from tqdm import tqdm
 from worldmodels.latents import Encoded, Latents
 from worldmodels.memory.noise import draw
 from worldmodels.types import Dreamer, Memory, Noise, State
-
 
 EPISODES = 128          # that M observes at once
 

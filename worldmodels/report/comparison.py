@@ -10,7 +10,8 @@ of the trainings' means, with a 95% interval by Student's t over trainings. The 
 over its episodes, which does not tell how much another training would differ.
 """
 
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -41,7 +42,7 @@ def rows(entries: Sequence[dict]) -> list[dict[str, Any]]:
     found = []
     for name, group in groups(entries).items():
         (game, half, each_game), (dream, _, _) = returns(group, "real"), returns(group, "dream")
-        means = lambda path: {whose: float(pool(predicted(group, whose, *path))[0]) for whose in EPISODES}
+        means = lambda path, group=group: {whose: float(pool(predicted(group, whose, *path))[0]) for whose in EPISODES}
         found.append({
             "name": name, "game": game, "game_ci95": None if np.isnan(half) else [game - half, game + half],
             "game_of_trainings": each_game.tolist(), "dream": dream, "gap": dream - game,
@@ -54,7 +55,7 @@ def cells(entries: Sequence[dict]) -> list[list[str]]:
     """The headings, and the cells of each name."""
     number, found = lambda value, form: "–" if np.isnan(value) else format(value, form), []
     for row in rows(entries):
-        pair = lambda score, form: " / ".join(number(row[score][whose], form) for whose in EPISODES)
+        pair = lambda score, form, row=row: " / ".join(number(row[score][whose], form) for whose in EPISODES)
         found.append({
             "world model": row["name"], "game": number(row["game"], ".0f"),
             "95%": "{:.0f} to {:.0f}".format(*row["game_ci95"]) if row["game_ci95"] else "–",

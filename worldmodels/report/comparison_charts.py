@@ -1,7 +1,8 @@
 """Charts of world models compared, from the entries of comparison.py."""
 
+from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes

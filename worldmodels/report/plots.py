@@ -6,9 +6,9 @@ notebook's pictures), and each alone is a picture of the report's page, where a 
 
 import io
 import textwrap
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -335,7 +335,7 @@ def rounds(history: Sequence[tuple[float, Sequence[dict]]]) -> list[Panel]:
     def panel(axis: Axes):
         minutes = [at for at, _ in history]
         for world in ("real", "dream"):
-            trained = lambda s: s["world"] == world and s["controller"].startswith("controller")
+            trained = lambda s, world=world: s["world"] == world and s["controller"].startswith("controller")
             mine = [next(filter(trained, scores)) for _, scores in history]
             axis.errorbar(minutes, [s["mean"] for s in mine], error_bar(mine), fmt="o-", ms=5, capsize=3,
                           color=COLOURS[world], label=f"controller, {WORLDS[world]}")

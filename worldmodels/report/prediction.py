@@ -13,7 +13,8 @@ temperature is 1. An interval counts an episode's mean as one observation. V and
 
 import json
 import math
-from typing import Any, Iterator, NamedTuple, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch

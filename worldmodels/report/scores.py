@@ -2,10 +2,11 @@
 on."""
 
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from worldmodels.files import read_json, write_json
 from worldmodels.runs import EPISODES_PER_STAGE, EVALUATION
 
 if TYPE_CHECKING:
-    from worldmodels.envs import Task           # what lists runs starts without the games
+    from worldmodels.envs import Task  # what lists runs starts without the games
 
 FEWEST = 10         # episodes, below which an interval of their mean says nothing
 Episodes = Annotated[int, Range(1, EPISODES_PER_STAGE)]

@@ -1,7 +1,8 @@
 """Where a dream and the game part: what M expects, held against episodes of the real game that a controller played."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch

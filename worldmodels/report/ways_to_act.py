@@ -4,7 +4,7 @@
      "decide_ms": milliseconds of a decision for 16 rollouts, "scores": [of game and dream, as report/scores.py]}
 """
 
-from typing import Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes

@@ -1,6 +1,6 @@
 """What the convolutional kinds of V share: the layers, and what is done with them."""
 
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn

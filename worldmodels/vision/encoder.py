@@ -4,7 +4,7 @@ oneDNN rearranges a convolution's weights at every call. In the last two layers,
 longer than the arithmetic on a small batch; as a matrix product over the patches they need no rearranging.
 """
 
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F

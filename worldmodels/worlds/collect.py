@@ -1,9 +1,10 @@
 """Stage 1: random rollouts of the real game, one job for each episode; explore.py has those of later rounds."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Callable, Literal, NamedTuple, Sequence
+from typing import Annotated, Literal, NamedTuple
 
 import gymnasium
 import numpy as np

@@ -1,8 +1,9 @@
 """The dream: M as a world of its own (Ha & Schmidhuber 2018, sec. 4). A whole population lives in it as one batch."""
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Callable, Literal, Sequence
+from typing import Literal
 
 import numpy as np
 import torch

@@ -3,8 +3,8 @@ then leaves the game to a random policy for a while, so that M learns what comes
 leads. With noise on its weights (Plappert et al. 2018) M also learns where worse controllers lead, which CMA-ES tries
 on its way to a good one."""
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Callable, Iterator, Sequence
 
 import numpy as np
 import torch

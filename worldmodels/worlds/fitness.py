@@ -1,8 +1,8 @@
 """The returns of policies in the real game and in the dream, as jobs for worker processes or in this one."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Callable, Sequence
 
 import numpy as np
 import torch

@@ -33,9 +33,10 @@ worlds/stable_baselines.py.
 """
 
 import multiprocessing
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Callable, NamedTuple, Sequence
+from typing import NamedTuple
 
 import gymnasium
 import numpy as np

@@ -8,7 +8,7 @@ A batch is always a multiple of WIDTH wide. Then no operation splits it differen
 thread a dream is the same to the last bit whatever is dreamt beside it, and so whatever the number of workers.
 """
 
-from typing import Callable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch

@@ -1,6 +1,6 @@
 """The real game, with V and M between it and the controller."""
 
-from typing import Callable, Sequence
+from collections.abc import Callable, Sequence
 
 import gymnasium
 import numpy as np

@@ -1,6 +1,7 @@
 """Rollouts that are remembered: whole episodes of a world, to be stored or looked at."""
 
-from typing import Any, Callable, NamedTuple, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor

@@ -1,6 +1,7 @@
 """The one loop in which a policy lives, in the real game and in the dream."""
 
-from typing import NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor

@@ -6,7 +6,8 @@
 VecMonitor reports the returns of episodes. Importing this module needs stable-baselines3, which nothing else here does.
 """
 
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import gymnasium
 import numpy as np
