@@ -1,4 +1,5 @@
-# make demo: an agent that learns inside its own dream, in 10 to 15 minutes on two cores. make lint: ruff. make test: the tests.
+# make demo: an agent that learns inside its own dream, in 10 to 15 minutes on two cores.
+# make lint: ruff. make test: the tests.
 # Each creates .venv and installs into it first; it needs Python >= 3.10, git and make, and no display.
 
 PYTHON ?= python3
