@@ -30,7 +30,8 @@ COMMANDS = {
     "resume": "go on with RUN, with the settings that it has",
     "list": "the runs here, and the published ones",
     "info": "rounds, scores, settings and size of RUN",
-    "play": "play inside the dream, the real game beside it",
+    "web": "play inside the dream in your browser, the real game beside it",
+    "play": "the same in a window, or without a display",
 }
 
 
@@ -69,7 +70,7 @@ beside the stages
 {of(BESIDE)}
 
 A run is kept in ./data/<task>/<run>. To begin with:
-  worldmodels play --task car_racing                    the published run; --headless 200 needs no display
+  worldmodels web                                       the published runs, in your browser
   worldmodels run --task take_cover --preset smoke      a minute; --preset quick takes ten to fifteen"""
 
 
@@ -125,7 +126,12 @@ def play(arguments: list[str]):
     main()
 
 
-OWN = {"resume": resume, "list": list_runs, "info": info, "play": play}
+def web(arguments: list[str]):
+    from worldmodels.web.__main__ import main
+    main()
+
+
+OWN = {"web": web, "resume": resume, "list": list_runs, "info": info, "play": play}
 
 
 if __name__ == "__main__":

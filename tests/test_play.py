@@ -17,11 +17,12 @@ os.environ["SDL_VIDEODRIVER"] = "dummy"
 import pygame  # noqa: E402
 
 from worldmodels.agent import load_agent, load_controller  # noqa: E402
-from worldmodels.play import SIDE, TAU, Pair, PlayConfig, Player, play  # noqa: E402
+from worldmodels.play import GAP, SIDE, TAU, PlayConfig, Player, play  # noqa: E402
 from worldmodels.runs import find  # noqa: E402
 from worldmodels.types import UserError  # noqa: E402
 from worldmodels.worlds.collect import CollectConfig  # noqa: E402
 from worldmodels.worlds.dream import DreamConfig, DreamWorld  # noqa: E402
+from worldmodels.worlds.pair import COLDEST, Pair  # noqa: E402
 
 GAMES = ("car_racing", "take_cover")
 
@@ -35,14 +36,14 @@ def pairs():
         made[task] = Pair(load_agent(run), run.settings(CollectConfig, "collect"), 1.0)
     yield made
     for pair in made.values():
-        pair.game.close()
+        pair.close()
 
 
 @pytest.fixture
 def player(pairs):
     pygame.display.init()
     pair = pairs["take_cover"]
-    pair.change_temperature(1.0 - pair.temperature)
+    pair.temperature = 1.0
     yield Player(pair, load_controller(find("take_cover").last("controller"), pair.agent), "you", 3)
     pygame.quit()
 
@@ -63,9 +64,9 @@ def test_dream_and_game_begin_alike_and_take_the_same_actions(pairs, task):
         pair.step(action)
     assert not torch.equal(pair.dream.state.features, pair.game.state.features)
     assert not np.array_equal(pair.game.frames[0], first)
-    assert pair.steps == pair.dream_steps == 6
+    assert pair.played.steps == pair.dreamed.steps == 6
     pair.wake()
-    assert torch.equal(pair.dream.state.features, pair.game.state.features) and pair.dream_steps == 0
+    assert torch.equal(pair.dream.state.features, pair.game.state.features) and pair.dreamed.steps == 0
 
 
 def test_the_dream_of_a_seed_has_the_worlds_noise(pairs):
@@ -84,12 +85,12 @@ def test_what_is_over_stands_still(pairs):
     pair = pairs["take_cover"]
     pair.begin(5)
     pair.step(np.zeros(1, np.float32))
-    pair.dream_over, dreamt, before = True, pair.dream.state.features, pair.dream_return
+    pair.dreamed.terminated, dreamt, before = True, pair.dream.state.features, pair.dreamed.score
     pair.step(np.zeros(1, np.float32))
-    assert torch.equal(pair.dream.state.features, dreamt) and pair.dream_return == before and pair.steps == 2
-    pair.dream_over, pair.game_over = False, True
+    assert torch.equal(pair.dream.state.features, dreamt) and pair.dreamed.score == before and pair.played.steps == 2
+    pair.dreamed.terminated, pair.played.truncated = False, True
     pair.step(np.zeros(1, np.float32))
-    assert pair.steps == 2 and pair.dream_steps == 2 and not torch.equal(pair.dream.state.features, dreamt)
+    assert pair.played.steps == 2 and pair.dreamed.steps == 2 and not torch.equal(pair.dream.state.features, dreamt)
 
 
 def test_keys_act_while_they_are_held(player):
@@ -117,12 +118,12 @@ def test_other_keys(player):
     assert player.pair.temperature == pytest.approx(1 + 2 * TAU)
     for _ in range(40):
         press(player, pygame.K_MINUS)
-    assert player.pair.temperature == pytest.approx(TAU)
+    assert player.pair.temperature == COLDEST
     press(player, pygame.K_r)
-    assert player.seed == 4 and player.pair.steps == 0
+    assert player.seed == 4 and player.pair.played.steps == 0
     player.pair.step(np.zeros(1, np.float32))
     press(player, pygame.K_SPACE)
-    assert player.pair.dream_steps == 0 and player.pair.steps == 1
+    assert player.pair.dreamed.steps == 0 and player.pair.played.steps == 1
     press(player, pygame.K_ESCAPE)
     assert not player.open
 
@@ -139,17 +140,29 @@ def test_the_controller_acts_by_the_dream_or_by_the_game(player):
 
 def test_the_window_shows_dream_and_game(player):
     picture = player.show()
-    _, kept, seen = (picture[28:28 + SIDE, i * SIDE:(i + 1) * SIDE] for i in range(3))
+    _, kept, seen = (picture[28:28 + SIDE, i * (SIDE + GAP):][:, :SIDE] for i in range(3))
     assert np.array_equal(seen[2::5, 2::5], player.pair.game.frames[0])
     agent = player.pair.agent
     assert np.array_equal(kept[2::5, 2::5], agent.decode(agent.memory.latent(player.pair.game.state)[0]))
     assert picture[:24].any() and picture[-60:].any()           # there is text above and below
+    assert not picture[28:28 + SIDE, SIDE:SIDE + GAP].any()     # and nothing between the pictures
+
+
+@pytest.mark.parametrize("task", GAMES)
+def test_a_latent_that_is_set_is_the_dreams_present(pairs, task):
+    pair = pairs[task]
+    pair.begin(5)
+    z = pair.latent + 1
+    before = pair.pictures()
+    pair.replace_latent(z)
+    assert np.allclose(pair.latent, z) and not np.array_equal(pair.pictures()["dream"], before["dream"])
+    assert np.array_equal(pair.pictures()["game"], before["game"])
 
 
 def test_a_film_without_a_window(tmp_path, capsys):
     play(PlayConfig(headless=30, film=str(tmp_path / "film.webp"), actor="dream", seed=2))
     film = Image.open(tmp_path / "film.webp")
-    assert film.n_frames == 30 and film.size[0] == 3 * SIDE
+    assert film.n_frames == 30 and film.size[0] == 3 * SIDE + 2 * GAP
     assert "30 steps" in capsys.readouterr().out
 
 
@@ -161,10 +174,10 @@ def test_a_dream_is_no_longer_than_the_game(pairs, monkeypatch):
     monkeypatch.setattr(pair.dream, "config", replace(pair.dream.config, max_steps=4))
     for _ in range(6):
         pair.step(np.zeros(3, np.float32))
-    assert pair.dream_over and pair.dream_steps == 4 and pair.steps == 6
+    assert pair.dreamed.truncated and pair.dreamed.steps == 4 and pair.played.steps == 6
     pair.wake()
     pair.step(np.zeros(3, np.float32))
-    assert not pair.dream_over and pair.dream_steps == 1
+    assert not pair.dreamed.over and pair.dreamed.steps == 1
 
 
 @pytest.mark.parametrize("config, named", (

@@ -170,9 +170,17 @@ class Run:
 
     @property
     def vision_round(self) -> "Run":
-        """The round whose V this one uses."""
+        """The round whose V this one uses. A published world model of a comparison has no V of its own where it shares
+        that of the run it was compared in."""
         trained = [round for round in self.until_now if round.own_path("vision").exists()]
+        if not trained and self.root.parent.name == "compare":
+            return Run(self.root.parent.parent).vision_round
         return trained[-1] if trained else self.at(1)
+
+    @property
+    def compared(self) -> "dict[str, Run]":
+        """The finished world models that pipeline.compare trained beside the run's own, by name: <kind>-<training>."""
+        return {path.parent.name: Run(path.parent) for path in sorted(self.root.glob("compare/*/entry.json"))}
 
     def progress_path(self, name: str) -> Path:
         return self.own_path(name).with_suffix(".progress.safetensors")

@@ -1,0 +1,33 @@
+"""A real browser, and the page at an address."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, (
+    "chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Headless Chromium. Without one these tests are skipped, but not in CI."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None and not os.environ.get("CI"):
+        pytest.skip("there is no Chromium here; $CHROMIUM names one elsewhere")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def served():
+    """The address of `python -m worldmodels.web`."""
+    command = [sys.executable, "-m", "worldmodels.web", "--port", "8923", "--data", "nowhere"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    yield process.stdout.readline().split()[2]
+    process.terminate()
+    process.wait()
