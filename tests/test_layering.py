@@ -12,8 +12,8 @@ SOURCES = sorted(path.relative_to(ROOT) for room in ("worldmodels", "pipeline") 
 # DESIGN.md's layout. A module imports from layers below its own, and from its own room; neighbours in a layer do not
 # know each other.
 LAYERS = [{"errors"}, {"types"}, {"files", "commandline"}, {"metrics"}, {"runs", "episodes"}, {"latents", "training"},
-          {"envs"}, {"executors"}, {"vision"}, {"memory"}, {"controller"}, {"agent"}, {"worlds"}, {"report"}, {"play", "web"},
-          {"pipeline"}]
+          {"envs"}, {"executors"}, {"vision"}, {"memory"}, {"controller"}, {"agent"}, {"worlds"}, {"report"},
+          {"play", "web"}, {"pipeline"}]
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
 
 # reads what another process of the same program has sent

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from worldmodels.agent import Agent, load_controller, open_agent
+from worldmodels.agent import load_controller, open_agent
 from worldmodels.commandline import Range, Weight, Whole, check_ranges, errors_in_one_line, parsed
 from worldmodels.controller import PolicySpec
 from worldmodels.envs import Task, import_task

@@ -10,6 +10,8 @@ expect = pytest.importorskip("playwright.sync_api").expect
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 DESKTOP = {"viewport": {"width": 1400, "height": 900}}
+SHOWN = ("#dream", "#game", "#kept", "#run", "#tau", "#speed", "#pause", "#begin", "#seed", "#latent", "#about",
+         "figcaption b", "[name=actor]")
 PIXELS = "id => Array.from(document.getElementById(id).getContext('2d').getImageData(0, 0, 64, 64).data)"
 
 
@@ -160,9 +162,8 @@ def test_nothing_is_cut_off_and_nothing_overlaps(opened, size, run, scheme):
     with opened(run, size | {"color_scheme": scheme}) as page:
         width = size["viewport"]["width"]
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        shown = [(name, box) for name in ("#dream", "#game", "#kept", "#run", "#tau", "#speed", "#pause", "#begin", "#seed",
-                                          "#latent", "#about", "figcaption b", "[name=actor]")
-                 for element in page.locator(name).all() if (box := element.bounding_box())]
+        shown = [(name, box) for name in SHOWN for element in page.locator(name).all()
+                 if (box := element.bounding_box())]
         assert len(shown) == 17
         for name, box in shown:
             assert 0 <= box["x"] and box["x"] + box["width"] <= width, name

@@ -4,10 +4,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from worldmodels import runs
 from worldmodels.agent import Agent, load_agent, load_controller
 from worldmodels.controller import PolicySpec
-from worldmodels.files import read_json
 from worldmodels.runs import Run
 from worldmodels.types import UserError
 from worldmodels.worlds.collect import CollectConfig
