@@ -1,12 +1,13 @@
 # make demo: an agent that learns inside its own dream, in 10 to 15 minutes on two cores.
-# make lint: ruff. make test: the tests.
+# make lint: ruff. make test: the tests. make play: docs/play/ for any web server; it needs npm, which brings
+# onnxruntime-web.
 # Each creates .venv and installs into it first; it needs Python >= 3.10, git and make, and no display.
 
 PYTHON ?= python3
 TASK ?= take_cover
 BIN = .venv/bin
 
-.PHONY: demo lint test install clean
+.PHONY: demo lint test play install clean
 
 demo: install
 	$(BIN)/python -m pipeline --task $(TASK) --preset quick
@@ -17,6 +18,9 @@ lint: install
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 	WORLDMODELS_RUN=smoke $(BIN)/python -m pytest --nbmake notebooks
+
+play: install
+	$(BIN)/python -m pipeline.export --format page
 
 install: .venv/installed
 

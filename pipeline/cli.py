@@ -24,6 +24,7 @@ BESIDE = {
     "sweep-temperature": "controllers evolved at each temperature of the dream",
     "compare": "kinds of world models on the same episodes",
     "publish": "a finished run to give away",
+    "export": "V, M and C as ONNX",
 }
 COMMANDS = {
     "run": "all stages in order; finished ones are skipped",
@@ -131,7 +132,12 @@ def web(arguments: list[str]):
     main()
 
 
-OWN = {"web": web, "resume": resume, "list": list_runs, "info": info, "play": play}
+def export(arguments: list[str]):
+    from pipeline.export import main
+    main()
+
+
+OWN = {"web": web, "export": export, "resume": resume, "list": list_runs, "info": info, "play": play}
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ SOURCES = sorted(path.relative_to(ROOT) for room in ("worldmodels", "pipeline") 
 # know each other.
 LAYERS = [{"errors"}, {"types"}, {"files", "commandline"}, {"metrics"}, {"runs", "episodes"}, {"latents", "training"},
           {"envs"}, {"executors"}, {"vision"}, {"memory"}, {"controller"}, {"agent"}, {"worlds"}, {"report"},
-          {"play", "web"}, {"pipeline"}]
+          {"play", "web", "export"}, {"pipeline"}]
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
 
 # reads what another process of the same program has sent

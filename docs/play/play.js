@@ -112,7 +112,10 @@ function build() {
   if (!run.controller) setActor("you");
 }
 
+let wanted;                             // the run that was chosen last
+
 async function open(id) {
+  wanted = id;
   world?.close();
   world = view = undefined;
   run = runs.find((entry) => entry.id === id) ?? runs[0];
@@ -120,12 +123,15 @@ async function open(id) {
   moved.clear();
   held.clear();
   build();
-  world = await World.open(run);
+  $("loading").hidden = false;
+  const opened = await World.open(run);
+  if (id !== wanted) return opened.close();             // another run has been chosen meanwhile
+  world = opened;
   for (const name of ["game-panel", "kept-panel", "wake", "from-game", "sees-game", "space-key"])
     $(name).hidden = !world.hasGame;
   $("no-game").hidden = world.hasGame;
   $("stage").classList.toggle("alone", !world.hasGame);
-  $("message").hidden = true;
+  $("message").hidden = $("loading").hidden = true;
   asked = (w) => w.begin(seed());
 }
 
@@ -199,6 +205,7 @@ function fail(error) {
   world = undefined;
   $("message-text").textContent = error.message;
   $("message").hidden = false;
+  $("loading").hidden = true;
 }
 
 // ---- controls

@@ -90,7 +90,7 @@ class Ensemble(nn.Module):
         drawn = (noise["member"] * self.config.members).floor()                             # [B, 1]
         if self.config.member_per == "dream":
             drawn = torch.where(state.inner[0] == NOT_DRAWN, drawn, state.inner[0])
-        row = torch.arange(len(drawn), device=drawn.device), drawn[:, 0].long()
+        row = torch.arange(drawn.shape[0], device=drawn.device), drawn[:, 0].long()
         z = self.of_members.memory.latent(imagined.state)[row]
         of_correction = {part: noise[f"corrected {part}"] for part in parts(self.observe_noise)}
         members = self._all("correct", imagined.state, z, of_correction)
@@ -133,7 +133,7 @@ class Ensemble(nn.Module):
 
     def _state(self, members: State, drawn: Tensor | None = None) -> State:
         features = members.features
-        drawn = features.new_full((len(features), 1), NOT_DRAWN) if drawn is None else drawn
+        drawn = features.new_full((features.shape[0], 1), NOT_DRAWN) if drawn is None else drawn
         return State(self._first(members).features, (drawn, features, *members.inner))
 
     @staticmethod

@@ -45,7 +45,7 @@ class GRU(nn.Module):
         self.feature_sizes = {"z": z_size, "h": config.hidden_size}
 
     def initial(self, z: Tensor, noise: Noise | None = None) -> State:
-        return self._state(z, z.new_zeros(len(z), self.config.hidden_size))
+        return self._state(z, z.new_zeros(z.shape[0], self.config.hidden_size))
 
     def observe(self, state: State, action: Tensor, z: Tensor, noise: Noise | None = None) -> State:
         return self._state(z, self._transition(state, action))

@@ -63,8 +63,8 @@ class MDNRNN(nn.Module):
         self.imagine_noise = NoiseSize({"component": z_size, "done": 1}, {"z": z_size})
 
     def initial(self, z: Tensor, noise: Noise | None = None) -> State:
-        zeros = z.new_zeros(len(z), self.config.hidden_size)
-        return self._state(z, zeros, zeros, z.new_ones(len(z), 1))
+        zeros = z.new_zeros(z.shape[0], self.config.hidden_size)
+        return self._state(z, zeros, zeros, z.new_ones(z.shape[0], 1))
 
     def observe(self, state: State, action: Tensor, z: Tensor, noise: Noise | None = None) -> State:
         h, c, _ = self._transition(state, action)
@@ -145,7 +145,7 @@ class MDNRNN(nn.Module):
     def _state(self, z: Tensor, h: Tensor, c: Tensor, restart: Tensor) -> State:
         visible = h
         if self.config.sees_current_frame:
-            visible, _ = self.lstm.step(self._input(z, z.new_zeros(len(z), self.action_size), restart), h, c)
+            visible, _ = self.lstm.step(self._input(z, z.new_zeros(z.shape[0], self.action_size), restart), h, c)
         return State(torch.cat([z, c, visible] if self.config.cell_feature else [z, visible], -1), (z, h, c, restart))
 
 

@@ -64,7 +64,7 @@ class Sample(torch.autograd.Function):
         # the component k where the cumulated weights pass the uniform number
         k = (weights.cumsum(-2)[..., :-1, :] < uniform[..., None, :]).sum(-2, keepdim=True)
         mu, log_sigma = mu.gather(-2, k).squeeze(-2), log_sigma.gather(-2, k).squeeze(-2)
-        return mu + math.sqrt(temperature) * torch.exp(log_sigma) * normal      # tau scales the variance
+        return mu + temperature**0.5 * torch.exp(log_sigma) * normal             # tau scales the variance
 
     @staticmethod
     def setup_context(ctx, inputs, z):

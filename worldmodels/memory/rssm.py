@@ -88,7 +88,7 @@ class RSSM(nn.Module):
         self.imagine_noise = NoiseSize(uniform | {"done": 1}, normal | {"z": z_size})
 
     def initial(self, z: Tensor, noise: Noise | None = None) -> State:
-        return self._infer(z, z.new_zeros(len(z), self.h_size), noise)
+        return self._infer(z, z.new_zeros(z.shape[0], self.h_size), noise)
 
     def observe(self, state: State, action: Tensor, z: Tensor, noise: Noise | None = None) -> State:
         return self._infer(z, self._transition(*state.inner[1:], action), noise)
@@ -177,7 +177,7 @@ class RSSM(nn.Module):
         drawn = (noise["prior_head"][:, 0] * len(self.priors)).long()
         means = self.of_s.mean(heads)                                                       # [B, heads, S]
         uncertainty = DISAGREEMENT[self.config.disagreement](means)
-        return heads[torch.arange(len(h), device=h.device), drawn], lambda: means.mean(1), uncertainty
+        return heads[torch.arange(h.shape[0], device=h.device), drawn], lambda: means.mean(1), uncertainty
 
     def _infer(self, z: Tensor, h: Tensor, noise: Noise | None) -> State:
         return self._state(z, self._draw(self.posterior(torch.cat([h, z], -1)), 1.0, noise), h)

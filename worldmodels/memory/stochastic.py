@@ -4,7 +4,6 @@ Each is described by parameters [..., n], what a network puts out. The two have 
 draw is a tensor [..., noise_size].
 """
 
-import math
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +26,7 @@ class Gaussian:
     def sample(self, parameters: Tensor, temperature: float, normal: Tensor) -> Tensor:
         """s [..., size]. tau scales the variance."""
         mean, std = self.moments(parameters)
-        return mean + math.sqrt(temperature) * std * normal
+        return mean + temperature**0.5 * std * normal
 
     def mean(self, parameters: Tensor) -> Tensor:
         return self.moments(parameters)[0]

@@ -18,6 +18,7 @@ class Choice:
 
     id: str                     # <task>/<run>, and /<world model> where it is not the run's own
     run: Run                    # at the last round with an M
+    recorded: Run               # has the encoded episodes: the run itself, or that which the model was compared in
 
     @cached_property
     def agent(self) -> Agent:
@@ -56,8 +57,10 @@ def choices(places: list[Path]) -> dict[str, Choice]:
             run = Run(config.parent)
             name = "/".join(run.root.parts[-2:])
             if name not in found and run.last("memory").path("memory").exists():
-                found[name] = Choice(name, run.last("memory"))
-                found |= {f"{name}/{other}": Choice(f"{name}/{other}", model) for other, model in run.compared.items()}
+                run = run.last("memory")
+                found[name] = Choice(name, run, run)
+                for other, model in run.compared.items():
+                    found[f"{name}/{other}"] = Choice(f"{name}/{other}", model, run)
     return found
 
 
