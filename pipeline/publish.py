@@ -1,12 +1,14 @@
 """A finished run to give away: weights, settings, scores, pictures and a model card -> data/published/."""
 
 import shutil
+from pathlib import Path
 
 from pipeline.command import main, say, stage
 from pipeline.evaluate import is_scored
 from pipeline.presets import Config
 from pipeline.report import history
 from pipeline.train_controller import checked_agent
+from worldmodels.agent import Agent, load_agent
 from worldmodels.files import write_atomic
 from worldmodels.report.scores import read_scores, table
 from worldmodels.runs import Run
@@ -57,6 +59,7 @@ def publish(config: Config, run: Run):
     for round in run.until_now:
         files += [path for path in (round.folder / "metrics.jsonl", round.wall, round.report / "scores.json")
                   if path.exists()]
+    files += compared(run, agent)
     files += [path.with_suffix(".json") for path in files if path.parent.name == "checkpoints"]
     for path in [*files, run.config]:
         copy = target.root / path.relative_to(run.root)
@@ -74,6 +77,16 @@ def publish(config: Config, run: Run):
     write_atomic(target.root / "README.md", card.encode())
     size = sum(path.stat().st_size for path in target.root.rglob("*") if path.is_file()) / 1e6
     print(f"published: {target.root}, {size:.1f} MB")
+
+
+def compared(run: Run, agent: Agent) -> list[Path]:
+    """The files of the world models that were compared with the run's own; of V only where it is not the run's."""
+    files = []
+    for model in run.compared.values():
+        files += [model.config, model.root / "entry.json", *map(model.path, ("memory", "controller"))]
+        if load_agent(model).vision_digest != agent.vision_digest:
+            files.append(model.path("vision"))
+    return files
 
 
 if __name__ == "__main__":

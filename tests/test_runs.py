@@ -332,3 +332,16 @@ def test_the_last_round_is_that_of_the_highest_number_and_no_folder_beside_the_r
         run.at(round).save("controller", TENSORS, {})
     Run(tmp_path / "explorer").save("controller", TENSORS, {})
     assert run.last("controller") == run.at(10) and run.last("memory") == run
+
+
+def test_a_compared_world_model_without_a_v_of_its_own_uses_that_of_the_run_it_was_compared_in(tmp_path):
+    run = Run(tmp_path / "run")
+    run.save("vision", {}, {})
+    model = Run(run.root / "compare" / "gru-0")
+    assert model.path("vision") == run.path("vision") and run.compared == {}
+    model.root.mkdir(parents=True)
+    (model.root / "entry.json").write_text("{}")
+    assert run.compared == {"gru-0": model}
+    model.save("vision", {}, {})
+    assert model.path("vision") == model.own_path("vision")
+    assert Run(tmp_path / "other").path("vision") == tmp_path / "other" / "checkpoints" / "vision.safetensors"

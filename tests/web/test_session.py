@@ -138,3 +138,16 @@ def test_a_run_without_a_controller_is_played_by_the_visitor(known, monkeypatch)
     with pytest.raises(UserError, match="no controller"):
         session.answer(STEP | {"actor": "dream"})
     session.close()
+
+
+def test_world_models_of_a_comparison_are_played_too(known):
+    """They are published without a V: it is that of the run."""
+    names = [name for name in known if name.count("/") == 2]
+    assert {name.split("/")[2] for name in names} >= {"gru-0", "rssm-0", "ensemble-0"}
+    for name in names:
+        session = Session(known[name])
+        session.answer({"do": "begin", "seed": 1})
+        for _ in range(3):
+            facts, _ = read(session.answer(STEP | {"actor": "dream", "z": [0.1] * 32}))
+        assert facts["dream"]["steps"] + facts["dream"]["terminated"] >= 1
+        session.close()
