@@ -145,11 +145,11 @@ def side_by_side(choice: Choice, steps: int) -> list[np.ndarray]:
 def all_dreams(models: Sequence[Choice], steps: int) -> list[np.ndarray]:
     """An episode of the first one's controller in the game, and what each world model dreams of it."""
     episode = played(models[0], BEFORE + steps)
-    dreams = {"the game": episode.frames}
+    start, dreams = min(BEFORE, len(episode.action) // 2), {"the game": episode.frames}
     for choice in models:
-        dreams[title(choice)] = dream_along(choice.agent, episode, BEFORE, steps, SEED)
+        dreams[title(choice)] = dream_along(choice.agent, episode, start, steps, SEED)
     length = min(map(len, dreams.values()))
-    return [grid([(name if t < BEFORE or i == 0 else f"{name}, dreamt", frames[t])
+    return [grid([(name if t < start or i == 0 else f"{name}, dreamt", frames[t])
                   for i, (name, frames) in enumerate(dreams.items())]) for t in range(length)]
 
 
