@@ -7,16 +7,17 @@ import shutil
 import signal
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 import pipeline
 from pipeline.command import main
 
 ROOT = Path(pipeline.__file__).resolve().parents[1]
-TOY = ["--task", "toy", "--preset", "smoke", "--workers", "1"]
+INLINE = ["--executor", "inline", "--workers", "1"]      # to start a worker takes longer than the jobs of most tests
+TOY = ["--task", "toy", "--preset", "smoke", *INLINE]
 LONGEST = 540           # seconds that a process of a test may take; only a hang does
 
 
@@ -50,20 +51,22 @@ def lines(err: str) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, worker_id):
     """finished(task): the folder of a smoke run that `python -m pipeline` took through all stages, which no test
-    changes."""
-    @cache
-    def run(task: str) -> tuple[Path, int, str]:
-        cwd = tmp_path_factory.mktemp(task)
-        arguments = ["--task", task, "--preset", "smoke", "--data", "runs", "--device", "cpu", "--workers", "2"]
-        code, _, err = finish(start("-m", "pipeline", *arguments, cwd=cwd))
-        return cwd / "runs" / task / "smoke", code, err
+    changes. pytest's processes share it."""
+    shared = tmp_path_factory.getbasetemp() if worker_id == "master" else tmp_path_factory.getbasetemp().parent
 
     def folder(task: str) -> Path:
-        folder, code, err = run(task)
-        assert code == 0, err
-        return folder
+        cwd = shared / f"finished-{task}"
+        with FileLock(f"{cwd}.lock"):
+            if not cwd.exists():
+                cwd.mkdir()
+                arguments = ["--task", task, "--preset", "smoke", "--data", "runs", "--device", "cpu", "--workers",
+                             "2" if task == "toy" else "1"]
+                code, _, err = finish(start("-m", "pipeline", *arguments, cwd=cwd))
+                (cwd / "err").write_text("" if code == 0 else f"exit code {code}: {err}")
+        assert not (cwd / "err").read_text(), (cwd / "err").read_text()
+        return cwd / "runs" / task / "smoke"
 
     return folder
 

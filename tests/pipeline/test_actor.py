@@ -5,13 +5,14 @@ import pytest
 
 from pipeline.__main__ import pipeline
 from pipeline.command import main
+from tests.pipeline.conftest import INLINE
 from worldmodels.agent import Agent
 from worldmodels.files import load_arrays
 from worldmodels.metrics import read_metrics
 from worldmodels.report.scores import read_scores
 from worldmodels.runs import Run
 
-ACTOR = ["--task", "toy", "--run", "actor", "--rounds", "2", "--workers", "1", "--collect.episodes-per-round", "4",
+ACTOR = ["--task", "toy", "--run", "actor", "--rounds", "2", *INLINE, "--collect.episodes-per-round", "4",
          "--controller.kind", "actor", "--controller.units", "8", "--learner.kind", "actor_critic",
          "--learner.batch", "4", "--learner.horizon", "3"]
 

@@ -10,19 +10,19 @@ from pipeline.budget import FEWEST
 from pipeline.command import main
 from pipeline.compare import compare, world_models
 from pipeline.presets import presets
+from tests.pipeline.conftest import TOY
 from worldmodels.envs import TASKS
 from worldmodels.files import load_arrays
 from worldmodels.report import comparison
 from worldmodels.runs import Run
 from worldmodels.worlds.gym import open_world
 
-SMOKE = ["--task", "toy", "--preset", "smoke", "--workers", "1"]
 MODELS = ["gru", "rssm-jointly"]
 WAYS = ["linear", "actor", "distilled", "planner", "guided"]
 
 
 def compared(data, *more):
-    main(compare, [*SMOKE, "--data", str(data), "--compare.models", *MODELS, *more])
+    main(compare, [*TOY, "--data", str(data), "--compare.models", *MODELS, *more])
     return Run(data / "toy" / "smoke")
 
 
@@ -59,7 +59,7 @@ def test_trainings_at_once_make_the_same_models(run, tmp_path):
     again = Run(data / "toy" / "smoke")
     for model in MODELS:
         shutil.rmtree(again.root / "compare" / f"{model}-0")
-    compared(data, "--trainings-at-once", "2")
+    compared(data, "--trainings-at-once", "2", "--executor", "local", "--workers", "2")
     for one, other in zip(entries(run), entries(again), strict=True):
         assert one["prediction"] == other["prediction"] and one["steps"] == other["steps"]
         assert [score["returns"] for score in one["scores"]] == [score["returns"] for score in other["scores"]]
@@ -107,7 +107,7 @@ def test_world_models_trained_on_other_episodes_are_not_mixed(run, capsys, setti
 def test_a_published_run_will_do(run, tmp_path):
     shutil.copytree(run.root, tmp_path / "toy" / "smoke",
                     ignore=lambda folder, names: {"compare"} | {name for name in names if name.endswith(".lz4")})
-    main(compare, [*SMOKE, "--data", str(tmp_path), "--compare.models", "gru"])
+    main(compare, [*TOY, "--data", str(tmp_path), "--compare.models", "gru"])
     assert [entry["name"] for entry in entries(Run(tmp_path / "toy" / "smoke"))] == ["gru"]
 
 
@@ -131,7 +131,7 @@ def test_another_training_differs_and_stands_beside_the_first(run):
 
 def test_a_model_that_there_is_not_is_one_line(run, capsys):
     with pytest.raises(SystemExit) as stop:
-        main(compare, [*SMOKE, "--data", str(run.root.parents[1]), "--compare.models", "gru", "lstm"])
+        main(compare, [*TOY, "--data", str(run.root.parents[1]), "--compare.models", "gru", "lstm"])
     assert stop.value.code == 2
     assert "lstm: choose from gru, mdn_rnn" in capsys.readouterr().err
 
@@ -153,7 +153,7 @@ def test_all_are_trained_in_the_same_way_but_for_what_is_compared(task):
 def test_several_ways_to_act_are_compared_in_the_runs_own_world_model(run, tmp_path, capsys):
     shutil.copytree(run.root, tmp_path / "toy" / "smoke")
     before = entries(run)
-    arguments = [*SMOKE, "--data", str(tmp_path), "--compare.models", "own", "--compare.controllers"]
+    arguments = [*TOY, "--data", str(tmp_path), "--compare.models", "own", "--compare.controllers"]
     main(compare, [*arguments, "distilled", "planner", "guided"])           # of the actor, who comes along
     report = tmp_path / "toy" / "smoke" / "report"
     found = json.loads((report / "compare.json").read_text())
@@ -170,7 +170,7 @@ def test_several_ways_to_act_are_compared_in_the_runs_own_world_model(run, tmp_p
     assert (report / "compare-controllers.png").exists() and "guided" in (report / "compare.md").read_text()
     for path in (tmp_path / "toy" / "smoke" / "compare").glob("*/entry.json"):           # of models that were trained
         path.unlink()
-    main(compare, [*SMOKE, "--data", str(tmp_path), "--compare.models", "own", "--compare.controllers", "planner"])
+    main(compare, [*TOY, "--data", str(tmp_path), "--compare.models", "own", "--compare.controllers", "planner"])
     assert json.loads((report / "compare.json").read_text())["entries"] == []
     assert (report / "compare.md").read_text().count("| own | actor |") == 1
     capsys.readouterr()

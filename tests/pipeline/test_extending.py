@@ -20,7 +20,7 @@ def lander(tmp_path_factory):
     cwd = tmp_path_factory.mktemp("lander")
     (cwd / "lander.py").write_text(CODE)
     small = ["--collect.episodes", "3", "--collect.max-steps", "80", "--evaluate.random-episodes", "1",
-             "--evaluate.episodes", "1", "--evaluate.gap-episodes", "1", "--workers", "2", "--device", "cpu"]
+             "--evaluate.episodes", "1", "--evaluate.gap-episodes", "1", "--workers", "1", "--device", "cpu"]
     code, out, err = finish(start("-m", "pipeline", "--task", "lander:TASK", "--preset", "smoke", *small, cwd=cwd))
     assert code == 0, err
     assert "lunar_lander (registered)" in out
@@ -97,8 +97,7 @@ def test_every_kind_goes_through_the_stages(kind, finished, tmp_path, capsys):
     for path in folder.glob("checkpoints/*"):
         if path.name.startswith(made_anew):
             path.unlink()
-    main(stages.pipeline, ["--task", "toy", "--preset", "smoke", "--workers", "1", "--device", "cpu",
-                           "--data", str(tmp_path), *arguments])
+    main(stages.pipeline, [*TOY, "--device", "cpu", "--data", str(tmp_path), *arguments])
     assert "controller from the dream" in capsys.readouterr().out
     infos = {name: read_json(folder / "checkpoints" / f"{name}.json") for name in made_anew}
     for flag, value in zip(arguments[::2], arguments[1::2]):

@@ -15,6 +15,7 @@ from pipeline.compare import compare
 from pipeline.presets import Config
 from pipeline.publish import publish
 from pipeline.sweep_temperature import sweep_temperature
+from tests.pipeline.conftest import INLINE
 from worldmodels import Agent, runs
 from worldmodels.files import RENAMED, digest, load_arrays, pack, read_json, write_atomic
 from worldmodels.report.scores import read_scores
@@ -90,7 +91,7 @@ def test_collecting_for_a_copy_of_a_published_run_deletes_none_of_its_latents(co
     again = Run(tmp_path / "again" / "toy" / "smoke")
     before = contents(again.latents)
     assert len(before) == 4
-    main(stages.collect, ["--task", "toy", "--run", "smoke", "--data", str(tmp_path / "again"), "--workers", "1"])
+    main(stages.collect, ["--task", "toy", "--run", "smoke", "--data", str(tmp_path / "again"), *INLINE])
     assert contents(again.latents) == before and len(list(again.episodes.glob("*.lz4"))) == 4
 
 
@@ -165,7 +166,7 @@ def of_format_1(copied):
     (folder / "report" / "scores.json").write_text(json.dumps(read_scores(folder / "report" / "scores.json")))
     for path in (folder / "report" / "made_with.json", folder / "wall.json"):
         path.write_text(json.dumps(old_info(read_json(path))))
-    return folder, ["--task", "toy", "--run", "smoke", *arguments[-4:], "--workers", "1"]
+    return folder, ["--task", "toy", "--run", "smoke", *arguments[-4:], *INLINE]
 
 
 def test_the_hand_made_old_run_is_old(of_format_1):
@@ -183,7 +184,8 @@ def test_a_run_of_format_1_has_todays_settings_and_weights(of_format_1, finished
     folder, arguments = of_format_1
     wanted = parse(["--task", "toy", "--run", "smoke", "--data", str(finished("toy").parents[1])])
     later = {name: getattr(Config(), name) for name in ("joint", "compare")}
-    assert parse(arguments) == replace(wanted, data=str(folder.parents[1]), device="cpu", workers=1, **later)
+    assert parse(arguments) == replace(wanted, data=str(folder.parents[1]), device="cpu", executor="inline", workers=1,
+                                       **later)
     for name in ("vision", "memory", "controller"):
         (found, info), (expected, expected_info) = Run(folder).load(name, ""), Run(finished("toy")).load(name, "")
         assert info["digest"] == expected_info["digest"]

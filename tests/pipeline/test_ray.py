@@ -42,7 +42,7 @@ def test_trainings_at_once_make_the_same_controllers(copied):
     after = {path: contents(path) for path in folder.glob("temperature/*/checkpoints/controller.safetensors")}
     before = read_scores(folder / "report" / "temperature.json")
     shutil.rmtree(folder / "temperature")
-    main(sweep_temperature, [*arguments, "--trainings-at-once", "2"])
+    main(sweep_temperature, [*arguments, "--trainings-at-once", "2", "--executor", "local", "--workers", "2"])
     assert len(after) == 2 and {path: contents(path) for path in after} == after
     for one, other in zip(before, read_scores(folder / "report" / "temperature.json"), strict=True):
         assert np.array_equal(one["returns"], other["returns"])

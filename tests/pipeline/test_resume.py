@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.pipeline.conftest import end, finish, lines, start
+from tests.pipeline.conftest import INLINE, end, finish, lines, start
 from worldmodels import episodes
 from worldmodels.files import load_arrays
 from worldmodels.metrics import read_metrics
@@ -45,11 +45,11 @@ if __name__ == "__main__":
         os.replace = hold
     main(several, arguments)
 """
-SETTINGS = ["--task", "toy", "--preset", "smoke", "--device", "cpu", "--workers", "2", "--data", "runs",
+SETTINGS = ["--task", "toy", "--preset", "smoke", "--device", "cpu", "--workers", "1", "--data", "runs",
             "--collect.episodes", "20", "--vision.steps", "60", "--vision.batch", "32",
             "--memory.steps", "70", "--memory.batch", "4", "--memory.sequence", "10", "--learner.generations", "6"]
-COLLECT = [*SETTINGS, "--collect.episodes", "400", "--collect.max-steps", "300"]
-REAL = [*SETTINGS, "--world", "real", "--learner.population", "8", "--learner.episodes", "16",
+COLLECT = [*SETTINGS, "--workers", "2", "--collect.episodes", "400", "--collect.max-steps", "300"]
+REAL = [*SETTINGS, "--workers", "2", "--world", "real", "--learner.population", "8", "--learner.episodes", "16",
         "--learner.generations", "10"]
 
 CHECKPOINTS = {"train_vision": "vision", "train_memory": "memory", "train_controller": "controller"}
@@ -208,7 +208,7 @@ def test_killed_collecting_leaves_no_worker_and_ends_the_same(tmp_path):
 
     undisturbed = tmp_path / "undisturbed"
     undisturbed.mkdir()
-    code, _, err = finish(stage("collect", undisturbed, [*COLLECT, "--workers", "1"]))
+    code, _, err = finish(stage("collect", undisturbed, [*COLLECT, *INLINE]))
     assert code == 0, err
     wanted = products("collect", undisturbed)
     assert found.keys() == wanted.keys() and len(found) == 400
@@ -269,6 +269,6 @@ def test_a_killed_worker_changes_nothing(begun, tmp_path_factory):
     finally:
         end(process)
     assert code == 0, err
-    code, _, err = finish(stage("train_controller", undisturbed, REAL))
+    code, _, err = finish(stage("train_controller", undisturbed, [*REAL, *INLINE]))
     assert code == 0, err
     assert_same("train_controller", cwd, undisturbed)

@@ -12,6 +12,7 @@ from pipeline.publish import publish
 from pipeline.teacher import SeenBy
 from pipeline.teacher import teacher as teacher_of
 from pipeline.train_controller import encoded, previous
+from tests.pipeline.conftest import INLINE
 from worldmodels import training
 from worldmodels.agent import Agent, load_agent, load_controller
 from worldmodels.controller import Practice, Teacher
@@ -25,7 +26,7 @@ from worldmodels.runs import Run
 from worldmodels.types import UserError
 
 SETTINGS = ["--task", "toy", "--run", "two", "--rounds", "2", "--retrain-vision", "True",
-            "--collect.episodes-per-round", "5", "--workers", "1", "--device", "cpu"]
+            "--collect.episodes-per-round", "5", *INLINE, "--device", "cpu"]
 SMOKE = [*SETTINGS, "--preset", "smoke", "--vision.learning-rate", "1e-2"]
 
 
@@ -261,7 +262,7 @@ def test_it_is_scored_and_can_be_published_and_scored_again_without_its_episodes
     main(publish, arguments)
     given = tmp_path / "published"
     shutil.rmtree(run.root)
-    again = ["--task", "toy", "--run", "two", "--data", str(given), "--workers", "1"]
+    again = ["--task", "toy", "--run", "two", "--data", str(given), *INLINE]
     main(stages.evaluate, [*again, "--evaluate.first-seed", "2000000000"])
     scores = read_scores(given / "toy" / "two" / "round-2" / "report" / "scores.json")
     assert {s["first_seed"] for s in scores} == {2_000_000_000} and {s["world"] for s in scores} == {"real", "dream"}

@@ -12,13 +12,14 @@ from pipeline.compare import compare
 from pipeline.publish import publish
 from pipeline.sweep_temperature import sweep_temperature
 from pipeline.teacher import teacher
+from tests.pipeline.conftest import INLINE
 from worldmodels import episodes
 from worldmodels.agent import load_agent, load_controller
 from worldmodels.files import load_arrays
 from worldmodels.report.scores import read_scores
 from worldmodels.runs import Run
 
-SETTINGS = ["--task", "toy", "--run", "two", "--rounds", "2", "--collect.episodes-per-round", "5", "--workers", "1",
+SETTINGS = ["--task", "toy", "--run", "two", "--rounds", "2", "--collect.episodes-per-round", "5", *INLINE,
             "--device", "cpu"]
 
 
@@ -206,7 +207,7 @@ def test_a_published_run_is_scored_without_its_episodes(copied, tmp_path, capsys
     shutil.rmtree(run)
     report = given / "toy" / "two" / "round-2" / "report"
     before = (report / "scores.json").read_bytes()
-    again = ["--task", "toy", "--run", "two", "--data", str(given), "--workers", "1"]
+    again = ["--task", "toy", "--run", "two", "--data", str(given), *INLINE]
     main(stages.evaluate, again)
     assert "controller from the dream" in capsys.readouterr().out and (report / "scores.json").read_bytes() == before
     main(stages.evaluate, [*again, "--evaluate.first-seed", "2000000000"])

@@ -152,7 +152,7 @@ def test_a_second_call_skips_what_is_finished(copied, capsys):
 def test_scores_are_the_same_with_another_number_of_workers(copied):
     folder, arguments = copied
     before = scores(folder)
-    main(stages.evaluate, [*arguments, "--evaluate.dream-episodes", "12"])
+    main(stages.evaluate, [*arguments, "--executor", "local", "--evaluate.dream-episodes", "12"])
     after = scores(folder)
     assert {s["workers"] for s in before if s["world"] == "real"} == {2}
     assert {s["workers"] for s in after if s["world"] == "real"} == {1}
