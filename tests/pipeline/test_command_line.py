@@ -120,7 +120,7 @@ def settings(*arguments) -> Config:
     ("--device", "abacus", "cuda"),
 ])
 def test_a_wrong_value_is_named_with_what_it_may_be(flag, value, mend, fails, tmp_path):
-    said = fails(nothing, *TOY, "--data", tmp_path, flag, value)
+    said = fails(nothing, *TOY, "--executor", "local", "--data", tmp_path, flag, value)
     assert flag in said and mend in said
     assert not list(tmp_path.iterdir())             # nothing is begun with settings that no stage could use
 
