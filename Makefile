@@ -1,5 +1,5 @@
 # make demo: an agent that learns inside its own dream, in 10 to 15 minutes on two cores.
-# make lint: ruff. make test: the tests. make play: docs/play/ for any web server; it needs npm, which brings
+# make lint: ruff and mypy. make test: the tests. make play: docs/play/ for any web server; it needs npm, which brings
 # onnxruntime-web.
 # Each creates .venv and installs into it first; it needs Python >= 3.10, git and make, and no display.
 
@@ -14,6 +14,7 @@ demo: install
 
 lint: install
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -5,9 +5,10 @@ import io
 import os
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -66,7 +67,7 @@ def within_a_job(config: Config) -> Config:
     return replace(config, executor="inline", address="", workers=1, gpus=0, device="cpu")
 
 
-def train_at_once(config: Config, folder: Path, paths: Iterable[Path], works: list[Callable[[Path], None]]):
+def train_at_once(config: Config, folder: Path, paths: Iterable[Path], works: Sequence[Callable[[Path], Any]]):
     """Does each work in a copy of these files of a folder; the files that it makes there are then in the folder."""
     if not works:
         return

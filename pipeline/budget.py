@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from pipeline.command import device, say, task_of
 from pipeline.presets import Config
 from worldmodels.agent import build_memory, build_vision
@@ -17,6 +15,7 @@ from worldmodels.latents import open_latents
 from worldmodels.memory.joint import train_jointly
 from worldmodels.memory.train import train_memory
 from worldmodels.runs import Run, differences, plain
+from worldmodels.types import Memory, Vision
 from worldmodels.vision.train import train_vision
 
 FEWEST = 20                     # optimiser steps
@@ -87,10 +86,10 @@ def of_both(config: Config, base: Run, steps: int, place: Run):
     train_jointly(*build(config), replace(config.joint, steps=steps), episodes(config, base), place, {}, config.seed)
 
 
-def build(config: Config) -> list[torch.nn.Module]:
+def build(config: Config) -> tuple[Vision, Memory]:
     """V and M, untrained."""
     info = plain({"vision": config.vision, "memory": config.memory})
-    return [part.to(device(config)) for part in (build_vision(info), build_memory(info, task_of(config)))]
+    return build_vision(info).to(device(config)), build_memory(info, task_of(config)).to(device(config))
 
 
 def episodes(config: Config, base: Run) -> EpisodeFolder:

@@ -7,6 +7,7 @@ of a published run will do, which has no episodes, and what is trained later sta
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -105,7 +106,7 @@ def compare(config: Config, run: Run):
     tables = [of.markdown(found) for of, found in ((comparison, entries), (ways_to_act, matrix)) if found]
     write_atomic(run.report / "compare.md", "\n\n".join([*tables, ""]).encode())
     if entries:
-        compared(entries, films(list(comparison.groups(entries)), run, held_out), run.report)
+        compared(entries, films(tuple(comparison.groups(entries)), run, held_out), run.report)
         print(comparison.table(entries))
     if matrix:
         size = 9, 1.6 + 1.1 * len({entry["model"] for entry in matrix})
@@ -283,7 +284,8 @@ def play(config: Config, run: Run, agent: Agent, settings: CollectConfig, what: 
     task, spec = task_of(config), load_controller(run, agent)
     missing = {whose: [seed for seed in seeds if not episode_path(folder, seed).exists()]
                for whose, (folder, seeds) in wanted.items()}
-    jobs = [(wanted["random"][0], job) for job in collect_jobs(task, settings, missing["random"], kept=True)]
+    jobs: list[tuple[Path, Callable]] = [
+        (wanted["random"][0], job) for job in collect_jobs(task, settings, missing["random"], kept=True)]
     jobs += [(wanted["controller"][0], ExploreJob(task, agent.shared, run.round, settings, env_settings(task, settings),
                                                   spec, tuple(missing["controller"][part]), weight_noise))
              for part in split_jobs(len(missing["controller"]))]

@@ -41,7 +41,7 @@ def encode_episodes(config: Config, run: Run):
             posterior = encode_frames(vision, episode.frames)
             write_latents(paths[path], posterior, episode, info["digest"], episodes.checksum(path))
             if posterior.log_var is not None:
-                log.gather([{"kl": kl(*posterior).sum(-1).mean()}], len(paths) // CURVE)
+                log.gather([{"kl": kl(*posterior).sum(-1).mean().item()}], len(paths) // CURVE)
 
 
 def encoded(latents: Path, episode: Path, vision_digest: str) -> bool:

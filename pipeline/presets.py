@@ -5,7 +5,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from worldmodels.commandline import Count, Range, Share, Whole
 from worldmodels.controller import CONTROLLERS, LEARNERS, ControllerConfig, EvolutionConfig, LearnerConfig, LinearConfig
@@ -22,7 +22,8 @@ from worldmodels.worlds.collect import CollectConfig
 from worldmodels.worlds.dream import DreamConfig
 
 # the registries of the sections of these names
-KINDS = {"vision": VISIONS, "memory": MEMORIES, "controller": CONTROLLERS, "learner": LEARNERS}
+KINDS: dict[str, dict[str, Any]] = {"vision": VISIONS, "memory": MEMORIES, "controller": CONTROLLERS,
+                                    "learner": LEARNERS}
 
 
 @dataclass(frozen=True)

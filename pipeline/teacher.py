@@ -3,8 +3,6 @@
 from functools import partial
 from pathlib import Path
 
-from torch import nn
-
 from pipeline.command import device, task_of
 from pipeline.presets import Config
 from worldmodels import episodes
@@ -12,14 +10,14 @@ from worldmodels.agent import Agent, load_agent, load_controller, open_agent
 from worldmodels.controller import Teacher
 from worldmodels.latents import Encoded, Latents, latent_path, open_latents
 from worldmodels.runs import Run
-from worldmodels.types import UserError
+from worldmodels.types import UserError, Vision
 from worldmodels.vision.train import encode
 
 
 class SeenBy:
     """A run's episodes as another V encodes them, each when it is asked for, in the order of the latents by its own."""
 
-    def __init__(self, vision: nn.Module, run: Run, latents: Latents, latent: str):
+    def __init__(self, vision: Vision, run: Run, latents: Latents, latent: str):
         self.vision, self.latent = vision, latent
         recorded = [path for round in run.until_now for path in round.episodes.glob(f"*{episodes.SUFFIX}")]
         by_name = {latent_path(Path(), path).name: path for path in recorded}

@@ -29,7 +29,7 @@ def train_jointly(config: Config, run: Run):
         check_collected(config, run)
         episodes = EpisodeFolder(run.episodes, config.collect.min_steps)
         train(vision.to(device(config)), memory.to(device(config)), config.joint, episodes, run, info, config.seed)
-    trained = WorldModel(vision.cpu(), memory.cpu())
+    trained = WorldModel(vision.to("cpu"), memory.to("cpu"))
     trained.load_state_dict(run.load("joint", "train_jointly")[0])
     run.save("vision", vision.state_dict(), info)
     run.save("memory", memory.state_dict(), memory_info(config, run))

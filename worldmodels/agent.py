@@ -5,14 +5,15 @@
     action = agent.act(frame)               # the game's own picture, or 64×64 of it; once every agent.repeat frames
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import copy
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from worldmodels.commandline import Range
 from worldmodels.controller import CONTROLLERS, ControllerConfig, PolicySpec, build
@@ -23,8 +24,10 @@ from worldmodels.files import ARRAYS_BYTES, pack, unpack
 from worldmodels.memory import MEMORIES
 from worldmodels.memory.noise import OBSERVE, NoiseStream
 from worldmodels.runs import Run, config_of, find, plain, to_arrays, to_tensors
-from worldmodels.types import Memory, Policy, State, UserError, Vision
+from worldmodels.types import Memory, Policy, Seeds, State, TorchModule, UserError, Vision
 from worldmodels.vision import VISIONS
+
+Module = TypeVar("Module", bound=TorchModule)
 
 LARGEST = ARRAYS_BYTES // 12        # parameters of V or of M: a checkpoint has them, and two numbers of Adam's for each
 
@@ -39,7 +42,7 @@ class Observer:
         self.noise = NoiseStream([], memory.observe_noise, next(memory.parameters()), OBSERVE)
         self.state: State | None = None
 
-    def select_and_begin(self, index: Tensor, frames: np.ndarray, seeds: Sequence[int]) -> State:
+    def select_and_begin(self, index: Tensor, frames: np.ndarray, seeds: Seeds) -> State:
         """Goes on with the episodes `index` [N] only, and behind them new ones that begin with these frames."""
         self.rngs = [self.rngs[i] for i in index.tolist()]
         self.noise.select(index.tolist())
@@ -105,7 +108,8 @@ class Agent:
         if self.controller is None:
             raise UserError("this agent has no controller: Agent.load opens a finished run")
         self.policy, self.observer = self.policy_of(self.controller), Observer(self.vision, self.memory)
-        self.seed, self.action = seed, None
+        self.seed = seed
+        self.action: Tensor | None = None
         self.policy.reset([seed])
 
     @torch.no_grad()
@@ -145,19 +149,19 @@ class Agent:
         return CONTROLLERS[config.kind].size(config, self)
 
 
-def build_vision(info: dict, tensors: dict[str, Tensor] | None = None) -> nn.Module:
+def build_vision(info: dict, tensors: dict[str, Tensor] | None = None) -> Vision:
     """V as the info of its checkpoint describes it, with these weights; see `built`."""
     config = config_of(VISIONS, info["vision"])
     return built(partial(VISIONS[config.kind], config), tensors)
 
 
-def build_memory(info: dict, task: Task, tensors: dict[str, Tensor] | None = None) -> nn.Module:
+def build_memory(info: dict, task: Task, tensors: dict[str, Tensor] | None = None) -> Memory:
     """M as the info of its checkpoint describes it, with these weights; see `built`."""
     config, z_size = config_of(MEMORIES, info["memory"]), config_of(VISIONS, info["vision"]).z_size
     return built(partial(MEMORIES[config.kind], config, z_size, task.action_size), tensors)
 
 
-def built(make: Callable[[], nn.Module], tensors: dict[str, Tensor] | None) -> nn.Module:
+def built(make: Callable[[], Module], tensors: dict[str, Tensor] | None) -> Module:
     """A new V or M, with weights if `tensors` has them: a ValueError where they are not of its sizes, a UserError where
     it is larger than LARGEST. Both are found out on torch's "meta" device, before memory is taken for it."""
     with torch.device("meta"):
@@ -185,8 +189,9 @@ def load_agent(run: Run, device: str = "cpu", task: Task | None = None) -> Agent
     if memory_info.get("vision_digest", vision_info["digest"]) != vision_info["digest"]:
         raise UserError(f"{run.path('memory')} was trained on what another V saw, not on {run.path('vision')}")
     task = task or find_task(memory_info.get("task"))
-    opened, built_with = [], {"vision": (vision_info, build_vision, vision_tensors),
-                              "memory": (memory_info, partial(build_memory, task=task), memory_tensors)}
+    opened: list[Any] = []
+    built_with: dict[str, tuple] = {"vision": (vision_info, build_vision, vision_tensors),
+                                    "memory": (memory_info, partial(build_memory, task=task), memory_tensors)}
     for name, (info, make, tensors) in built_with.items():
         try:
             module = make(info, tensors=tensors)
@@ -210,7 +215,7 @@ def load_agent(run: Run, device: str = "cpu", task: Task | None = None) -> Agent
 def agent_of(shared: Shared, task: Task, device: str = "cpu") -> Agent:
     """V and M as `Agent.shared` packed them."""
     arrays, info = unpack(shared.data)
-    tensors = {"vision": {}, "memory": {}}
+    tensors: dict[str, dict[str, Tensor]] = {"vision": {}, "memory": {}}
     for key, tensor in to_tensors(arrays).items():
         name, own_key = key.split(".", 1)
         tensors[name][own_key] = tensor
@@ -218,7 +223,7 @@ def agent_of(shared: Shared, task: Task, device: str = "cpu") -> Agent:
     return Agent(task, freeze(vision, device), freeze(memory, device), info["digest"], repeat=info["repeat"])
 
 
-def freeze(module: nn.Module, device: str) -> nn.Module:
+def freeze(module: Module, device: str) -> Module:
     """The same trained network, ready for use."""
     return module.to(device).eval().requires_grad_(False)
 

@@ -94,7 +94,7 @@ class Run:
     def config(self) -> Path:
         return self.root / "config.json"
 
-    def settings(self, cls, section: str | None = None, kinds: Mapping[str, dict] = MappingProxyType({})):
+    def settings(self, cls, section: str | None = None, kinds: Mapping[str, Any] = MappingProxyType({})):
         """The settings that the run was last worked on with, or a section of them, as the dataclass `cls`; a UserError
         names a damaged file. `kinds` are the registries of sections that have kinds."""
         try:
@@ -252,7 +252,7 @@ def no_run(task: str, run: str | Path, data: Path) -> UserError:
                      "--preset smoke` makes one in a minute; `python -m pipeline.collect` begins one stage by stage")
 
 
-def from_dict(cls, values: dict, kinds: Mapping[str, dict] = MappingProxyType({})):
+def from_dict(cls, values: dict, kinds: Mapping[str, Any] = MappingProxyType({})):
     """A dataclass from nested dicts; settings that `values` does not have keep their defaults. A TypeError names one
     that is unknown, or that the command line would not take: of a wrong type, or outside its Range."""
     made, given = cls(), {}
@@ -276,7 +276,7 @@ def from_dict(cls, values: dict, kinds: Mapping[str, dict] = MappingProxyType({}
     return replace(made, **given)
 
 
-def config_of(kinds: dict[str, type], values: dict) -> Any:
+def config_of(kinds: Mapping[str, Any], values: dict) -> Any:
     """The Config of the kind that stored settings name, from a registry; a KeyError where it has none of that name. A
     kind within it is of the same registry."""
     cls = kinds[values["kind"]].Config

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from worldmodels.commandline import Count, Positive, Range, Share, Weight
 from worldmodels.episodes import ahead
 from worldmodels.runs import Run, seed_of
-from worldmodels.types import UserError
+from worldmodels.types import TorchModule, UserError
 
 CHECKPOINT_EVERY = 30.0         # seconds
 LOG_EVERY = 20                  # steps; metrics are averaged over them, and synchronise a GPU only then
@@ -34,7 +34,7 @@ class TrainConfig:
         return self.learning_rate * self.learning_rate_decay**step * min(1.0, left)
 
 
-def train(name: str, model: nn.Module, config: TrainConfig, batches: Callable[[int], Iterator[Any]],
+def train(name: str, model: TorchModule, config: TrainConfig, batches: Callable[[int], Iterator[Any]],
           loss: Callable[[Any, Any, torch.Generator], tuple[Tensor, dict[str, Tensor], Any]],
           run: Run, info: dict, seed: int, section: str = ""):
     """Trains `model` in place and stores it as the checkpoint `name`. `seed` is the run's; its round and `name` make

@@ -14,15 +14,17 @@ A kind is a file, a `Config` dataclass in it, and one line in its registry (VISI
 EXECUTORS, TASKS).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from worldmodels.errors import StopTraining, UserError  # noqa: F401
+
+Seeds = Sequence[int] | np.ndarray      # of episodes, one each
 
 
 class State(NamedTuple):
@@ -108,10 +110,24 @@ class Transitions(NamedTuple):
     restart: Tensor                     # [B, T] float32, 0 or 1
 
 
-class Vision(Protocol):
+class TorchModule(Protocol):
+    """What is asked of a torch Module; a Protocol cannot be one."""
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any: ...
+
+    def to(self, device: Any) -> Any: ...
+
+
+class Vision(TorchModule, Protocol):
     """V, a torch Module made from its config. Frames are [B, 64, 64, 3] uint8."""
 
     config: Any                         # with z_size
+
+    def __init__(self, config: Any): ...
 
     def encode(self, frames: Tensor) -> Posterior: ...
 
@@ -132,7 +148,7 @@ class Vision(Protocol):
         """Loss and metrics of frames: `error` and `prior`, which a kind may bound."""
 
 
-class Memory(Protocol):
+class Memory(TorchModule, Protocol):
     """M, a model of how the world moves: a torch Module made from (config, z_size, action_size).
 
     `observe`, `imagine` and `loss` share one transition. `imagine` is differentiable in state and action; the gradients
@@ -146,6 +162,8 @@ class Memory(Protocol):
     feature_sizes: dict[str, int]
     observe_noise: NoiseSize            # of `initial`, `observe` and `correct`
     imagine_noise: NoiseSize            # of `imagine`
+
+    def __init__(self, config: Any, z_size: int, action_size: int): ...
 
     def initial(self, z: Tensor, noise: Noise | None = None) -> State:
         """The state at an episode's first latent z [B, Z]."""
@@ -192,29 +210,32 @@ class Policy(Protocol):
     real game. One that reads features alone may also have `act`: features and a row of ones [F + 1, B] -> action
     [A, B], and then dreams at full speed (worlds/population.py)."""
 
-    def reset(self, seeds: Sequence[int]):
+    def reset(self, seeds: Seeds):
         """One rollout begins for each seed."""
 
     def __call__(self, state: State) -> Tensor:
         """-> action [B, A]."""
 
-    def select_and_reset(self, index: Tensor, seeds: Sequence[int]):
+    def select_and_reset(self, index: Tensor, seeds: Seeds):
         """Goes on with the rollouts `index` [N] only, and behind them new ones, one for each seed."""
 
 
 class World(Protocol):
     """Where a policy lives. Rollouts advance together, at most `max_batch` of them."""
 
-    max_batch: float                    # inf: however many there are
     compact_above: float                # the share of finished rollouts above which they make way for others
 
-    def reset(self, seeds: Sequence[int]) -> State:
+    @property
+    def max_batch(self) -> float:
+        """inf: however many there are."""
+
+    def reset(self, seeds: Seeds) -> State:
         """Starts one rollout for each seed."""
 
     def step(self, action: Tensor) -> Step:
         """Advances every rollout by one action [B, A]."""
 
-    def select_and_reset(self, index: Tensor, seeds: Sequence[int]) -> State:
+    def select_and_reset(self, index: Tensor, seeds: Seeds) -> State:
         """Goes on with the rollouts `index` [N] only, and behind them new ones, one for each seed."""
 
 
@@ -235,5 +256,9 @@ class Executor(Protocol):
 
     def close(self): ...
 
+    def __enter__(self) -> "Executor": ...
 
-Fitness = Callable[[np.ndarray, Sequence[int]], np.ndarray]     # (parameters [P, n], seeds [E]) -> returns [P, E]
+    def __exit__(self, *exception): ...
+
+
+Fitness = Callable[[np.ndarray, Seeds], np.ndarray]     # (parameters [P, n], seeds [E]) -> returns [P, E]

@@ -1,5 +1,7 @@
 """C: controllers and the ways to find them. A new kind is one file here and one line in CONTROLLERS or LEARNERS."""
 
+from typing import Any
+
 from worldmodels.controller.actor import ActorPolicy
 from worldmodels.controller.actor_critic import ActorCriticLearner
 from worldmodels.controller.cem import CEMPolicy
@@ -13,14 +15,14 @@ from worldmodels.controller.policy import ControllerConfig, PolicySpec
 from worldmodels.controller.untrained import Untrained
 from worldmodels.types import Policy
 
-CONTROLLERS = {kind.Config.kind: kind for kind in (
+CONTROLLERS: dict[str, Any] = {kind.Config.kind: kind for kind in (
     LinearPolicy,
     MLPPolicy,
     CEMPolicy,
     ActorPolicy,
 )}
 
-LEARNERS = {kind.Config.kind: kind for kind in (
+LEARNERS: dict[str, Any] = {kind.Config.kind: kind for kind in (
     Evolution,
     LeastSquares,
     ActorCriticLearner,

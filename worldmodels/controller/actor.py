@@ -12,7 +12,7 @@ beyond ±1/3: there the gradient is that of M, which was shown all actions and k
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -179,4 +179,4 @@ class TwoHot:
         return -(share * at(above) + (1 - share) * at(above - 1))
 
 
-CRITICS = {"value": Value, "symlog": Symlog, "two_hot": TwoHot}
+CRITICS: dict[str, Any] = {"value": Value, "symlog": Symlog, "two_hot": TwoHot}

@@ -19,7 +19,6 @@ sequences of a step have the same chance (common random numbers), so that they d
 the rollout's own seed: no plan depends on those beside it.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,7 +30,7 @@ from worldmodels.controller.actor import ActorConfig, ActorPolicy
 from worldmodels.controller.policy import ControllerConfig
 from worldmodels.memory.noise import PLAN
 from worldmodels.memory.unroll import advance
-from worldmodels.types import Dreamer, State, UserError
+from worldmodels.types import Dreamer, Seeds, State, UserError
 
 LARGEST = 10**7         # steps that a decision may imagine, for each rollout (PlaNet: 120,000)
 
@@ -86,14 +85,14 @@ class CEMPolicy:
     def size(config: CEMConfig, agent) -> int:
         return ActorPolicy.size(config.guide, agent) if config.guide else 0
 
-    def reset(self, seeds: Sequence[int]):
+    def reset(self, seeds: Seeds):
         self.rngs = []
         self.plan = self.centre.new_zeros(0, self.config.horizon, len(self.centre))             # [B, H, A]
         if self.guide:
             self.guide.reset(())
         self.select_and_reset(torch.zeros(0, dtype=torch.int64), seeds)
 
-    def select_and_reset(self, index: Tensor, seeds: Sequence[int]):
+    def select_and_reset(self, index: Tensor, seeds: Seeds):
         self.rngs = [self.rngs[i] for i in index.tolist()] + [np.random.default_rng([seed, PLAN]) for seed in seeds]
         self.plan = torch.cat([self.plan[index], self.centre.expand(len(seeds), self.config.horizon, -1)])
         if self.guide:

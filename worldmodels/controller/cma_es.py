@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -149,7 +149,7 @@ def previous_or_zero(agent, practice: Practice, config: ControllerConfig, run: R
     return practice.previous.arrays["parameters"][0]
 
 
-STARTS = {"previous_or_zero": previous_or_zero, "least_squares": LeastSquares(LeastSquaresConfig()).fit,
+STARTS: dict[str, Any] = {"previous_or_zero": previous_or_zero, "least_squares": LeastSquares(LeastSquaresConfig()).fit,
           "least_squares_dream": LeastSquares(LeastSquaresConfig(fit_episodes=False)).fit}
 
 

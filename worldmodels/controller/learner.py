@@ -7,7 +7,7 @@ the same call goes on from what is in the run. It knows no world: a fitness and 
 has.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from worldmodels.controller.policy import PolicySpec
 from worldmodels.latents import Latents
+from worldmodels.types import Seeds
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,13 @@ class Teacher(NamedTuple):
 
     agent: Any                          # whose V and M it acts with
     spec: PolicySpec
-    latents: Callable[[], Latents]      # opens the recorded episodes as this V encoded them, in the same order
+    latents: Callable[[], Any]          # opens the recorded episodes as this V encoded them, in the same order
 
 
 class Practice(NamedTuple):
     """What a learner may use."""
 
-    fitness: Callable[[PolicySpec, Sequence[int]], np.ndarray]      # P policies, seeds [E] -> returns [P, E]
+    fitness: Callable[[PolicySpec, Seeds], np.ndarray]      # P policies, seeds [E] -> returns [P, E]
     latents: Callable[[], Latents]      # opens the recorded episodes
     temperature: float                  # of dreams
     seed: int                           # the run's

@@ -14,6 +14,7 @@ ITERATIONS times.
 
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,7 +52,8 @@ class LeastSquaresConfig(LearnerConfig):
 class Regression:
     """y = sum_j a_j (w_j . f + b_j), fitted to what was added."""
 
-    covariance = response = 0.0
+    covariance: Any = 0.0       # tensors, when something was added
+    response: Any = 0.0
     count = 0
 
     def add(self, a: Tensor, features: Tensor, y: Tensor):
@@ -171,7 +173,8 @@ def imagined_returns(agent, policy: LinearPolicy, state: State, sign: Tensor, te
                      generator: torch.Generator) -> Tensor:
     """The discounted returns of dreams [2N] from there on, [2, N]; the second half has the noise of the first. Dreams
     do not end: each reward is weighed with the probability of having survived so far."""
-    memory, count, alive, total = agent.memory, len(sign) // 2, 1.0, 0.0
+    memory, count = agent.memory, len(sign) // 2
+    alive, total = sign.new_ones(()), sign.new_zeros(())
     policy.reset(range(2 * count))
     dreamer = memory.dreamer(2 * count, temperature)
     dreamer.load(state)

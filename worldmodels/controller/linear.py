@@ -36,7 +36,7 @@ class LinearPolicy(ParameterPolicy):
         layer = rows.unflatten(-1, (-1, self.agent.task.action_size))                   # [B, F (+ 1), A]
         self.weight = layer[:, :-1] if self.config.bias else layer
         self.bias = layer[:, -1] if self.config.bias else torch.zeros_like(layer[:, 0])
-        self.columns = None
+        self.columns: Tensor | None = None
 
     def output(self, x: Tensor) -> Tensor:
         return (x[:, None] @ self.weight).squeeze(1) + self.bias

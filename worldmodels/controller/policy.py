@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodels.types import State
+from worldmodels.types import Seeds, State
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class PolicySpec(NamedTuple):
     config: ControllerConfig
     arrays: dict[str, np.ndarray]       # each [P, ...]
 
-    def select(self, index: Sequence[int]) -> "PolicySpec":
+    def select(self, index: Sequence[int] | np.ndarray) -> "PolicySpec":
         """The policies `index` [N], in that order; rows may repeat. The only policy stays the only one."""
         if len(next(iter(self.arrays.values()))) == 1:
             return self
@@ -50,6 +50,7 @@ class ParameterPolicy:
     they are squashed to actions. Where it is `shared`, the only row is not repeated for each rollout: rows [1, n].
     """
 
+    config: Any                         # of the subclass's Config
     shared = False
 
     def __init__(self, config: ParameterConfig, agent, arrays: dict[str, np.ndarray]):
@@ -58,16 +59,22 @@ class ParameterPolicy:
         self.parameters = torch.as_tensor(arrays["parameters"], dtype=torch.float32,
                                           device=next(agent.memory.parameters()).device)
 
-    def reset(self, seeds: Sequence[int]):
+    def reset(self, seeds: Seeds):
         self.begun, self.row = 0, torch.zeros(0, dtype=torch.int64, device=self.parameters.device)
         self.select_and_reset(self.row, seeds)
 
-    def select_and_reset(self, index: Tensor, seeds: Sequence[int]):
+    def select_and_reset(self, index: Tensor, seeds: Seeds):
         new = torch.arange(self.begun, self.begun + len(seeds), device=self.row.device)
         self.begun += len(seeds)
         self.row = torch.cat([self.row[index], new if len(self.parameters) > 1 else torch.zeros_like(new)])
         self.rows = self.parameters if self.shared and len(self.parameters) == 1 else self.parameters[self.row]
         self.prepare(self.rows)
+
+    def prepare(self, rows: Tensor):
+        raise NotImplementedError
+
+    def output(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
 
     def __call__(self, state: State) -> Tensor:
         return self.squash(self.output(state.features[:, self.visible]))

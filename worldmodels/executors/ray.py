@@ -20,7 +20,7 @@ from concurrent.futures import Future
 from functools import lru_cache, partial
 from importlib.metadata import version
 from queue import Empty, SimpleQueue
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -103,7 +103,7 @@ def connect(address: str | None, cores: int | None):
     if address not in (None, "auto"):
         check_answers(address)
     os.environ.setdefault(ENDS_CHILDREN, "1")
-    here = {} if address else {"num_cpus": cores, "include_dashboard": False}
+    here: dict[str, Any] = {} if address else {"num_cpus": cores, "include_dashboard": False}
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address or "local", logging_level="ERROR", log_to_driver=False, **here)

@@ -5,8 +5,9 @@ from worldmodels.memory.gru import GRU
 from worldmodels.memory.heads import MemoryConfig
 from worldmodels.memory.mdn_rnn import MDNRNN, MDNRNNConfig
 from worldmodels.memory.rssm import RSSM
+from worldmodels.types import Memory
 
-MEMORIES = {kind.Config.kind: kind for kind in (
+MEMORIES: dict[str, type[Memory]] = {kind.Config.kind: kind for kind in (
     MDNRNN,
     GRU,
     RSSM,

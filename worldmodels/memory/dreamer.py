@@ -14,7 +14,8 @@ class PlainDreamer:
         if bfloat16:
             kind = memory.config.kind
             raise UserError(f"--dream.precision bfloat16: a memory of kind {kind} dreams in float32 alone")
-        self.memory, self.temperature, self.state = memory, temperature, None
+        self.memory, self.temperature = memory, temperature
+        self.state: State | None = None
 
     def load(self, state: State):
         if self.state is None:

@@ -43,7 +43,7 @@ class EnsembleConfig(MemoryConfig):
 class Methods(nn.Module):
     """A memory's methods as one `forward`, which functional_call needs. The mean of what is imagined is a tensor."""
 
-    def __init__(self, memory: nn.Module):
+    def __init__(self, memory: Any):
         super().__init__()
         self.memory = memory
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodels.types import Noise, NoiseSize
+from worldmodels.types import Noise, NoiseSize, Seeds
 
 BLOCK = 16                      # steps whose noise is drawn together
 # streams of a rollout's seed; 0 to 2, 4 and 7 are those of starts, random policies, V in the game, exploration and
@@ -31,7 +31,7 @@ class NoiseStream:
     """The chance in rollouts of some seeds: BLOCK steps at a time, for rollouts that begin together, or step by
     step."""
 
-    def __init__(self, seeds: Sequence[int], size: NoiseSize, like: Tensor, stream: int = IMAGINE):
+    def __init__(self, seeds: Seeds, size: NoiseSize, like: Tensor, stream: int = IMAGINE):
         self.size, self.like = size, like
         self.blocks = [noise_blocks(seed, size, stream) for seed in seeds]
         self.steps = list(map(chain.from_iterable, self.blocks))

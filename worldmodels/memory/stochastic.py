@@ -4,6 +4,7 @@ Each is described by parameters [..., n], what a network puts out. The two have 
 draw is a tensor [..., noise_size].
 """
 
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -92,4 +93,4 @@ def scaled_gradient(x: Tensor, weight: float) -> Tensor:
     return x if weight == 1 else weight * x + (1 - weight) * x.detach()
 
 
-LATENTS = {"gaussian": Gaussian, "categorical": Categorical}
+LATENTS: dict[str, Any] = {"gaussian": Gaussian, "categorical": Categorical}

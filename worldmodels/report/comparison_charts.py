@@ -23,7 +23,7 @@ OPEN_LOOP = {       # titles and units of the errors
     "z_error": ("Error of single dreams", "root mean square error of z, in std"),
     "frame_error": ("Error of the frames of single dreams", "mean squared error, colours from 0 to 1")}
 
-Styles = dict[str, dict[str, str]]      # colour and marker of each name
+Styles = dict[str, dict[str, Any]]      # colour and marker of each name
 
 
 def styles(entries: Sequence[dict]) -> Styles:
@@ -37,7 +37,7 @@ def chart(draw: Callable[..., None]) -> Callable[..., Panel]:
     return wraps(draw)(lambda *given, **named: lambda axis: draw(axis, *given, **named))
 
 
-def each(entries: Sequence[dict], style: Styles | None) -> Iterator[tuple[str, list[dict], dict[str, str]]]:
+def each(entries: Sequence[dict], style: Styles | None) -> Iterator[tuple[str, list[dict], dict[str, Any]]]:
     """Every name with its entries and its style."""
     style = style or styles(entries)
     return ((name, group, style[name]) for name, group in groups(entries).items())

@@ -1,6 +1,6 @@
 """Stage 1: random rollouts of the real game, one job for each episode; explore.py has those of later rounds."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +16,7 @@ from worldmodels.commandline import Count, Range, Share, Skill, Weight, Whole
 from worldmodels.envs import Task
 from worldmodels.files import write_atomic
 from worldmodels.runs import EPISODES_PER_STAGE
-from worldmodels.types import State
+from worldmodels.types import Seeds, State
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ class RandomPolicy:
     def __init__(self, policy: Callable, device):
         self.policy, self.device, self.streams = policy, device, []
 
-    def reset(self, seeds: Sequence[int]):
+    def reset(self, seeds: Seeds):
         self.streams = [self.policy(np.random.default_rng([seed, 1])) for seed in seeds]
 
     def __call__(self, state: State) -> Tensor:
         return torch.from_numpy(np.stack([next(stream) for stream in self.streams])).to(self.device)
 
-    def select_and_reset(self, index: Tensor, seeds: Sequence[int]):
+    def select_and_reset(self, index: Tensor, seeds: Seeds):
         kept = [self.streams[i] for i in index.tolist()]
         self.reset(seeds)
         self.streams = kept + self.streams
@@ -114,7 +114,7 @@ class CollectJob:
         return track
 
 
-def collect_jobs(task: Task, config: CollectConfig, seeds: Sequence[int], kept: bool = False) -> list[CollectJob]:
+def collect_jobs(task: Task, config: CollectConfig, seeds: Seeds, kept: bool = False) -> list[CollectJob]:
     """Episodes of a random policy, several in a job where they are many: to send a job takes as long as to play a short
     episode."""
     size = min(TOGETHER, -(-len(seeds) // JOBS))

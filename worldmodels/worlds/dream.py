@@ -1,7 +1,7 @@
 """The dream: M as a world of its own (Ha & Schmidhuber 2018, sec. 4). A whole population lives in it as one batch."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +15,7 @@ from worldmodels.latents import Latents
 from worldmodels.memory.noise import OBSERVE, NoiseStream
 from worldmodels.memory.pessimism import Pessimism, PessimisticMemory, recorded_uncertainty
 from worldmodels.memory.unroll import states_at
-from worldmodels.types import Memory, State, Step
+from worldmodels.types import Memory, Seeds, State, Step
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ class DreamWorld:
         self.memory, self.latents, self.config = memory, latents, config
         self.device = next(memory.parameters()).device
 
-    def reset(self, seeds: Sequence[int]) -> State:
+    def reset(self, seeds: Seeds) -> State:
         return self.begin(self.starts(seeds), seeds)
 
-    def begin(self, state: State, seeds: Sequence[int]) -> State:
+    def begin(self, state: State, seeds: Seeds) -> State:
         """The same from given states, one for each seed."""
         self.state, self.noise = state, self._noise(seeds)
         self.steps = torch.zeros(len(seeds), dtype=torch.int64, device=self.device)
@@ -68,7 +68,7 @@ class DreamWorld:
         self.info = {"p_done": imagined.p_done, "uncertainty": imagined.uncertainty}     # of this step, each [B]
         return Step(self.state, imagined.reward, imagined.done, ~imagined.done & (self.steps >= self.config.max_steps))
 
-    def select_and_reset(self, index: Tensor, seeds: Sequence[int]) -> State:
+    def select_and_reset(self, index: Tensor, seeds: Seeds) -> State:
         self.noise.select(index.tolist())
         self.steps, self.state = self.steps[index], self.state.select(index)
         if len(seeds):
@@ -81,7 +81,7 @@ class DreamWorld:
         """There is nothing to close."""
 
     @torch.no_grad()
-    def starts(self, seeds: Sequence[int]) -> State:
+    def starts(self, seeds: Seeds) -> State:
         """Where the dreams of these seeds begin, one each."""
         return STARTS[self.config.start](self, np.asarray(seeds, np.int64))
 
@@ -106,16 +106,16 @@ class DreamWorld:
         return states_at(self.memory, z, torch.from_numpy(action).to(self.device), rows.to(self.device),
                          torch.from_numpy(t - begin).to(self.device), iter(noise.step, None))
 
-    def _generators(self, seeds: np.ndarray) -> list[np.random.Generator]:
+    def _generators(self, seeds: Seeds) -> list[np.random.Generator]:
         return [np.random.default_rng([seed, 0]) for seed in seeds]
 
-    def _noise(self, seeds: Sequence[int]) -> NoiseStream:
+    def _noise(self, seeds: Seeds) -> NoiseStream:
         return NoiseStream(seeds, self.memory.imagine_noise, next(self.memory.parameters()))
 
-    def _observing(self, seeds: Sequence[int]) -> NoiseStream:
+    def _observing(self, seeds: Seeds) -> NoiseStream:
         return NoiseStream(seeds, self.memory.observe_noise, next(self.memory.parameters()), OBSERVE)
 
-    def _sample(self, episodes: Sequence[int], frames: np.ndarray, seeds: np.ndarray) -> Tensor:
+    def _sample(self, episodes: Iterable[int], frames: np.ndarray, seeds: Seeds) -> Tensor:
         """Latents [S, N, Z] of the frames [S, N] of episodes [S], each row drawn with its own seed."""
         rows = [stored.sample(torch.Generator().manual_seed(int(seed)), frame)
                 for stored, frame, seed in zip(map(self.latents.episode, episodes), frames, seeds)]
@@ -129,7 +129,7 @@ class DreamFrom(DreamWorld):
         super().__init__(memory, None, config)
         self.states = states
 
-    def starts(self, seeds: Sequence[int]) -> State:
+    def starts(self, seeds: Seeds) -> State:
         drawn = [int(rng.integers(len(self.states.features))) for rng in self._generators(seeds)]
         return self.states.select(torch.tensor(drawn, device=self.device))
 

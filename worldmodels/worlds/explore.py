@@ -3,7 +3,7 @@ then leaves the game to a random policy for a while, so that M learns what comes
 leads. With noise on its weights (Plappert et al. 2018) M also learns where worse controllers lead, which CMA-ES tries
 on its way to a good one."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from worldmodels.controller import PolicySpec
 from worldmodels.envs import Task
 from worldmodels.episodes import Track, packed
 from worldmodels.executors import Shared
-from worldmodels.types import Policy, State
+from worldmodels.types import Policy, Seeds, State
 from worldmodels.worlds.collect import CollectConfig, Collected
 from worldmodels.worlds.fitness import time_for, worker_world
 from worldmodels.worlds.record import Recorder
@@ -29,7 +29,7 @@ class Explorer:
     def __init__(self, policy: Policy, stream: Callable[[int], Iterator[np.ndarray | None]]):
         self.policy, self.stream = policy, stream
 
-    def reset(self, seeds: Sequence[int]):
+    def reset(self, seeds: Seeds):
         self.policy.reset(seeds)
         self.streams = list(map(self.stream, seeds))
 
@@ -40,7 +40,7 @@ class Explorer:
                 row.copy_(torch.from_numpy(other))
         return action
 
-    def select_and_reset(self, index: Tensor, seeds: Sequence[int]):
+    def select_and_reset(self, index: Tensor, seeds: Seeds):
         self.policy.select_and_reset(index, seeds)
         self.streams = [self.streams[i] for i in index.tolist()] + list(map(self.stream, seeds))
 
@@ -56,7 +56,7 @@ def stretches(policy: Callable, share: float, seed: int) -> Iterator[np.ndarray 
         yield next(actions) if exploring else None
 
 
-def with_weight_noise(spec: PolicySpec, share: float, seeds: Sequence[int]) -> PolicySpec:
+def with_weight_noise(spec: PolicySpec, share: float, seeds: Seeds) -> PolicySpec:
     """A policy for each seed, in place of the only one: of the variance of its weights a share that is drawn from 0 to
     `share` is Gaussian noise. At 1 nothing is left of the policy but its scale."""
     def noisy(row: np.ndarray, seed: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """The returns of policies in the real game and in the dream, as jobs for worker processes or in this one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -13,7 +13,7 @@ from worldmodels.controller import PolicySpec
 from worldmodels.envs import Task
 from worldmodels.executors import Shared
 from worldmodels.memory.pessimism import Pessimism, pessimism_of, with_pessimism
-from worldmodels.types import Executor, State
+from worldmodels.types import Executor, Seeds, State
 from worldmodels.worlds.dream import DreamConfig, DreamWorld
 from worldmodels.worlds.population import GraphedDream, dream, whole_widths
 from worldmodels.worlds.real import RealWorld, real_world
@@ -83,11 +83,11 @@ class RealFitness:
         self.executor = executor
         self.job = partial(RealJob, agent.task, agent.shared, max_steps, settings)
 
-    def __call__(self, spec: PolicySpec, seeds: Sequence[int], progress: tqdm | None = None) -> np.ndarray:
+    def __call__(self, spec: PolicySpec, seeds: Seeds, progress: tqdm | None = None) -> np.ndarray:
         """P policies, seeds [E] -> returns [P, E]."""
         return self.play(spec, seeds, progress)[0]
 
-    def play(self, spec: PolicySpec, seeds: Sequence[int], progress: tqdm | None = None) -> np.ndarray:
+    def play(self, spec: PolicySpec, seeds: Seeds, progress: tqdm | None = None) -> np.ndarray:
         """P policies, seeds [E] -> returns and lengths, [2, P, E]."""
         members = len(next(iter(spec.arrays.values())))
         member = np.repeat(np.arange(members), len(seeds))          # a member's episodes beside each other
@@ -151,11 +151,11 @@ class DreamFitness:
             self.job = partial(DreamJob, agent.task, agent.shared, "cuda" if gpus else here, min(1, gpus),
                                pessimism_of(agent.memory), world.config)
 
-    def __call__(self, spec: PolicySpec, seeds: Sequence[int]) -> np.ndarray:
+    def __call__(self, spec: PolicySpec, seeds: Seeds) -> np.ndarray:
         """P policies, seeds [E] -> returns [P, E]."""
         return self.play(spec, seeds)[0]
 
-    def play(self, spec: PolicySpec, seeds: Sequence[int], progress: tqdm | None = None) -> np.ndarray:
+    def play(self, spec: PolicySpec, seeds: Seeds, progress: tqdm | None = None) -> np.ndarray:
         """P policies, seeds [E] -> returns and lengths, [2, P, E]."""
         members, episodes = len(next(iter(spec.arrays.values()))), len(seeds)
         seeds, start = np.asarray(seeds, np.int64), self.world.starts(seeds)

@@ -36,7 +36,7 @@ import multiprocessing
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -152,7 +152,7 @@ class Shown:
         self.metadata = self.metadata | {"render_modes": ["rgb_array"] if opened.frames else [],
                                          "render_fps": opened.fps}
         self.spec = None
-        self.ended = None           # whether the episode is over, of a batch [num_envs]; None before the first reset
+        self.ended: Any = None      # whether the episode is over, of a batch [num_envs]; None before the first reset
 
     @property
     def spec(self) -> EnvSpec | None:

@@ -8,7 +8,8 @@ A batch is always a multiple of WIDTH wide. Then no operation splits it differen
 thread a dream is the same to the last bit whatever is dreamt beside it, and so whatever the number of workers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from worldmodels.agent import Agent
 from worldmodels.controller import CONTROLLERS, PolicySpec
 from worldmodels.memory.noise import BLOCK, NoiseStream
 from worldmodels.memory.unroll import advance
-from worldmodels.types import Memory, State
+from worldmodels.types import Memory, Seeds, State
 from worldmodels.worlds.dream import DreamConfig, DreamWorld
 from worldmodels.worlds.rollout import Rollouts, rollout
 
@@ -44,7 +45,7 @@ class Batch:
         self.alive = torch.empty_like(self.returns, dtype=torch.bool)
         self.rollout = torch.arange(width, device=seed.device)
         self.seed = torch.empty_like(self.rollout)
-        self.policy = None
+        self.policy: Any = None             # a Policy that has `act`
         self.begin(spec, start, seed)
 
     def begin(self, spec: PolicySpec, start: State, seed: Tensor):
@@ -52,7 +53,7 @@ class Batch:
         index = self.rollout.clamp(max=self.count - 1)              # the last dream fills the batch up
         self.seed.copy_(seed[index])
         self.dreamer.load(start.select(self.seed))
-        policy = self.agent.policy_of(spec.select(index.cpu().numpy()))
+        policy: Any = self.agent.policy_of(spec.select(index.cpu().numpy()))
         policy.reset(range(len(index)))
         if self.policy is None:
             self.policy = policy
@@ -111,7 +112,7 @@ class DreamFrom(DreamWorld):
         super().__init__(memory, None, config)
         self.start, self.begun, self.max_batch = start, 0, max_batch
 
-    def starts(self, seeds: Sequence[int]) -> State:
+    def starts(self, seeds: Seeds) -> State:
         self.begun += len(seeds)
         return self.start.select(torch.arange(self.begun - len(seeds), self.begun, device=self.device))
 

@@ -1,6 +1,6 @@
 """The real game, with V and M between it and the controller."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import gymnasium
 import numpy as np
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from worldmodels.agent import Agent, Observer
-from worldmodels.types import Memory, State, Step, Vision
+from worldmodels.types import Memory, Seeds, State, Step, Vision
 
 
 class RealWorld:
@@ -33,7 +33,7 @@ class RealWorld:
     def state(self) -> State:
         return self.observer.state
 
-    def reset(self, seeds: Sequence[int]) -> State:
+    def reset(self, seeds: Seeds) -> State:
         self.envs, self.frames = [], np.empty((0, 64, 64, 3), np.uint8)
         return self.select_and_reset(torch.zeros(0, dtype=torch.int64), seeds)
 
@@ -46,7 +46,7 @@ class RealWorld:
                                          for values in (rewards, terminated, truncated))
         return Step(state, reward.float(), terminated, truncated & ~terminated)
 
-    def select_and_reset(self, index: Tensor, seeds: Sequence[int]) -> State:
+    def select_and_reset(self, index: Tensor, seeds: Seeds) -> State:
         """See types.World. Engines are started one after the other."""
         self.envs = [self.envs[i] for i in index.tolist()]
         free = [env for env in self.pool if env not in self.envs]

@@ -1,13 +1,13 @@
 """Rollouts that are remembered: whole episodes of a world, to be stored or looked at."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
 from worldmodels.episodes import Episode, Track
-from worldmodels.types import Memory, Policy, State, Step, World
+from worldmodels.types import Memory, Policy, Seeds, State, Step, World
 from worldmodels.worlds.rollout import rollout
 
 
@@ -20,7 +20,7 @@ class Recorder:
         # what has ended goes at once, else it could end again
         self.max_batch, self.compact_above = world.max_batch, 0.0
 
-    def reset(self, seeds: Sequence[int]) -> State:
+    def reset(self, seeds: Seeds) -> State:
         state = self.world.reset(seeds)
         self.tracks = [Track(seed, [seen], []) for seed, seen in zip(seeds, self.see())]
         return state
@@ -35,7 +35,7 @@ class Recorder:
                 self.end(track)
         return step
 
-    def select_and_reset(self, index: Tensor, seeds: Sequence[int]) -> State:
+    def select_and_reset(self, index: Tensor, seeds: Seeds) -> State:
         state = self.world.select_and_reset(index, seeds)
         self.tracks = [self.tracks[i] for i in index.tolist()]
         self.tracks += [Track(seed, [seen], []) for seed, seen in zip(seeds, self.see()[len(self.tracks):])]

@@ -1,12 +1,11 @@
 """The one loop in which a policy lives, in the real game and in the dream."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from worldmodels.types import Policy, World
+from worldmodels.types import Policy, Seeds, World
 
 
 class Rollouts(NamedTuple):
@@ -15,12 +14,12 @@ class Rollouts(NamedTuple):
 
 
 @torch.inference_mode()
-def rollout(world: World, policy: Policy, seeds: Sequence[int], max_steps: int | None = None) -> Rollouts:
+def rollout(world: World, policy: Policy, seeds: Seeds, max_steps: int | None = None) -> Rollouts:
     """Plays one episode for each seed, `world.max_batch` of them advancing together, to its end or for `max_steps`
     steps. As soon as more than the share `world.compact_above` of the batch is finished, the finished ones make way for
     those that have not begun.
     """
-    begun = min(world.max_batch, len(seeds))
+    begun = int(min(world.max_batch, len(seeds)))
     state = world.reset(seeds[:begun])
     policy.reset(seeds[:begun])
     device = state.features.device
