@@ -37,8 +37,12 @@ def application(choices: dict[str, Choice], most: int = 8) -> web.Application:
     app[CHOICES] = {entry["id"]: choices[entry["id"]] for entry in known}
     app[VISITORS], app[MOST] = set(), most
     runs = json.dumps({"backend": "server", "runs": known})
+
+    async def list_runs(request: web.Request) -> web.Response:
+        return web.Response(text=runs, content_type="application/json")
+
     app.router.add_get("/", page)
-    app.router.add_get("/runs.json", lambda request: web.Response(text=runs, content_type="application/json"))
+    app.router.add_get("/runs.json", list_runs)
     app.router.add_get("/play", play)
     app.router.add_get("/{name:[a-z_]+[.](html|css|js)}", page)
     app.on_response_prepare.append(add_headers)
@@ -120,5 +124,6 @@ async def refuse(socket: web.WebSocketResponse, why: str) -> web.WebSocketRespon
 
 async def hang_up(app: web.Application):
     """Ends all sessions, so that the server can."""
-    for socket in list(app[VISITORS]):
+    visitors = app[VISITORS]
+    for socket in list(visitors):
         await socket.close(code=1001)

@@ -32,7 +32,7 @@ class Progress:
     def add(self, step: Step):
         """One step [1] more."""
         self.score, self.steps = self.score + step.reward.item(), self.steps + 1
-        self.terminated, self.truncated = step.terminated.item(), step.truncated.item()
+        self.terminated, self.truncated = bool(step.terminated), bool(step.truncated)
 
 
 class Pair:
@@ -75,7 +75,8 @@ class Pair:
     @torch.inference_mode()
     def act(self, policy: Policy, sees: str) -> np.ndarray:
         """The action [A] of a policy that sees the "dream" or the "game"."""
-        return policy({"dream": self.dream, "game": self.game}[sees].state)[0].numpy()
+        state = self.dream.state if sees == "dream" else self.game.state
+        return policy(state)[0].numpy()
 
     @torch.inference_mode()
     def replace_latent(self, z: np.ndarray):
