@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 
@@ -11,9 +12,16 @@ CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, (
     "chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
 
-@pytest.fixture(scope="session")
+def free_port() -> str:
+    """One that nobody listens at now."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return str(found.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
 def browser():
-    """Headless Chromium. Without one these tests are skipped, but not in CI."""
+    """Headless Chromium. Without one these tests are skipped, but not in CI. A module's own: while it is open, nothing
+    else in this thread can run coroutines."""
     sync_api = pytest.importorskip("playwright.sync_api")
     if CHROMIUM is None and not os.environ.get("CI"):
         pytest.skip("there is no Chromium here; $CHROMIUM names one elsewhere")
@@ -23,10 +31,10 @@ def browser():
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def served():
     """The address of `python -m worldmodels.web`."""
-    command = [sys.executable, "-m", "worldmodels.web", "--port", "8923", "--data", "nowhere"]
+    command = [sys.executable, "-m", "worldmodels.web", "--port", free_port(), "--data", "nowhere"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     yield process.stdout.readline().split()[2]
     process.terminate()

@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestServer
 
+from tests.web.conftest import free_port
 from worldmodels import runs
 from worldmodels.types import UserError
 from worldmodels.web import server
@@ -162,13 +163,15 @@ def test_a_damaged_run_is_left_out(tmp_path, known):
 
 
 def test_the_command_serves_until_ctrl_c():
-    process = subprocess.Popen([sys.executable, "-m", "worldmodels.web", "--port", "8917"], stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True, start_new_session=True)
+    command = [sys.executable, "-m", "worldmodels.web", "--port", free_port()]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               start_new_session=True)
     said = process.stdout.readline()
     with urllib.request.urlopen(re.search(r"http://\S+", said).group(), timeout=30) as page:
         assert b"Play inside a dream" in page.read()
-    other = subprocess.run([sys.executable, "-m", "worldmodels.web", "--port", "8917"], capture_output=True, text=True)
-    assert other.returncode == 2 and "--port 8917" in other.stderr and other.stderr.count("\n") == 1, other.stderr
+    other = subprocess.run(command, capture_output=True, text=True)
+    assert other.returncode == 2 and other.stderr.count("\n") == 1, other.stderr
+    assert f"--port {command[-1]}" in other.stderr
     time.sleep(0.2)
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
