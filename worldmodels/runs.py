@@ -171,9 +171,9 @@ class Run:
     @property
     def vision_round(self) -> "Run":
         """The round whose V this one uses. A published world model of a comparison has no V of its own where it shares
-        that of the run it was compared in."""
+        that of the run it was compared in; one that is still being trained gets one."""
         trained = [round for round in self.until_now if round.own_path("vision").exists()]
-        if not trained and self.root.parent.name == "compare":
+        if not trained and self.root.parent.name == "compare" and (self.root / "entry.json").exists():
             return Run(self.root.parent.parent).vision_round
         return trained[-1] if trained else self.at(1)
 
