@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from worldmodels.agent import load_controller, open_agent
 from worldmodels.executors import LocalExecutor
-from worldmodels.report.scores import half_width
+from worldmodels.report.statistics import half_width
 from worldmodels.worlds.collect import CollectConfig, env_settings
 from worldmodels.worlds.fitness import RealFitness
 

@@ -9,16 +9,20 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.command import TYPED, say, task_of
-from pipeline.presets import Config
+from pipeline.presets import Config, presets
 from worldmodels.agent import Agent, load_agent
 from worldmodels.commandline import leaves
 from worldmodels.controller import PolicySpec
+from worldmodels.envs import Task
 from worldmodels.episodes import Episode
+from worldmodels.executors import machine
 from worldmodels.metrics import read_metrics
 from worldmodels.report import comparison_charts, page, plots
 from worldmodels.report.comparison import EPISODES
-from worldmodels.report.scores import interval, read_scores, spread
+from worldmodels.report.scores import WORLDS, interval, read_scores, spread
 from worldmodels.report.sim_to_real_gap import dream_from, sim_to_real_gap
+from worldmodels.report.statistics import FEWEST, paired_difference
+from worldmodels.report.verdict import standings, verdict
 from worldmodels.runs import Run
 from worldmodels.worlds.collect import env_settings
 from worldmodels.worlds.dream import DreamWorld
@@ -55,8 +59,11 @@ def draw(config: Config, run: Run, agent: Agent, dream: DreamWorld, controller: 
     played, dreamed = recorded(config, agent, dream, controller)
     stride = 2 if repeat == 1 else 1                            # a film has 50 pictures a second at most
     fps = agent.task.fps / repeat / stride
-    plots.video(played.frames[::stride], folder / "real.webp", fps, "real game", stride * repeat)
-    plots.video(dreamed.frames[::stride], folder / "dream.webp", fps, f"dream, tau {tau:g}", stride * repeat)
+    length = max(len(r.frames[::stride]) for r in (played, dreamed)) + round(fps)       # its end stands for a second
+    for watched_one, caption, file in ((played, "the game", "real"), (dreamed, f"the dream, tau {tau:g}", "dream")):
+        ending = ended(agent.task, watched_one, repeat, config.evaluate.video_steps)
+        plots.video(watched_one.frames[::stride], folder / f"{file}.webp", fps, caption, ending, length,
+                    stride * repeat)
     start = min(len(played.action) // 4, 60)
     along = dream_from(on_cpu, played.latent, played.action, start, tau, config.evaluate.first_seed)
     rows = {"the game": played.seen, "kept by V": agent.decode(played.latent), "dreamed by M": agent.decode(along)}
@@ -66,21 +73,31 @@ def draw(config: Config, run: Run, agent: Agent, dream: DreamWorld, controller: 
 
     charts = {picture: page.charts(panels) for picture, (panels, *_) in sheets.items()}
     times = np.linspace(start, last, 6).astype(int)
+    own = next(s for s in scores if (s["world"], s["controller"]) == ("real", name))
+    films = {f"the game: {ended(agent.task, played, repeat, config.evaluate.video_steps)}": folder / "real.webp",
+             f"the dream, tau {tau:g}: {ended(agent.task, dreamed, repeat, config.evaluate.video_steps)}":
+                 folder / "dream.webp"}
+    paragraphs = lambda lines: "".join(map(page.paragraph, lines))
     sections = [
-        ("Scores",
-         page.charts([plots.intervals(scores)]) + score_table(scores) + "".join(map(page.paragraph, glossary(config)))),
+        ("Verdict",
+         page.paragraph(verdict(agent.task, own, scores)) +
+         page.table(("in the game", "mean ± std", "95% interval of the mean", "episodes"),
+                    standings(agent.task, own, scores)) + paragraphs(beside_the_start(scores, own))),
+        ("What is what", paragraphs(what_is_what(agent, config))),
+        ("Scores", page.charts([plots.intervals(scores)]) + score_table(scores) + paragraphs(glossary(config))),
         ("The same controller in both worlds",
-         page.films({"the real game": folder / "real.webp", f"the dream, tau {tau:g}": folder / "dream.webp"})),
+         page.paragraph("Both films loop together. One whose episode has ended stands still until the other's has.") + page.films(films)),
         ("What is kept, and what is dreamt",
          page.paragraph(f"{caption}: steps {', '.join(map(str, times))}.") + page.strip(rows, times)),
         ("Does the dream predict the game?", charts["dream_vs_real"]),
         ("Where dream and game part", charts["sim_to_real_gap"]),
         *([("What each round added", charts["rounds"])] if run.round > 1 else []),
-        ("Returns in the real game", charts["returns"]), ("Training", charts["curves"]),
+        ("Returns in the game", charts["returns"]), ("Training", charts["curves"]),
+        ("Time and machine", paragraphs(time_and_machine(run))), ("What next", paragraphs(what_next(config))),
         ("Settings", "".join(page.fold(section, page.table((), rows)) for section, rows in settings(config)))
     ]
     page.write(folder / "report.html", f"{agent.task.env_id}: run {config.run}, round {run.round}",
-               headline(config, scores, name), sections)
+               headline(config, scores), sections)
 
 
 def compared(entries: list[dict], films: dict[str, dict[str, np.ndarray]], folder: Path):
@@ -120,18 +137,65 @@ def recorded(config: Config, agent: Agent, dream: DreamWorld, controller: Policy
     return played, record(dream, agent.memory, act(), seed, dreamed_picture, steps)
 
 
-def headline(config: Config, scores: list[dict], name: str) -> Iterator[str]:
-    """What the page says first."""
-    for s in (s for s in scores if s["controller"] == name):
-        yield f"{name}, {plots.WORLDS[s['world']]}: {spread(s)}, {s['episodes']:,} episodes."
+def headline(config: Config, scores: list[dict]) -> Iterator[str]:
+    """What stands below the page's title."""
     commit = scores[0]["git_commit"] or "unknown"
     yield (f"--task {config.task} --preset {config.preset} --seed {config.seed}, commit {commit}. Episodes are of "
            "seeds that nothing was trained on or chosen by. World Models after Ha & Schmidhuber (2018).")
 
 
+def ended(task: Task, watched: Recording, repeat: int, longest: int) -> str:
+    """How a film's episode ended."""
+    frames = len(watched.action) * repeat
+    if watched.terminated[-1]:
+        return f"{'died' if task.survival else 'ended'} after {frames} frames"
+    return f"film cut at {frames} frames" if len(watched.action) == longest else f"time over after {frames} frames"
+
+
+def beside_the_start(scores: list[dict], own: dict) -> Iterator[str]:
+    """What the search added to where it began, on the same episodes."""
+    for start in (s for s in scores if s["world"] == "real" and s["controller"].startswith("start of the search")):
+        if start["episodes"] == own["episodes"] >= FEWEST:
+            mean, low, high = paired_difference(own["returns"], start["returns"])
+            yield (f"The search began at a controller that has {start['mean']:.0f}. On the same episodes the search "
+                   f"added {mean:+.0f} (95% interval {low:+.0f} to {high:+.0f}).")
+
+
+def what_is_what(agent: Agent, config: Config) -> Iterator[str]:
+    """V, M and C in a sentence each."""
+    count = lambda module: f"{sum(p.numel() for p in module.parameters()):,} parameters"
+    yield (f"V, the vision ({config.vision.kind}, {count(agent.vision)}), compresses each picture of 64×64 pixels to "
+           f"{agent.memory.z_size} numbers, z.")
+    yield (f"M, the memory ({config.memory.kind}, {count(agent.memory)}), predicts the next z, the reward, and whether "
+           "the episode ends. Asked again and again, it dreams.")
+    where = {"dream": "in M's dream", "real": "in the game"}[config.world]
+    yield (f"C, the controller ({config.controller.kind}), turns z and M's memory into an action. It was trained "
+           f"{where} ({config.learner.kind}).")
+
+
+def time_and_machine(run: Run) -> Iterator[str]:
+    """How long it took, stage by stage, and where the page was made."""
+    total: dict[str, float] = {}
+    for round in run.until_now:
+        for stage, seconds in round.seconds.items():
+            total[stage] = total.get(stage, 0) + seconds
+    took = ", ".join(f"{stage} {seconds / 60:.1f}" for stage, seconds in total.items())
+    yield f"Minutes of all {run.round} rounds: {took or 'not recorded'}."
+    yield f"This page was made on {machine.description()}."
+
+
+def what_next(config: Config) -> Iterator[str]:
+    """The commands that lead on."""
+    yield "Play in this dream: worldmodels web"
+    if config.preset in ("smoke", "quick") and "laptop" in presets(task_of(config)):
+        yield f"Train longer, for one to three hours: python -m pipeline --task {config.task} --preset laptop"
+    yield (f"Add a round, with this controller collecting: python -m pipeline --task {config.task} --preset "
+           f"{config.preset} --run {config.run} --rounds {config.rounds + 1}")
+
+
 def score_table(scores: list[dict]) -> str:
     """The scores in words."""
-    world = lambda s: f"dream, tau {s['temperature']:g}" if s["temperature"] else "game"
+    world = lambda s: f"dream, tau {s['temperature']:g}" if s["temperature"] else WORLDS[s["world"]]
     rows = [(s["controller"], world(s), spread(s).replace(" ", "\u00a0"), interval(s), f"{s['episodes']:,}")
             for s in scores]
     return page.table(("policy", "world", "mean ± std", "95% interval of the mean", "episodes"), rows)
@@ -145,7 +209,10 @@ def glossary(config: Config) -> Iterator[str]:
     yield "tau: the temperature of the dream. The higher it is, the less certain the dream."
     for name in dict.fromkeys([*task.baselines, config.collect.policy]):
         first, *_ = " ".join((inspect.getdoc(task.policies[name]) or "uniform actions").split()).split(". ")
-        yield f"random ({name}): {first.rstrip('.')}."
+        yield f"random ({name}): {first.rpartition(': ')[2].rstrip('.')}."
+    if config.evaluate.other_skills and "skill" in task.settings:
+        yield (f"skill: Doom's difficulty. The agent was trained at {config.collect.skill}; at a higher one fireballs "
+               "are faster.")
     if repeat > 1:
         yield f"× {repeat}: it acts at every {repeat}th frame, as the controller does."
 

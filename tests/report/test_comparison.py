@@ -14,7 +14,8 @@ from worldmodels.report import comparison as c
 from worldmodels.report import comparison_charts as charts
 from worldmodels.report import plots
 from worldmodels.report.prediction import FRAME_STEPS, HORIZON, prediction
-from worldmodels.report.scores import half_width, score
+from worldmodels.report.scores import score
+from worldmodels.report.statistics import half_width
 
 NAMES = ("plain", "mixture", "state space", "state space, categories", "five of them", "autoencoder + plain",
          "mixture, jointly", "state space, jointly", "state space, 5 heads")
@@ -75,7 +76,7 @@ def test_one_training_has_the_interval_of_its_episodes():
 def test_several_trainings_have_the_interval_of_their_means_by_student():
     group = entries(3, names=("plain",))
     means = [controllers(entry, "real")["mean"] for entry in group]
-    row, half = c.rows(group)[0], 4.303 * np.std(means, ddof=1) / 3**0.5
+    row, half = c.rows(group)[0], 4.302653 * np.std(means, ddof=1) / 3**0.5
     assert row["game"] == pytest.approx(np.mean(means)) and row["game_of_trainings"] == means
     assert row["game_ci95"] == pytest.approx([np.mean(means) - half, np.mean(means) + half])
     assert row["parameters"] == 2000 and row["seconds"] == 120

@@ -31,7 +31,7 @@ from worldmodels.report.prediction import (
     prediction,
     ranks,
 )
-from worldmodels.report.scores import half_width
+from worldmodels.report.statistics import half_width
 from worldmodels.types import Imagined, NoiseSize, Posterior, State
 
 
@@ -304,7 +304,7 @@ def test_a_seed_is_all_the_chance_in_it(episodes):
 def test_intervals_are_over_episodes():
     values = np.random.default_rng(0).normal(size=(15, 4))
     found, means = over_episodes(values.ravel(), 15), values.mean(1)
-    half = 1.96 * means.std(ddof=1) / 15**0.5
+    half = 2.144787 * means.std(ddof=1) / 15**0.5             # Student's t of 14 degrees of freedom
     assert found == {"mean": pytest.approx(means.mean()), "ci95": pytest.approx([means.mean() - half,
                                                                                 means.mean() + half])}
     assert over_episodes(values[:9].ravel(), 9)["ci95"] is None

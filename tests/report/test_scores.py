@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from worldmodels.envs import TASKS
-from worldmodels.report.scores import FEWEST, half_width, interval, read_scores, score, spread, table, write_scores
+from worldmodels.report.scores import interval, read_scores, score, spread, table, write_scores
+from worldmodels.report.statistics import FEWEST, half_width
 
 RETURNS = [3.0, 8.5, 1.0, 4.0, 6.25, 9.0, 2.5, 7.0, 5.5, 4.75, 3.25, 6.0]
 
@@ -21,9 +22,9 @@ def entry(returns=RETURNS, temperature=None, controller="random (fresh)", world=
 def test_a_score_has_the_mean_its_deviation_and_its_interval():
     s = entry()
     mean, std = statistics.mean(RETURNS), statistics.stdev(RETURNS)
-    half = 1.96 * std / math.sqrt(12)
+    half = 2.20099 * std / math.sqrt(12)                # Student's t of 11 degrees of freedom
     assert s["mean"] == pytest.approx(mean) and s["std"] == pytest.approx(std)
-    assert s["ci95"] == pytest.approx([mean - half, mean + half])
+    assert s["ci95"] == pytest.approx([mean - half, mean + half], rel=1e-5)
     assert s["episodes"] == 12 and s["returns"] == RETURNS
     assert interval(s) == f"{mean - half:.0f} to {mean + half:.0f}" and spread(s) == f"{mean:.0f} ± {std:.0f}"
 
@@ -36,7 +37,7 @@ def test_a_score_of_one_episode_has_no_deviation():
 
 @pytest.mark.parametrize("episodes", (1, 2, FEWEST - 1, FEWEST))
 def test_a_few_episodes_have_no_interval(episodes):
-    """A normal interval of so few would be too narrow, and of one it would be none at all."""
+    """One of so few says next to nothing, and of one it would be none at all."""
     s = json.loads(json.dumps(entry(RETURNS[:episodes]), allow_nan=False))
     assert (s["ci95"] is None) == (interval(s) == "too few episodes") == (episodes < FEWEST)
     assert np.isnan(half_width(np.ones((3, episodes)))).tolist() == [episodes < FEWEST] * 3
@@ -61,7 +62,7 @@ def test_the_interval_holds_the_mean_95_times_in_100():
 def test_the_table_has_a_line_for_each_score():
     lines = table([entry(), entry(temperature=1.15, controller="controller from the dream"), entry([7.0])]).splitlines()
     assert len(lines) == 4
-    assert all(text in lines[1] for text in ("random (fresh)", "5 ± 2", "4 to 6")) and lines[1].split()[-1] == "12"
+    assert all(text in lines[1] for text in ("random (fresh)", "5 ± 2", "4 to 7")) and lines[1].split()[-1] == "12"
     assert "controller from the dream (tau 1.15)" in lines[2]
     assert "7 " in lines[3] and "too few episodes" in lines[3] and lines[3].split()[-1] == "1"
 

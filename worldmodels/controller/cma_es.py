@@ -219,7 +219,7 @@ def evolve(config: EvolutionConfig, start: Callable[[], np.ndarray], fitness: Fi
             log.on_generation(generation, returns)
             log.write(generation, values)
             bar.update()
-            bar.set_postfix(mean=f"{values['mean']:.1f}", best=f"{values['best']:.1f}", kept=f"{best_score:.1f}")
+            bar.set_postfix(mean=f"{values['mean']:.1f}", best=f"{values['best']:.1f}", best_mean=f"{best_score:.1f}")
             keep(generation)
             log.check_stop()
     found = {"parameters": best, "start": start, "means": means, "generations": generations}

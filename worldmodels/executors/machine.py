@@ -2,10 +2,14 @@
 
 import math
 import os
+import platform
+import re
 import time
 from functools import cache
+from pathlib import Path
 
 import psutil
+import torch
 
 from worldmodels.types import UserError
 
@@ -17,6 +21,15 @@ except ModuleNotFoundError:         # Windows, which limits neither
 MEMORY = 0.3e9      # bytes a worker takes, with torch and a game
 TASKS = 4           # processes and threads of a worker: it and its engine, a thread of its own and one that serves it
 FILES = 4           # files the serving process keeps open for a worker
+
+
+def description() -> str:
+    """The machine in words: its processor, cores and memory, and a GPU if torch may use one."""
+    names = re.findall(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text()) if os.path.exists("/proc/cpuinfo") \
+        else [platform.processor()]
+    cpu = " ".join((names or [platform.machine()])[0].split()) or "an unknown processor"
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ", no GPU"
+    return f"{cpu}, {os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GB of memory{gpu}"
 
 
 def available_memory() -> float:

@@ -17,13 +17,13 @@ import numpy as np
 
 from worldmodels.report.plots import error_bar
 from worldmodels.report.prediction import FRAME_STEPS
+from worldmodels.report.statistics import Estimate, iqm, paired_difference, student
 
 EPISODES = {"random": "the random policy's episodes", "controller": "the controller's episodes"}
-# Student's t, 97.5%, of the mean of 2 to 10 numbers; the last one serves more than 10 too, and is too wide for them
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 NOTE = """Pairs: on the random policy's / on the controller's episodes. z is in its standard deviations; its error is
 that of the mean of several dreams. Game: the mean of the trainings' means; 95% by Student's t over trainings, or
-over the episodes of a single one."""
+over the episodes of a single one. IQM: the mean of the middle half of all episodes, bootstrapped. Against: the mean
+difference from the first world model, episode by episode where both played the same ones, by Student's t."""
 
 # of a prediction, the numbers in the table: where they are, and their format
 PREDICTED = {
@@ -45,7 +45,8 @@ def rows(entries: Sequence[dict]) -> list[dict[str, Any]]:
         means = lambda path, group=group: {whose: float(pool(predicted(group, whose, *path))[0]) for whose in EPISODES}
         found.append({
             "name": name, "game": game, "game_ci95": None if np.isnan(half) else [game - half, game + half],
-            "game_of_trainings": each_game.tolist(), "dream": dream, "gap": dream - game,
+            "game_of_trainings": each_game.tolist(), "game_iqm": iqm_of(group), "against": against(group, entries),
+            "dream": dream, "gap": dream - game,
             **{score: means(path) for score, (path, _) in PREDICTED.items()},
             **{cost: float(np.mean([e[cost] for e in group])) for cost in COSTS}})
     return found
@@ -60,6 +61,7 @@ def cells(entries: Sequence[dict]) -> list[list[str]]:
             "world model": row["name"], "game": number(row["game"], ".0f"),
             "95%": "{:.0f} to {:.0f}".format(*row["game_ci95"]) if row["game_ci95"] else "–",
             "trainings": ", ".join(f"{mean:.0f}" for mean in row["game_of_trainings"]),
+            "IQM": estimated(row["game_iqm"]), f"against {entries[0]['name']}": estimated(row["against"], "+"),
             "dream": number(row["dream"], ".0f"), "dream - game": number(row["gap"], "+.0f"),
             **{score: pair(score, form) for score, (_, form) in PREDICTED.items()},
             **{title: f"{row[cost]:,.0f}" for cost, title in COSTS.items()}})
@@ -100,15 +102,44 @@ def pool(means: np.ndarray, halves: Any = np.nan) -> tuple[Any, Any]:
     if len(means) < 2:
         return (means[0], (halves + 0 * means)[0]) if len(means) else (np.nan, np.nan)
     # t_{n-1} s / sqrt(n)
-    return means.mean(0), STUDENT[min(len(means), 10) - 2] * means.std(0, ddof=1) / len(means)**0.5
+    return means.mean(0), student(len(means)) * means.std(0, ddof=1) / len(means)**0.5
 
 
 def returns(group: Sequence[dict], world: str) -> tuple[float, float, np.ndarray]:
     """The controllers' mean return, pooled, half of its interval, and the mean of each training that has one."""
-    mine = ([s for s in e["scores"] if s["world"] == world and not s["controller"].startswith("random")] for e in group)
-    found = [scores[0] for scores in mine if scores]
+    found = own_scores(group, world)
     means = np.array([s["mean"] for s in found])
     return *pool(means, np.array(error_bar(found))), means
+
+
+def own_scores(group: Sequence[dict], world: str) -> list[dict]:
+    """The score of the controller of each training that has one."""
+    mine = ([s for s in e["scores"] if s["world"] == world and not s["controller"].startswith("random")] for e in group)
+    return [scores[0] for scores in mine if scores]
+
+
+def iqm_of(group: Sequence[dict]) -> Estimate | None:
+    """The interquartile mean of all trainings' episodes of the game; None where there are none."""
+    found = own_scores(group, "real")
+    return iqm(np.concatenate([s["returns"] for s in found])) if found else None
+
+
+def against(group: Sequence[dict], entries: Sequence[dict]) -> Estimate | None:
+    """By how much the controllers, each episode's mean over trainings, differ from those of the first name; None where
+    they have not played the same episodes, or are the first."""
+    mine, first = own_scores(group, "real"), own_scores(groups(entries)[entries[0]["name"]], "real")
+    played = {(s.get("first_seed"), s["episodes"]) for s in [*mine, *first]}
+    if len(played) != 1 or not mine or group[0]["name"] == entries[0]["name"]:
+        return None
+    return paired_difference(*(np.mean([s["returns"] for s in scores], 0) for scores in (mine, first)))
+
+
+def estimated(estimate: Estimate | None, sign: str = "") -> str:
+    """"value (low to high)", or a dash."""
+    if estimate is None:
+        return "–"
+    value, low, high = (format(number, f"{sign}.0f") for number in estimate)
+    return "–" if np.isnan(estimate.value) else value if np.isnan(estimate.low) else f"{value} ({low} to {high})"
 
 
 def predicted(group: Sequence[dict], whose: str, *path: str | int) -> np.ndarray:

@@ -10,8 +10,9 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from worldmodels.report.comparison import COSTS, EPISODES, groups, pool, predicted, returns
 from worldmodels.report.plots import COLOURS as WORLDS
-from worldmodels.report.plots import Panel, finish, of_share
+from worldmodels.report.plots import Panel, finish
 from worldmodels.report.prediction import DONE_EDGES, DRAWS, FRAME_STEPS
+from worldmodels.report.statistics import of_share
 
 # the colour-blind can tell these apart (Paul Tol's "muted", and black); the markers help
 COLOURS = ("#332288", "#cc6677", "#44aa99", "#882255", "#999933", "#117733", "#aa4499", "#000000", "#5fb0d9", "#cdb84b")

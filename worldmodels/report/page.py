@@ -3,11 +3,13 @@
 import base64
 import html
 import io
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from PIL import Image
 
 from worldmodels.files import write_atomic
@@ -22,6 +24,8 @@ body { margin: 0 auto; max-width: 1100px; padding: 0 16px 48px; font: 16px/1.5 s
        color: #202124; background: #fff; }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 24px 0 4px; }
 h2 { font-size: 1.2rem; margin: 36px 0 8px; border-bottom: 1px solid #dadce0; padding-bottom: 4px; }
+nav { display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 16px 0; font-size: .9rem; }
+nav a { color: #1a73e8; }
 p { margin: 6px 0; overflow-wrap: anywhere; }
 .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 12px; }
 .grid img { max-width: 560px; }
@@ -43,14 +47,23 @@ summary { cursor: pointer; padding: 4px 0; font-weight: 600; }
 
 def write(path: Path, title: str, about: Iterable[str], sections: Iterable[tuple[str, str]]):
     """A page of sections (heading, HTML) below a title and some paragraphs of text."""
-    body = "".join(f"<section><h2>{html.escape(heading)}</h2>{inner}</section>\n" for heading, inner in sections)
+    sections = list(sections)
+    body = "".join(f'<section id="{anchor(heading)}"><h2>{html.escape(heading)}</h2>{inner}</section>\n'
+                   for heading, inner in sections)
+    links = "".join(f'<a href="#{anchor(heading)}">{html.escape(heading)}</a>' for heading, _ in sections)
     head = "".join(f"<p>{html.escape(text)}</p>" for text in about)
     write_atomic(path, f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{html.escape(title)}</title><style>{STYLE}</style></head>
 <body><h1>{html.escape(title)}</h1>{head}
+<nav aria-label="Contents">{links}</nav>
 {body}</body></html>
 """.encode())
+
+
+def anchor(heading: str) -> str:
+    """A heading as the name of its place in the page."""
+    return re.sub(r"[^a-z0-9]+", "-", heading.lower()).strip("-")
 
 
 def paragraph(text: str) -> str:
@@ -69,14 +82,22 @@ def charts(panels: Iterable[Panel]) -> str:
 
 
 def chart(panel: Panel) -> str:
-    picture = io.BytesIO()
+    picture, figure = io.BytesIO(), sheet([panel], size=SIZE)
     with rc_context({"svg.hashsalt": "the same chart is the same file"}):
-        sheet([panel], size=SIZE).savefig(picture, format="svg", metadata={"Date": None})
-    return image(picture.getvalue(), "svg+xml", "chart")
+        figure.savefig(picture, format="svg", metadata={"Date": None})
+    return image(picture.getvalue(), "svg+xml", described(figure.axes[0]))
+
+
+def described(axis: Axes) -> str:
+    """A chart in words, for who cannot see it: its title, its axes, and what is drawn."""
+    title, across, up = (" ".join(text.split()) for text in (axis.get_title(), axis.get_xlabel(), axis.get_ylabel()))
+    parts = [f"Chart: {title}", f"across: {across}" * bool(across), f"up: {up}" * bool(up)]
+    drawn = ", ".join(axis.get_legend_handles_labels()[1])
+    return "; ".join(filter(None, [*parts, f"shown: {drawn}" * bool(drawn)]))
 
 
 def films(paths: dict[str, Path]) -> str:
-    """Animated WebPs beside each other."""
+    """Animated WebPs beside each other; what they are called says what they show."""
     figures = (figure(image(path.read_bytes(), "webp", name), name) for name, path in paths.items())
     return f'<div class="pair">{"".join(figures)}</div>'
 

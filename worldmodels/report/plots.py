@@ -17,11 +17,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from worldmodels.files import write_atomic
-from worldmodels.report.scores import half_width, spread
+from worldmodels.report.scores import spread
+from worldmodels.report.statistics import half_width, of_share
+from worldmodels.report.verdict import PAPER
 
 COLOURS = {"random": "#9aa0a6", "real": "#1a73e8", "dream": "#e8710a"}
 WORLDS = {"real": "in the game", "dream": "in the dream"}
 
+HEIGHT = 256            # pixels of a film's pictures
 LETTERS = 10.5          # of a title, in an inch
 EDGES = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5)    # of the parts in which probabilities are compared with what came
 SOON = 8                # steps within which M is asked whether death comes
@@ -75,13 +78,6 @@ def error_bar(scores: Sequence[dict]) -> list[float]:
     return [s["mean"] - s["ci95"][0] if s["ci95"] else np.nan for s in scores]
 
 
-def of_share(share: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The 95% interval of a share of so many (Wilson 1927)."""
-    centre = (share + 1.92 / count) / (1 + 3.84 / count)
-    half = 1.96 * np.sqrt(share * (1 - share) / count + 0.96 / count**2) / (1 + 3.84 / count)
-    return centre - half, centre + half
-
-
 def intervals(scores: Sequence[dict]) -> Panel:
     """Every score's mean with its 95% interval."""
     def panel(axis: Axes):
@@ -128,7 +124,6 @@ def dream_vs_real(scores: Sequence[dict]) -> list[Panel]:
 
 # its table 2: dream, real
 PAPER_TAU = {0.1: (2086, 193), 0.5: (2060, 196), 1.0: (1145, 868), 1.15: (918, 1092), 1.3: (732, 753)}
-PAPER_SCORE = {"car_racing": 906, "take_cover": 1092}           # its tables 1 and 2
 
 
 def temperature(scores: Sequence[dict]) -> list[Panel]:
@@ -196,7 +191,8 @@ def sim_to_real_gap(found, scores: Sequence[dict], repeat: int) -> list[Panel]:
     def drift(axis: Axes):
         axis.plot(steps, found.error, color="black", label="between game and dream")
         axis.plot(steps, found.spread, color=COLOURS["dream"], label="between two dreams")
-        finish(axis, "Drift, given the same start and actions: a right M keeps both as far apart", dreamt,
+        title = "Distance of dream and game, from one start, given the same actions: a right M keeps both alike"
+        finish(axis, title, dreamt,
                "distance in z (root mean square)")
 
     if not deaths:
@@ -229,7 +225,7 @@ def _foresight(found, axis: Axes):
     axis.plot(steps, within(found.lived), "o-", ms=3, color=COLOURS["dream"], label="dreams begun at any moment")
     axis.plot(steps, within(found.left), "o-", ms=3, color=COLOURS["real"], label="the game, from any moment")
     axis.set_ylim(bottom=0)
-    finish(axis, "Does M see death coming?", "steps k before the death", "share that dies within k + 2 steps")
+    finish(axis, "Does M see death coming?", "steps k before the death", "share that dies within two steps of then")
 
 
 def calibration(foretold: np.ndarray, happened: np.ndarray, title: str, x: str) -> Panel:
@@ -252,7 +248,7 @@ def calibration(foretold: np.ndarray, happened: np.ndarray, title: str, x: str) 
         axis.plot([0, top], [0, top], ls="--", color=COLOURS["random"],
                   label="where it would be right (numbers: moments)")
         axis.set_ylim(top=1.2 * top)
-        finish(axis, title, x, "share that came, with its 95% interval", "upper left")
+        finish(axis, title, x, "how often it happened, with its 95% interval", "upper left")
 
     return panel
 
@@ -342,8 +338,8 @@ def rounds(history: Sequence[tuple[float, Sequence[dict]]]) -> list[Panel]:
         best = max((s for s in history[0][1] if s["world"] == "real" and s["controller"].startswith("random")),
                    key=lambda s: s["mean"])
         axis.axhline(best["mean"], color=COLOURS["random"], ls="--", label=f"{best['controller']}, in the game")
-        if best["task"] in PAPER_SCORE:
-            axis.axhline(PAPER_SCORE[best["task"]], color="black", lw=1, ls=":",
+        if best["task"] in PAPER:
+            axis.axhline(PAPER[best["task"]].mean, color="black", lw=1, ls=":",
                          label="the paper's controller, in the game")
         axis.set_xlim(left=0)
         axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
@@ -370,16 +366,18 @@ def film_strip(rows: dict[str, np.ndarray], times: Sequence[int], title: str, la
     return figure
 
 
-def video(frames: np.ndarray, path: Path, fps: float, caption: str, stride: int = 1):
-    """A looping WebP of frames [T, h, w, 3] uint8, every `stride`-th of an episode, enlarged to at least 240 rows and
-    captioned."""
-    factor = max(1, -(-240 // frames.shape[1]))
+def video(frames: np.ndarray, path: Path, fps: float, caption: str, ended: str, length: int, stride: int = 1):
+    """A looping WebP of frames [T, h, w, 3] uint8, every `stride`-th of an episode, HEIGHT pixels high and captioned.
+    The last one stands, with how the episode `ended`, until there are `length` of them: films of a length are in
+    step."""
     pictures = []
-    for t, frame in enumerate(frames):
-        large = cv2.resize(frame, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)
+    for t in range(length):
+        frame = frames[min(t, len(frames) - 1)]
+        nearest = cv2.INTER_NEAREST if len(frame) < HEIGHT else cv2.INTER_AREA
+        large = cv2.resize(frame, (round(HEIGHT / len(frame) * frame.shape[1]), HEIGHT), interpolation=nearest)
         large = cv2.copyMakeBorder(large, 28, 0, 0, 0, cv2.BORDER_CONSTANT)
-        cv2.putText(large, f"{caption}  frame {t * stride}", (6, 19), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255),
-                    1, cv2.LINE_AA)
+        text = f"{caption}: {ended}" if t >= len(frames) - 1 else f"{caption}, frame {t * stride}"
+        cv2.putText(large, text, (6, 19), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
         pictures.append(large)
     film(pictures, path, fps)
 

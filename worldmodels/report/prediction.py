@@ -26,8 +26,8 @@ from worldmodels.episodes import Episode
 from worldmodels.memory.noise import draw
 from worldmodels.memory.unroll import observed, unroll
 from worldmodels.report.plots import EDGES
-from worldmodels.report.scores import half_width
 from worldmodels.report.sim_to_real_gap import dream_from, states
+from worldmodels.report.statistics import half_width
 from worldmodels.runs import seed_of
 from worldmodels.types import Memory
 from worldmodels.vision.train import encode

@@ -18,7 +18,7 @@ from worldmodels.runs import EPISODES_PER_STAGE, EVALUATION
 if TYPE_CHECKING:
     from worldmodels.envs import Task  # what lists runs starts without the games
 
-FEWEST = 10         # episodes, below which an interval of their mean says nothing
+WORLDS = {"real": "game", "dream": "dream"}         # how the worlds are called where people read
 Episodes = Annotated[int, Range(1, EPISODES_PER_STAGE)]
 
 
@@ -38,6 +38,7 @@ class EvaluateConfig:
 def score(task: "Task", world: str, controller: str, returns: np.ndarray, **more) -> dict:
     """One entry of scores.json, with what `more` says (the dream's temperature, or None in the game; wall_s, first_seed
     and so on)."""
+    from worldmodels.report.statistics import half_width  # here: what lists runs starts without scipy
     returns = np.asarray(returns, np.float64)
     mean, half = float(returns.mean()), float(half_width(returns))
     std = float(returns.std(ddof=1)) if len(returns) > 1 else None
@@ -50,13 +51,6 @@ def score(task: "Task", world: str, controller: str, returns: np.ndarray, **more
 def trained_name(world: str) -> str:
     """The name in the scores of a run's own controller, which was trained in this world, "dream" or "real"."""
     return f"controller from the {world}"
-
-
-def half_width(returns: np.ndarray) -> np.ndarray:
-    """Half of the 95% normal interval of the mean over the last axis; nan of fewer than FEWEST."""
-    if returns.shape[-1] < FEWEST:
-        return np.full(returns.shape[:-1], np.nan)
-    return 1.96 * returns.std(-1, ddof=1) / returns.shape[-1]**0.5
 
 
 def interval(score: dict) -> str:
@@ -100,7 +94,7 @@ def table(scores: Sequence[dict]) -> str:
     width = max(map(len, names))
     lines = [f"{'world':6} {'controller':{width}} {'mean ± std':>14}   {'95% interval of the mean':>24}   episodes"]
     for name, s in zip(names, scores):
-        lines.append(f"{s['world']:6} {name:{width}} {spread(s):>14}   {interval(s):>24}   {s['episodes']:8d}")
+        lines.append(f"{WORLDS[s['world']]:6} {name:{width}} {spread(s):>14}   {interval(s):>24}   {s['episodes']:8d}")
     return "\n".join(lines)
 
 
