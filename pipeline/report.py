@@ -86,7 +86,8 @@ def draw(config: Config, run: Run, agent: Agent, dream: DreamWorld, controller: 
         ("What is what", paragraphs(what_is_what(agent, config))),
         ("Scores", page.charts([plots.intervals(scores)]) + score_table(scores) + paragraphs(glossary(config))),
         ("The same controller in both worlds",
-         page.paragraph("Both films loop together. One whose episode has ended stands still until the other's has.") + page.films(films)),
+         page.paragraph("Both films loop together. One whose episode has ended stands still until the other's has.") +
+         page.films(films)),
         ("What is kept, and what is dreamt",
          page.paragraph(f"{caption}: steps {', '.join(map(str, times))}.") + page.strip(rows, times)),
         ("Does the dream predict the game?", charts["dream_vs_real"]),
