@@ -200,7 +200,7 @@ def train_memory(config: Config, place: Run):
 
 
 def take_vision(of: Run, place: Run):
-    link([of.path("vision"), of.path("vision").with_suffix(".json")], place.path("vision").parent)
+    link([of.path("vision"), of.path("vision").with_suffix(".json")], place.own_path("vision").parent)
 
 
 def scored(config: Config, place: Run, agent: Agent) -> dict:
