@@ -15,7 +15,7 @@ import pytest
 import worldmodels
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ("worldmodels", "pipeline", "data/published", "setup.cfg", "pyproject.toml", "README.md", "LICENSE",
+SOURCES = ("worldmodels", "pipeline", "data/published", "docs", "setup.cfg", "pyproject.toml", "README.md", "LICENSE",
            "MANIFEST.in", "constraints.txt")
 NO_BYTECODE = shutil.ignore_patterns("__pycache__")
 

@@ -131,9 +131,9 @@ def test_no_job_knows_of_a_folder(toy_run, agent, world):
 
 
 def test_a_node_that_dies_costs_its_jobs_another_run_and_nothing_else(cluster, agent, tmp_path):
-    """Four nodes of a core, one of which dies when all are at work."""
+    """Three nodes of a core, one of which dies when all are at work."""
     first, = cluster.worker_nodes
-    nodes = [cluster.add_node(num_cpus=1) for _ in range(4)]
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(3)]
     cluster.remove_node(first)
     cluster.wait_for_nodes()
     spec, seeds = controllers(agent, 8), range(16)
@@ -145,7 +145,7 @@ def test_a_node_that_dies_costs_its_jobs_another_run_and_nothing_else(cluster, a
         def run(jobs, *_, **__):
             noted.extend(Noted(job, tmp_path, number) for number, job in enumerate(jobs))
             futures = [executor.submit(job) for job in noted]
-            while sum(len(job.begun()) for job in noted) < 4:
+            while sum(len(job.begun()) for job in noted) < 3:
                 time.sleep(0.05)
             cluster.remove_node(nodes[0], allow_graceful=False)
             (tmp_path / "gate").touch()

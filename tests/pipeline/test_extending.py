@@ -64,8 +64,12 @@ def test_a_run_names_its_task_and_imports_nothing(lander):
     assert code == 1 and "no task lunar_lander here" in err
 
 
-def test_a_writer_of_ones_own_prints_and_stops(tmp_path):
-    """The training of M, whose loss is below any bound at its first row; where it is not stopped, all generations."""
+def test_a_writer_of_ones_own_prints_and_stops(finished, tmp_path):
+    """The training of M, whose loss is below any bound at its first row; where it is not stopped, all generations. The
+    stages before have been finished."""
+    shutil.copytree(finished("toy"), tmp_path / "data" / "toy" / "smoke")
+    for path in (tmp_path / "data" / "toy" / "smoke" / "checkpoints").glob("[mc]*"):
+        path.unlink()
     (tmp_path / "my_writers.py").write_text(WRITER.replace("< 1.0", "< 1e9"))
     command = ["-m", "pipeline", *TOY, "--metrics", "none", "my_writers:Progress"]
     code, out, err = finish(start(*command, cwd=tmp_path))

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline import __main__ as stages
+from pipeline.command import main
 from tests.pipeline.conftest import INLINE, end, finish, lines, start
-from worldmodels import episodes
+from worldmodels import episodes, training
 from worldmodels.files import load_arrays
 from worldmodels.metrics import read_metrics
 
@@ -50,7 +52,7 @@ SETTINGS = ["--task", "toy", "--preset", "smoke", "--device", "cpu", "--workers"
             "--memory.steps", "70", "--memory.batch", "4", "--memory.sequence", "10", "--learner.generations", "6"]
 COLLECT = [*SETTINGS, "--workers", "2", "--collect.episodes", "400", "--collect.max-steps", "300"]
 REAL = [*SETTINGS, "--workers", "2", "--world", "real", "--learner.population", "8", "--learner.episodes", "16",
-        "--learner.generations", "10"]
+        "--learner.generations", "6"]
 
 CHECKPOINTS = {"train_vision": "vision", "train_memory": "memory", "train_controller": "controller"}
 STAGES = ["collect", "train_vision", "encode", "train_memory", "train_controller"]
@@ -58,6 +60,18 @@ STAGES = ["collect", "train_vision", "encode", "train_memory", "train_controller
 
 def stage(name: str, cwd: Path, settings=SETTINGS, how: str = "run"):
     return start("-c", RUNNER, name, how, *settings, cwd=cwd)
+
+
+@pytest.fixture
+def resume(monkeypatch, capsys):
+    """resume(stage, cwd): the same stage in this process, to its end; what it says on stderr."""
+    def resume(name: str, cwd: Path, settings=SETTINGS) -> str:
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(training, "CHECKPOINT_EVERY", 0)
+        capsys.readouterr()
+        main(getattr(stages, name), [*settings, *INLINE])
+        return capsys.readouterr().err
+    return resume
 
 
 def folder(cwd: Path) -> Path:
@@ -156,7 +170,7 @@ def begun(reference, tmp_path):
 
 
 @pytest.mark.parametrize("name, at", [*zip(STAGES[1:], [40, 2, 40, 1])])
-def test_a_killed_stage_ends_the_same(name, at, begun, reference):
+def test_a_killed_stage_ends_the_same(name, at, begun, reference, resume):
     cwd = begun(name)
     process = stage(name, cwd, how="hold")
     try:
@@ -166,26 +180,23 @@ def test_a_killed_stage_ends_the_same(name, at, begun, reference):
     finally:
         end(process)
     assert products(name, cwd).keys() != products(name, reference).keys()
-    code, _, err = finish(stage(name, cwd))
-    assert code == 0, err
-    assert resumed_at(name, err) == at
+    assert resumed_at(name, resume(name, cwd)) == at
     assert_same(name, cwd, reference)
 
 
-def test_half_written_files_are_swept(begun):
+def test_half_written_files_are_swept(begun, resume):
     """What a kill leaves of the file that was just being written."""
     cwd = begun("encode")
     left = [folder(cwd) / "latents" / ".000000003.safetensors.12345",
             folder(cwd) / "checkpoints" / ".vision.safetensors.12345"]
     for path in left:
         path.write_bytes(b"half")
-    code, _, err = finish(stage("encode", cwd))
-    assert code == 0, err
+    resume("encode", cwd)
     assert [path for path in left if path.exists()] == []
 
 
 @needs_proc
-def test_killed_collecting_leaves_no_worker_and_ends_the_same(tmp_path):
+def test_killed_collecting_leaves_no_worker_and_ends_the_same(tmp_path, resume):
     process = stage("collect", tmp_path, COLLECT)
     try:
         wait_for(lambda: len(products("collect", tmp_path)) >= 3, process)
@@ -199,17 +210,14 @@ def test_killed_collecting_leaves_no_worker_and_ends_the_same(tmp_path):
         end(process)
     kept = {name: path.stat().st_mtime_ns for name, path in products("collect", tmp_path).items()}
     assert all(len(episodes.read(path).frames) > 1 for path in products("collect", tmp_path).values())   # whole ones
-    code, _, err = finish(stage("collect", tmp_path, COLLECT))
-    assert code == 0, err
-    assert resumed_at("collect", err) == len(kept)
+    assert resumed_at("collect", resume("collect", tmp_path, COLLECT)) == len(kept)
     found = products("collect", tmp_path)
     assert kept.items() <= {name: path.stat().st_mtime_ns for name, path in found.items()}.items()   # not played again
     assert not list((folder(tmp_path) / "episodes").glob(".*"))                                 # no half-written ones
 
     undisturbed = tmp_path / "undisturbed"
     undisturbed.mkdir()
-    code, _, err = finish(stage("collect", undisturbed, [*COLLECT, *INLINE]))
-    assert code == 0, err
+    resume("collect", undisturbed, COLLECT)
     wanted = products("collect", undisturbed)
     assert found.keys() == wanted.keys() and len(found) == 400
     for name in wanted:
@@ -217,7 +225,7 @@ def test_killed_collecting_leaves_no_worker_and_ends_the_same(tmp_path):
             assert np.array_equal(a, b)
 
 
-def test_ctrl_c_in_training_is_one_line_and_resumes(begun, reference):
+def test_ctrl_c_in_training_is_one_line_and_resumes(begun, reference, resume):
     cwd = begun("train_vision")
     process = stage("train_vision", cwd, how="hold")
     try:
@@ -229,9 +237,7 @@ def test_ctrl_c_in_training_is_one_line_and_resumes(begun, reference):
     assert code == 130
     said = lines(err)
     assert len(said) == 1 and "interrupted" in said[0], said
-    code, _, err = finish(stage("train_vision", cwd))
-    assert code == 0, err
-    assert resumed_at("train_vision", err) == 40
+    assert resumed_at("train_vision", resume("train_vision", cwd)) == 40
     assert_same("train_vision", cwd, reference)
 
 
@@ -256,7 +262,7 @@ def test_ctrl_c_in_collecting_is_one_line_and_ends_its_workers(moment, tmp_path)
 
 
 @needs_proc
-def test_a_killed_worker_changes_nothing(begun, tmp_path_factory):
+def test_a_killed_worker_changes_nothing(begun, tmp_path_factory, resume):
     """One of the worker processes that play the real game dies in mid-generation."""
     cwd, undisturbed = begun("train_controller"), tmp_path_factory.mktemp("undisturbed")
     shutil.copytree(cwd / "runs", undisturbed / "runs")
@@ -269,6 +275,5 @@ def test_a_killed_worker_changes_nothing(begun, tmp_path_factory):
     finally:
         end(process)
     assert code == 0, err
-    code, _, err = finish(stage("train_controller", undisturbed, [*REAL, *INLINE]))
-    assert code == 0, err
+    resume("train_controller", undisturbed, REAL)
     assert_same("train_controller", cwd, undisturbed)
