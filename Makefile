@@ -1,13 +1,13 @@
 # make demo: an agent that learns inside its own dream, in 10 to 15 minutes on two cores.
-# make lint: ruff and mypy. make test: the tests. make play: docs/play/ for any web server; it needs npm, which brings
-# onnxruntime-web.
+# make lint: ruff and mypy. make test: the tests. make docs: the documentation as a site, docs/_build/html/index.html.
+# make play: docs/play/ for any web server; it needs npm, which brings onnxruntime-web.
 # Each creates .venv and installs into it first; it needs Python >= 3.10, git and make, and no display.
 
 PYTHON ?= python3
 TASK ?= take_cover
 BIN = .venv/bin
 
-.PHONY: demo lint test play install clean
+.PHONY: demo lint test play docs install clean
 
 demo: install
 	$(BIN)/python -m pipeline --task $(TASK) --preset quick
@@ -23,6 +23,10 @@ test: install
 play: install
 	$(BIN)/python -m pipeline.export --format page
 
+docs: install
+	$(BIN)/python -m pip install -q -c constraints.txt -e .[docs]
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --fresh-env --quiet -c docs -d docs/_build/doctrees . docs/_build/html
+
 install: .venv/installed
 
 .venv/installed: setup.cfg constraints.txt
@@ -31,4 +35,4 @@ install: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build docs/_build docs/api *.egg-info
