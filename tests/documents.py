@@ -23,6 +23,12 @@ class Link(NamedTuple):
     picture: bool
 
 
+class Block(NamedTuple):
+    line: int               # before its first one
+    code: str
+    file: str | None        # which it is, by its first line, or by the sentence that ends before it
+
+
 class Command(NamedTuple):
     path: Path
     line: int
@@ -69,10 +75,14 @@ def anchors(path: Path) -> set[str]:
     return set(found)
 
 
-def python_blocks(path: Path) -> list[tuple[int, str]]:
-    """The line before each python block, and its code."""
-    return [(token.map[0] + 1, token.content) for token in tokens(path)
-            if token.type == "fence" and token.info.strip() == "python"]
+def python_blocks(path: Path) -> list[Block]:
+    found, before = [], ""
+    for token in tokens(path):
+        if token.type == "fence" and token.info.strip() == "python":
+            named = re.match(r"# (\w+\.py)\n", token.content) or re.search(r"`(\w+\.py)`:$", before)
+            found.append(Block(token.map[0] + 1, token.content, named and named[1]))
+        before = token.content or before
+    return found
 
 
 def commands(path: Path) -> list[Command]:

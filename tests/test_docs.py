@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import itertools
 import re
 import runpy
 import subprocess
@@ -28,6 +29,7 @@ from tests.documents import (
     tokens,
 )
 from worldmodels.commandline import errors_in_one_line, flag, leaves
+from worldmodels.envs import TASKS
 from worldmodels.runs import Run
 
 COMMANDS = [found for path in DOCUMENTS for found in commands(path)]
@@ -40,7 +42,8 @@ ELSEWHERE = {"docs/extending.md"}
 SHORTER = {r"\.learn\([\d_]+\)": ".learn(1)", r"range\(\d{3,}\)": "range(5)"}
 
 # commands whose section need not say how long they take: the tests that run them, on less
-RUN_BY = {r"^worldmodels (list|info|resume|run)": "tests/pipeline/test_cli.py",
+RUN_BY = {r"--task lander:TASK": "tests/pipeline/test_extending.py",
+          r"^worldmodels (list|info|resume|run)": "tests/pipeline/test_cli.py",
           r"^worldmodels play|^python -m worldmodels.play": "tests/test_play.py",
           r"^worldmodels web|^python -m worldmodels.web": "tests/web/test_server.py",
           r"--metrics": "tests/pipeline/test_extending.py",
@@ -51,6 +54,19 @@ RUN_BY = {r"^worldmodels (list|info|resume|run)": "tests/pipeline/test_cli.py",
 TIME = re.compile(r"\b(\d[\d,.]*|an?|one|two|three|ten|few|half|quarters?)\b[\w ]{0,20}?"
                   r"\b(m?s|seconds?|min|minutes?|hours?|days?)\b")
 PLACEHOLDERS = {"yours": "gru"}                 # what a reader has named
+
+
+@pytest.fixture(autouse=True)
+def forgotten():
+    """The tasks and modules of a document's files are gone after a test."""
+    tasks, ids, modules = set(TASKS), set(gymnasium.registry), set(sys.modules)
+    yield
+    for registry, before in ((TASKS, tasks), (gymnasium.registry, ids)):
+        for name in registry.keys() - before:
+            del registry[name]
+    for block in itertools.chain(*map(python_blocks, DOCUMENTS)):
+        if block.file and block.file.removesuffix(".py") not in modules:
+            sys.modules.pop(block.file.removesuffix(".py"), None)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
@@ -79,21 +95,27 @@ def test_no_block_is_taken_for_a_paragraph(path):
     assert not [token.content for token in tokens(path) if token.type == "inline" and begins.match(token.content)]
 
 
+def write_files(path: Path, folder: Path):
+    """Those of a document's python blocks that are files."""
+    for block in python_blocks(path):
+        if block.file:
+            (folder / block.file).write_text(block.code)
+
+
 @pytest.mark.parametrize("path", [path for path in DOCUMENTS if python_blocks(path)], ids=name_of)
 def test_python_blocks_run(path, tmp_path, monkeypatch):
-    """In their order, in a folder without anything but the files that blocks beginning with `# name.py` are."""
+    """In their order, in a folder without anything but the files that some of them are."""
     if name_of(path) in ELSEWHERE:
         pytest.skip("tests/pipeline/test_extending.py")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     namespace = {"__name__": "block"}
-    for line, code in python_blocks(path):
-        if file := re.match(r"# (\w+\.py)\n", code):
-            (tmp_path / file[1]).write_text(code)
-            continue
+    write_files(path, tmp_path)
+    for line, code, file in python_blocks(path):
         for long, short in SHORTER.items():
             code = re.sub(long, short, code)
-        exec(compile("\n" * line + code, name_of(path), "exec"), namespace)
+        if file is None:
+            exec(compile("\n" * line + code, name_of(path), "exec"), namespace)
     for value in namespace.values():
         if isinstance(value, (gymnasium.Env, gymnasium.vector.VectorEnv)):
             value.close()
@@ -160,9 +182,7 @@ OWN = [found for found in of("worldmodels", "python")
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")           # a module that is imported already is run
 @pytest.mark.parametrize("found", OWN, ids=str)
 def test_programs_know_their_command_lines(found, parse, tmp_path):
-    for _, code in python_blocks(found.path):
-        if file := re.match(r"# (\w+\.py)\n", code):
-            (tmp_path / file[1]).write_text(code)
+    write_files(found.path, tmp_path)
     parse(tuple(PLACEHOLDERS.get(word, word) for word in found.words))
 
 

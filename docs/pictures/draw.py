@@ -29,7 +29,7 @@ ABOUT = {
     "agent": "V, M and C of a run",
     "worlds": "dream, game; rollout, the loop over worlds; gym",
     "report": "scores, plots, the page",
-    "play": "a window", "web": "a page in the browser",
+    "play": "in a window", "web": "in the browser", "export": "as ONNX",
     "pipeline": "the stages as commands, presets",
 }
 

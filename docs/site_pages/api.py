@@ -46,8 +46,8 @@ GROUPS = {
     "report": ("Report", "Scores, and what is looked at.",
                "report.scores report.sim_to_real_gap report.prediction report.comparison report.comparison_charts "
                "report.ways_to_act report.plots report.page report.look"),
-    "play": ("Play", "The dream beside the game, in a window and in a browser.",
-             "play web.choices web.session web.server"),
+    "play": ("Play and export", "The dream beside the game, in a window and in a browser; V, M and C as ONNX.",
+             "play web.choices web.session web.server export"),
 }
 GAP = re.compile(r"\S {3,}\S")          # spaces that align a column
 

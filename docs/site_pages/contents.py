@@ -6,7 +6,7 @@ from pathlib import Path
 from sphinx.application import Sphinx
 
 PAGES = {
-    "Learn": ["docs/architecture", "docs/family", "notebooks/*"],
+    "Learn": ["docs/training", "docs/architecture", "docs/family", "notebooks/*"],
     "Results": ["docs/results", "docs/performance", "docs/fidelity", "docs/gallery", "docs/experiments"],
     "Use": ["docs/extending", "docs/cluster", "docs/faults", "data/README", "docs/play/README"],
     "Reference": ["docs/api/index", "CHANGELOG", "CONTRIBUTING"],

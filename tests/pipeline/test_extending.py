@@ -7,11 +7,11 @@ import pytest
 
 from pipeline import __main__ as stages
 from pipeline.command import main
+from tests.documents import python_blocks
 from tests.pipeline.conftest import ROOT, TOY, finish, lines, start
 from worldmodels.files import read_json
 
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), re.DOTALL)
-CODE, USE, WRITER, CALL, MODEL = BLOCKS
+CODE, USE, WRITER, CALL, MODEL = (block.code for block in python_blocks(ROOT / "docs" / "extending.md"))
 
 
 @pytest.fixture(scope="module")
