@@ -54,7 +54,7 @@ def export_page(config: ExportConfig):
     if not (folder / "play.js").exists():
         raise UserError(f"--out {folder}: must be a copy of docs/play, which has the page")
     bring_runtime(folder / "ort")
-    found = choices([runs.PUBLISHED])
+    found = {name: choice for name, choice in choices([runs.PUBLISHED]).items() if choice.run == choice.recorded}
     for name, choice in found.items():
         print(f"exporting {name}", flush=True)
         export(choice.agent, choice.controller, folder / "models" / name, choice.described())
