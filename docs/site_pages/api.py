@@ -44,7 +44,8 @@ GROUPS = {
     "files": ("Runs and files", "Data on disk, settings, and what training shares.",
               "runs files episodes latents training metrics commandline"),
     "report": ("Report", "Scores, and what is looked at.",
-               "report.scores report.sim_to_real_gap report.prediction report.comparison report.comparison_charts "
+               "report.scores report.statistics report.verdict report.sim_to_real_gap report.prediction "
+               "report.comparison report.comparison_charts "
                "report.ways_to_act report.plots report.page report.look"),
     "play": ("Play and export", "The dream beside the game, in a window and in a browser; V, M and C as ONNX.",
              "play web.choices web.session web.server export"),

@@ -5,8 +5,13 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+
+from worldmodels.web.server import PAGE
 
 CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, (
     "chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -39,3 +44,16 @@ def served():
     yield process.stdout.readline().split()[2]
     process.terminate()
     process.wait()
+
+
+@pytest.fixture(scope="module")
+def static():
+    """The address of the page without a server of ours, as `make play` builds it. Where it has not been built these
+    tests are skipped, but not in CI."""
+    if not (PAGE / "runs.json").exists() and not os.environ.get("CI"):
+        pytest.skip("docs/play is not built: `make play` does it")
+    handler = partial(SimpleHTTPRequestHandler, directory=PAGE)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()

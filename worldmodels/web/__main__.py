@@ -31,13 +31,10 @@ def serve(config: WebConfig):
     check_ranges(config)
     found = choices([runs.PUBLISHED, Path(config.data), runs.DATA])
     app = application(found, config.visitors)
-
-    async def ready(_):
-        print(f"Play at http://{config.host}:{config.port}/ (Ctrl-C ends it)", flush=True)
-
-    app.on_startup.append(ready)
+    said = f"Play at http://{config.host}:{config.port}/ (Ctrl-C ends it)"
     try:
-        web.run_app(app, host=config.host, port=config.port, print=None, shutdown_timeout=2)
+        web.run_app(app, host=config.host, port=config.port, shutdown_timeout=2,
+                    print=lambda _: print(said, flush=True))             # once it listens
     except OSError as error:
         raise UserError(f"--host {config.host} --port {config.port}: {error.strerror or error}; choose another") \
             from None
