@@ -25,7 +25,8 @@ play: install
 
 docs: install
 	$(BIN)/python -m pip install -q -c constraints.txt -e .[docs]
-	$(BIN)/python -m sphinx --fail-on-warning --keep-going --fresh-env --quiet -c docs -d docs/_build/doctrees . docs/_build/html
+	rm -rf docs/_build docs/api
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -c docs -d docs/_build/doctrees . docs/_build/html
 
 install: .venv/installed
 

@@ -77,8 +77,9 @@ def write(path: Path, lines: list[str]):
 
 def docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]):
     """The docstring's lines, in place, as reStructuredText."""
-    own = what != "class" or not lines or not lines[0].startswith(f"{obj.__name__}(")       # else a dataclass's own
-    lines[:] = [*(formatted(lines) if own else []), *(fields(obj) if what == "class" else [])]
+    ours = str(getattr(obj, "__module__", "worldmodels")).startswith("worldmodels")         # not torch's
+    made = what == "class" and lines and lines[0].startswith(f"{obj.__name__}(")            # by dataclass
+    lines[:] = [*(formatted(lines) if ours and not made else []), *(fields(obj) if what == "class" else [])]
 
 
 def formatted(lines: list[str]) -> list[str]:

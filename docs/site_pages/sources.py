@@ -19,7 +19,7 @@ from site_pages.contents import PLAY, playable
 ROOT = Path(__file__).parents[2]
 FOLDER = "source"
 FORMAT = HtmlFormatter(linenos="inline", lineanchors="L", anchorlinenos=True)
-LARGEST = 500_000       # bytes of a text that is shown
+LARGEST = 100_000       # bytes of a text that is shown
 HIDDEN = {"__pycache__"}
 
 linked: set[Path] = set()
@@ -50,7 +50,7 @@ def address(path: Path) -> str:
 
 
 def shown(path: Path) -> bool:
-    """Whether a path has a page: a folder, or a text that is no document of the site's."""
+    """Whether a path can have a page: a folder, or a text that is not too long."""
     if path.is_dir():
         return path != ROOT
     if not path.is_file() or path.stat().st_size > LARGEST:
@@ -65,25 +65,29 @@ def pages(app: Sphinx) -> Iterator[tuple[str, dict, str]]:
         path = todo.pop()
         if path not in done:
             done.add(path)
-            todo += entries(path) if path.is_dir() else []
-            body = listing(path) if path.is_dir() else text(path)
+            todo += [p for p in entries(path) if shown(p) and not document(app, p)] if path.is_dir() else []
+            body = listing(app, path) if path.is_dir() else text(path)
             title = path.relative_to(ROOT).as_posix()
             yield address(path).removesuffix(".html"), {"title": title, "body": f"<h1>{title}</h1>{body}"}, "page.html"
 
 
 def entries(folder: Path) -> list[Path]:
-    """What is shown of a folder."""
-    return [path for path in sorted(folder.iterdir()) if path.name not in HIDDEN and shown(path)]
+    return [path for path in sorted(folder.iterdir()) if path.name not in HIDDEN]
 
 
-def listing(folder: Path) -> str:
-    own, items = address(folder), []
-    for path in sorted(folder.iterdir()):
-        if path.name in HIDDEN:
-            continue
+def document(app: Sphinx, path: Path) -> str | None:
+    """The page of a document of the site's own, such as a notebook."""
+    name = path.relative_to(ROOT).with_suffix("").as_posix()
+    return f"{name}.html" if path.suffix in app.config.source_suffix and name in app.env.found_docs else None
+
+
+def listing(app: Sphinx, folder: Path) -> str:
+    items = []
+    for path in entries(folder):
         name = escape(path.name) + "/" * path.is_dir()
+        page = document(app, path) or (address(path) if shown(path) else None)
         size = "" if path.is_dir() else f" ({path.stat().st_size:,} bytes)"
-        items.append(f'<a href="{relative_uri(own, address(path))}">{name}</a>' if shown(path) else name + size)
+        items.append(f'<a href="{relative_uri(address(folder), page)}">{name}</a>' if page else name + size)
     return "<ul>" + "".join(f"<li>{item}</li>" for item in items) + "</ul>"
 
 
