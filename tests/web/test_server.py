@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 
 import aiohttp
@@ -166,13 +165,15 @@ def test_the_command_serves_until_ctrl_c():
     command = [sys.executable, "-m", "worldmodels.web", "--port", free_port()]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                start_new_session=True)
-    said = process.stdout.readline()
-    with urllib.request.urlopen(re.search(r"http://\S+", said).group(), timeout=30) as page:
-        assert b"Play inside a dream" in page.read()
-    other = subprocess.run(command, capture_output=True, text=True)
-    assert other.returncode == 2 and other.stderr.count("\n") == 1, other.stderr
-    assert f"--port {command[-1]}" in other.stderr
-    time.sleep(0.2)
-    os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    try:
+        said = process.stdout.readline()
+        with urllib.request.urlopen(re.search(r"http://\S+", said).group(), timeout=30) as page:
+            assert b"Play inside a dream" in page.read()
+        other = subprocess.run(command, capture_output=True, text=True)
+        assert other.returncode == 2 and other.stderr.count("\n") == 1, other.stderr
+        assert f"--port {command[-1]}" in other.stderr
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode in (0, 130) and "Traceback" not in err, err
