@@ -1,7 +1,6 @@
 """What README.md and docs/ promise: links lead somewhere, python blocks run, and programs know their command lines."""
 
 import argparse
-import ast
 import itertools
 import re
 import runpy
@@ -36,8 +35,8 @@ COMMANDS = [found for path in DOCUMENTS for found in commands(path)]
 name_of = lambda path: path.relative_to(ROOT).as_posix()
 of = lambda *programs: [found for found in COMMANDS if found.words[0] in programs]
 
-# python blocks that tests/pipeline/test_extending.py runs, all of them
-ELSEWHERE = {"docs/extending.md"}
+# documents with python blocks; tests/pipeline/test_extending.py runs those of extending.md
+RUN_HERE = [path for path in DOCUMENTS if python_blocks(path) and name_of(path) != "docs/extending.md"]
 # what a block does for long, and what it does here
 SHORTER = {r"\.learn\([\d_]+\)": ".learn(1)", r"range\(\d{3,}\)": "range(5)"}
 
@@ -102,11 +101,9 @@ def write_files(path: Path, folder: Path):
             (folder / block.file).write_text(block.code)
 
 
-@pytest.mark.parametrize("path", [path for path in DOCUMENTS if python_blocks(path)], ids=name_of)
+@pytest.mark.parametrize("path", RUN_HERE, ids=name_of)
 def test_python_blocks_run(path, tmp_path, monkeypatch):
     """In their order, in a folder without anything but the files that some of them are."""
-    if name_of(path) in ELSEWHERE:
-        pytest.skip("tests/pipeline/test_extending.py")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     namespace = {"__name__": "block"}
@@ -186,6 +183,7 @@ def test_programs_know_their_command_lines(found, parse, tmp_path):
     parse(tuple(PLACEHOLDERS.get(word, word) for word in found.words))
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_a_program_refuses_an_option_that_it_has_not(parse, capsys):
     """As the tests above would, were one renamed."""
     for words in (["python", "-m", "pipeline", "--memory.cells", "3"], ["worldmodels", "play", "--skill", "9"],
@@ -240,18 +238,6 @@ def options() -> set[str]:
 def test_settings_in_sentences_are_known(path):
     named = [word for _, child in inline(path) if child.type == "code_inline" for word in child.content.split()]
     assert {word.split("=")[0] for word in named if re.match(r"--[a-z]+\.", word)} <= options()
-
-
-def test_every_module_has_its_place_in_the_api_pages():
-    """Once, but for packages that have nothing of their own."""
-    source = ast.parse((ROOT / "docs" / "site_pages" / "api.py").read_text())
-    groups = next(node.value for node in source.body
-                  if isinstance(node, ast.Assign) and node.targets[0].id == "GROUPS")
-    shown = [module for _, _, modules in ast.literal_eval(groups).values() for module in modules.split()]
-    package = ROOT / "worldmodels"
-    modules = {path.relative_to(package).with_suffix("").as_posix().replace("/", ".") for path in package.rglob("*.py")
-               if path.stem not in ("__init__", "__main__")}
-    assert sorted(set(shown) - {"envs"}) == sorted(modules) and len(shown) == len(set(shown))
 
 
 @pytest.mark.parametrize("name", ("architecture", "layers"))

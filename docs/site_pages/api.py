@@ -5,50 +5,41 @@ comment beside it. They become reStructuredText: what is set by spaces is shown 
 """
 
 import ast
+import fnmatch
 import inspect
+import itertools
 import re
 from dataclasses import is_dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
 
 FOLDER = Path("docs/api")
-# page -> title, what stands above its modules, the modules
+# page -> title, what stands above its modules, the modules in an order to read them; package.* are those left over
 GROUPS = {
     "seams": ("Seams", "The protocols of vision, memory, policies, worlds and executors, and what passes between them.",
               "types errors"),
     "vision": ("V: vision", "A frame to a latent z and back. `vision.VISIONS` names the kinds.",
-               "vision.config vision.convolutional vision.vae vision.autoencoder vision.encoder vision.layers "
-               "vision.train"),
+               "vision.vae vision.convolutional vision.autoencoder vision.*"),
     "memory": ("M: memory", "A state and an action to the next state. `memory.MEMORIES` names the kinds.",
-               "memory.heads memory.mdn_rnn memory.mixture memory.lstm memory.gru memory.recurrent memory.rssm "
-               "memory.rssm_sequence memory.stochastic memory.ensemble memory.pessimism memory.joint memory.noise "
-               "memory.unroll memory.dreamer memory.mdn_rnn_dreamer memory.passes memory.train"),
+               "memory.mdn_rnn memory.mixture memory.lstm memory.gru memory.rssm memory.ensemble memory.*"),
     "controller": ("C: controllers and learners", "A state to an action. `controller.CONTROLLERS` names the kinds of "
                    "C, `controller.LEARNERS` what finds their parameters.",
-                   "controller.policy controller.linear controller.mlp controller.network controller.actor "
-                   "controller.cem controller.learner controller.cma_es controller.least_squares "
-                   "controller.actor_critic controller.distill controller.untrained"),
+                   "controller.policy controller.linear controller.learner controller.cma_es controller.*"),
     "agent": ("Agent", "V, M and C of a run, to act with.", "agent"),
     "worlds": ("Dream and game", "The worlds that a policy lives in, and what is done in them.",
-               "worlds.dream worlds.population worlds.real worlds.rollout worlds.fitness worlds.collect worlds.explore "
-               "worlds.record worlds.pair"),
+               "worlds.dream worlds.population worlds.real worlds.rollout worlds.*"),
     "gym": ("Gymnasium", "Dreams and games as environments for other libraries.", "worlds.gym worlds.stable_baselines"),
-    "envs": ("Games", "Tasks as Gymnasium environments. `envs.TASKS` names them.",
-             "envs envs.image_env envs.policies envs.car_racing envs.fast_car_racing envs.car_physics envs.car_drawing "
-             "envs.take_cover envs.toy"),
+    "envs": ("Games", "Tasks as Gymnasium environments. `envs.TASKS` names them.", "envs envs.*"),
     "executors": ("Executors", "Where jobs run. `executors.EXECUTORS` names the kinds.",
-                  "executors.executor executors.local executors.ray executors.inline executors.machine"),
+                  "executors.executor executors.local executors.ray executors.*"),
     "files": ("Runs and files", "Data on disk, settings, and what training shares.",
               "runs files episodes latents training metrics commandline"),
-    "report": ("Report", "Scores, and what is looked at.",
-               "report.scores report.statistics report.verdict report.sim_to_real_gap report.prediction "
-               "report.comparison report.comparison_charts "
-               "report.ways_to_act report.plots report.page report.look"),
+    "report": ("Report", "Scores, and what is looked at.", "report.scores report.sim_to_real_gap report.*"),
     "play": ("Play and export", "The dream beside the game, in a window and in a browser; V, M and C as ONNX.",
-             "play web.choices web.session web.server export"),
+             "play web.* export"),
 }
 GAP = re.compile(r"\S {3,}\S")          # spaces that align a column
 
@@ -59,12 +50,24 @@ def write_pages(app: Sphinx):
     about = ["Made of the docstrings. Dimensions are named as in :doc:`seams`: B batch, T time, Z latent, A action,",
              "H hidden, F features.", "", ".. toctree::", "   :maxdepth: 1", ""]
     write(folder / "index.rst", [*title("API", "="), *about, *(f"   {name}" for name in GROUPS)])
-    for name, (heading, about, modules) in GROUPS.items():
+    for (name, (heading, about, _)), modules in zip(GROUPS.items(), grouped(Path(app.srcdir) / "worldmodels")):
         lines = [*title(heading, "="), about, ""]
-        for module in modules.split():
+        for module in modules:
             lines += [*title(module, "-"), f".. automodule:: worldmodels.{module}"]
             lines += ["   :members:", "   :undoc-members:", ""]
         write(folder / f"{name}.rst", lines)
+
+
+def grouped(package: Path) -> list[list[str]]:
+    """The modules of each group; an error where a module is in none."""
+    files = [path.relative_to(package).with_suffix("") for path in package.rglob("*.py") if path.stem[:2] != "__"]
+    modules = sorted(".".join(file.parts) for file in files)
+    wanted = [names.split() for _, _, names in GROUPS.values()]
+    rest = [module for module in modules if not any(module in names for names in wanted)]
+    found = [[module for name in names for module in fnmatch.filter(rest, name) or [name]] for names in wanted]
+    if missing := set(modules) - set(itertools.chain(*found)):
+        raise ExtensionError(f"in no group of {__file__}: {', '.join(sorted(missing))}")
+    return found
 
 
 def title(text: str, line: str) -> list[str]:
@@ -99,7 +102,7 @@ def formatted(lines: list[str]) -> list[str]:
 
 def blocks(lines: list[str]) -> list[list[str]]:
     """Lines between empty ones."""
-    return [list(block) for filled, block in groupby(lines, lambda line: bool(line.strip())) if filled]
+    return [list(block) for filled, block in itertools.groupby(lines, lambda line: bool(line.strip())) if filled]
 
 
 def set_by_spaces(line: str) -> bool:
