@@ -4,6 +4,7 @@ import inspect
 import json
 import math
 import struct
+import threading
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from worldmodels.worlds.pair import COLDEST, Pair, Progress
 
 HOTTEST = 3.0               # the highest temperature that a visitor may ask for
 LATENT = 20.0               # bound on a latent's number, which V has seen within some 4 of zero
+STARTING = threading.Lock()     # ViZDoom hangs where two threads of a process start engines at the same time
 ACTORS = ("you", "dream", "game")
 
 
@@ -59,7 +61,7 @@ class Session:
     def begin(self, seed: Any) -> bytes:
         if type(seed) is not int or not 0 <= seed < EVALUATION.stop:
             raise UserError(f"seed: must be a whole number from 0 to {EVALUATION.stop - 1}")
-        with ctrl_c_waits():                            # starts a game engine
+        with STARTING, ctrl_c_waits():                  # starts a game engine
             self.pair.begin(seed)
         if self.policy:
             self.policy.reset([seed])
