@@ -338,10 +338,10 @@ def test_a_compared_world_model_without_a_v_of_its_own_uses_that_of_the_run_it_w
     run = Run(tmp_path / "run")
     run.save("vision", {}, {})
     model = Run(run.root / "compare" / "gru-0")
-    assert model.path("vision") == run.path("vision") and run.compared == {}
+    assert model.path("vision") == model.own_path("vision") and run.compared == {}      # it is still being trained
     model.root.mkdir(parents=True)
     (model.root / "entry.json").write_text("{}")
-    assert run.compared == {"gru-0": model}
+    assert model.path("vision") == run.path("vision") and run.compared == {"gru-0": model}
     model.save("vision", {}, {})
     assert model.path("vision") == model.own_path("vision")
     assert Run(tmp_path / "other").path("vision") == tmp_path / "other" / "checkpoints" / "vision.safetensors"
