@@ -63,7 +63,9 @@ export class OnnxWorld {
     return { pictures: { dream: await this.picture(z) }, z };
   }
 
-  close() {
+  // What is being computed ends first.
+  async close() {
+    await this.computing?.catch(() => {});
     for (const session of Object.values(this.sessions ?? {})) session.release();
   }
 
@@ -80,7 +82,8 @@ export class OnnxWorld {
   // A graph takes the inputs that it was exported with; one that it does not need has been dropped from it.
   call(graph, inputs) {
     const session = this.sessions[graph];
-    return session.run(Object.fromEntries(session.inputNames.map((name) => [name, inputs[name]])));
+    this.computing = session.run(Object.fromEntries(session.inputNames.map((name) => [name, inputs[name]])));
+    return this.computing;
   }
 
   stateOf(outputs) {

@@ -175,17 +175,26 @@ function latent() {
 // ---- the loop: one step asked for at a time, so that a slow world slows the picture and nothing piles up
 
 async function turn() {
-  if (!world) return;
+  const mine = world;
+  if (!mine) return;
+  try {
+    const next = await answer(mine);
+    if (next && mine === world) show(next);
+  } catch (error) {
+    if (mine === world) throw error;                    // else another run has been chosen meanwhile
+  }
+}
+
+async function answer(mine) {
   if (asked) {
     const ask = asked;
     asked = null;
-    show(await ask(world));
-  } else if (view && !paused && !document.hidden && !(over(view.dream) && (!view.game || over(view.game)))) {
-    const z = latent();
-    const next = await world.step({ actor: actor(), action: action(), temperature: Number($("tau").value), z });
-    if (!document.activeElement?.closest("#sliders")) moved.clear();
-    show(next);
+    return ask(mine);
   }
+  if (!view || paused || document.hidden || (over(view.dream) && (!view.game || over(view.game)))) return null;
+  const next = await mine.step({ actor: actor(), action: action(), temperature: Number($("tau").value), z: latent() });
+  if (!document.activeElement?.closest("#sliders")) moved.clear();
+  return next;
 }
 
 async function loop() {

@@ -50,6 +50,7 @@ export class ServerWorld {
 
   close() {
     this.socket.onclose = null;
+    this.fail("This world is closed.");
     this.socket.close();
   }
 }

@@ -128,7 +128,14 @@ def test_a_latents_number_is_moved_while_the_dream_is_paused(opened):
 
 
 def test_another_run_is_chosen(opened):
+    """Again and again, in the middle of steps."""
     with opened() as page:
+        page.fill("#speed", "30")
+        for _ in range(3):
+            page.select_option("#run", "car_racing/laptop")
+            status(page, re.compile("points"))
+            page.select_option("#run", "take_cover/laptop")
+            status(page, re.compile("s$"))
         assert page.locator("#pad button").count() == 2
         page.select_option("#run", "car_racing/laptop")
         status(page, re.compile("points"))
