@@ -1,7 +1,7 @@
 """All stages in order; finished ones are skipped."""
 
 from pipeline.collect import collect
-from pipeline.command import main, say
+from pipeline.command import all_rounds, in_the_real_round, main, of_round, say
 from pipeline.encode import encode
 from pipeline.evaluate import evaluate
 from pipeline.presets import Config
@@ -17,12 +17,15 @@ JOINTLY = (collect, train_jointly, encode, train_controller, evaluate)
 
 def pipeline(config: Config, run: Run):
     """All stages in order, --rounds times; finished ones are skipped."""
-    for round in range(1, config.rounds + 1):
+    rounds = all_rounds(config)
+    for round in range(1, rounds + 1):
         stages = JOINTLY if config.training == "jointly" and round == 1 else STAGED
+        if in_the_real_round(config, run.at(round)):
+            stages = STAGED[STAGED.index(train_controller):]
         for number, stage in enumerate(stages, 1):
-            where = f"round {round}/{config.rounds}, " * (config.rounds > 1) + f"{number}/{len(stages)}"
+            where = f"round {round}/{rounds}, " * (rounds > 1) + f"{number}/{len(stages)}"
             say(f"\n[{where}] {stage.__doc__.split(':', 1)[1].strip()}")
-            stage(config, run.at(round))
+            stage(of_round(config, round), run.at(round))
 
 
 if __name__ == "__main__":

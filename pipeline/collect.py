@@ -22,7 +22,7 @@ CURVE = 100         # points of a curve, or as many as there are jobs
 CHUNK = 128  # episodes that are played again together where one is missing: to rounding they depend on each other
 
 
-@stage("collect", begins=True)
+@stage("collect", begins=True, of_models=True)
 def collect(config: Config, run: Run):
     """Stage 1: rollouts of the real game, random or by the controller of the round before -> episodes/."""
     jobs, settings = random_jobs(config, run) if run.round == 1 else controller_jobs(config, run)

@@ -20,7 +20,7 @@ from worldmodels.executors import CHECKS, EXECUTORS
 from worldmodels.files import write_atomic, write_json
 from worldmodels.metrics import MakeWriter, import_writer
 from worldmodels.report.scores import git_commit
-from worldmodels.runs import EVALUATION, Run, from_dict, kinds_within, no_run
+from worldmodels.runs import EVALUATION, ROUNDS, Run, from_dict, kinds_within, no_run
 from worldmodels.training import TrainConfig
 from worldmodels.types import Executor, UserError
 from worldmodels.worlds.collect import CollectConfig
@@ -32,14 +32,18 @@ TYPED = ("data", "metrics", "address")
 SECTIONS = tuple(f.name for f in fields(Config) if is_dataclass(getattr(Config(), f.name)))
 
 
-def stage(*sections: str, begins: bool = False, of_finished: bool = False) -> Callable[[Stage], Stage]:
+def stage(*sections: str, begins: bool = False, of_finished: bool = False, of_models: bool = False) -> Callable[[Stage], Stage]:
     """Makes a function a stage: its --help shows these sections of the settings, and its seconds are added to what
     wall.json says of it, from which the curve against wall time is drawn. It may begin a run, and works on the round in
-    progress, or on the last finished one.
+    progress, or on the last finished one. Those `of_models` lead to a V and an M, which the round in the real game has
+    from the round before.
     """
     def decorate(work: Stage) -> Stage:
         @functools.wraps(work)
         def timed(config: Config, run: Run):
+            if of_models and in_the_real_round(config, run):
+                raise UserError(f"round {run.round} of {run.root} is in the real game, and trains the controller alone: "
+                                "run `python -m pipeline.train_controller`")
             start = time.monotonic()
             try:
                 work(config, run)
@@ -61,7 +65,8 @@ def main(stage: Stage, arguments: list[str] | None = None, writers: Sequence[Mak
                        getattr(stage, "sections", SECTIONS))
         writers = (*map(import_writer, config.metrics), *writers)
         with open_run(config, getattr(stage, "begins", True), writers) as run, kept_settings(config, run):
-            stage(config, run.at(current_round(stage, config, run)))
+            round = current_round(stage, config, run)
+            stage(of_round(config, round), run.at(round))
 
 
 def importable(stage: Stage) -> Stage:
@@ -78,8 +83,23 @@ def current_round(stage: Stage, config: Config, run: Run) -> int:
     last = run.last("controller")
     finished = last.round if last.path("controller").exists() else 0
     if getattr(stage, "of_finished", False):
-        return max(1, min(finished, config.rounds))
-    return min(finished + 1, config.rounds)
+        return max(1, min(finished, all_rounds(config)))
+    return min(finished + 1, all_rounds(config))
+
+
+def all_rounds(config: Config) -> int:
+    """With the one in the real game, if there is one."""
+    return config.rounds + config.real_round
+
+
+def in_the_real_round(config: Config, run: Run) -> bool:
+    """Whether C alone is trained on, with the V and M of the round before."""
+    return run.round > config.rounds
+
+
+def of_round(config: Config, round: int) -> Config:
+    """The settings that a round is worked on with."""
+    return replace(config, world="real", learner=config.real_learner) if round > config.rounds else config
 
 
 def parse(arguments: list[str], description: str | None = None, shown: Sequence[str] = SECTIONS) -> Config:
@@ -124,7 +144,7 @@ def of_kind(config, arguments: list[str], section: str, kinds: dict):
     both have, of one type, stays as it is."""
     kind = option(arguments, f"{section}.kind") or config.kind
     if kind not in kinds:
-        raise UserError(f"--{section}.kind {kind}: choose one of {', '.join(kinds)}")
+        raise UserError(f"{flag(f'{section}.kind')} {kind}: choose one of {', '.join(kinds)}")
     if kind != config.kind:
         config = converted(config, kinds[kind].Config)
     return replace(config, **{name: of_kind(getattr(config, name), arguments, f"{section}.{name}", kinds)
@@ -141,7 +161,7 @@ def converted(config, wanted: type):
 
 def option(arguments: list[str], name: str) -> str | None:
     """The value of --name in the arguments; the last one, as the parser has it."""
-    found = None
+    found, name = None, name.replace("_", "-")
     for i, argument in enumerate(arguments):
         if argument == f"--{name}" and i + 1 < len(arguments):
             found = arguments[i + 1]
@@ -161,6 +181,8 @@ def check(config: Config):
     if e.first_seed + counts[most] > EVALUATION.stop:
         raise UserError(f"{flag(f'evaluate.{most}')} {counts[most]} from --evaluate.first-seed {e.first_seed} on: "
                         f"games take seeds below {EVALUATION.stop}, and the last episodes' are not")
+    if all_rounds(config) > ROUNDS:
+        raise UserError(f"--rounds {config.rounds} --real-round True: {ROUNDS} rounds are the most, with the real one")
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: this machine has no CUDA GPU that torch can use; try --device cpu")
     if config.workers and config.executor in CHECKS:
@@ -252,7 +274,7 @@ def later_info(config: Config, run: Run) -> dict:
 
 def retrains_vision(config: Config, run: Run) -> bool:
     """Whether V is trained on in this round."""
-    return config.retrain_vision and run.round > 1
+    return run.round in config.retrain_vision
 
 
 def own_vision_info(config: Config, run: Run) -> dict:
@@ -262,8 +284,8 @@ def own_vision_info(config: Config, run: Run) -> dict:
 
 def vision_is_trained(config: Config, run: Run) -> bool:
     """Whether the V that the round is to use is there; a UserError if it was made with other settings."""
-    its = run if retrains_vision(config, run) else run.at(1)
-    return its.own_path("vision").exists() and run.finished("vision", own_vision_info(config, run))
+    last = run.at(max([1, *(round for round in config.retrain_vision if round <= run.round)]))
+    return last.own_path("vision").exists() and run.finished("vision", own_vision_info(config, last))
 
 
 def controller_info(config: Config, agent_digest: str) -> dict:

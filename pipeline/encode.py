@@ -17,7 +17,7 @@ from worldmodels.vision.train import encode as encode_frames
 from worldmodels.vision.vae import kl
 
 
-@stage()
+@stage(of_models=True)
 def encode(config: Config, run: Run):
     """Stage 3: frames to latents -> latents/."""
     if not vision_is_trained(config, run):

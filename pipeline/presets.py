@@ -12,6 +12,7 @@ from worldmodels.controller import CONTROLLERS, LEARNERS, ControllerConfig, Evol
 from worldmodels.controller.actor import ActorConfig
 from worldmodels.controller.actor_critic import ActorCriticConfig
 from worldmodels.controller.cem import CEMConfig
+from worldmodels.controller.ppo import PPOConfig
 from worldmodels.envs import Task
 from worldmodels.memory import MEMORIES, MDNRNNConfig, MemoryConfig
 from worldmodels.memory.joint import JointConfig
@@ -23,7 +24,7 @@ from worldmodels.worlds.dream import DreamConfig
 
 # the registries of the sections of these names
 KINDS: dict[str, dict[str, Any]] = {"vision": VISIONS, "memory": MEMORIES, "controller": CONTROLLERS,
-                                    "learner": LEARNERS}
+                                    "learner": LEARNERS, "real_learner": LEARNERS}
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,13 @@ class Config:
     """Where the controller is trained."""
     training: Literal["staged", "jointly"] = "staged"
     """V first and then M (the paper), or both by one objective; in later rounds M alone is trained on."""
-    retrain_vision: bool = False
-    """Whether later rounds train V on, on all episodes so far; the controller is then fitted to it by distillation."""
+    retrain_vision: Annotated[tuple[int, ...], Range(2, ROUNDS)] = ()
+    """Rounds that train V on, and M, on all episodes so far; the controller is then fitted to it by distillation."""
     rounds: Annotated[int, Range(1, ROUNDS)] = 1
     """How often to collect, train M and C (the paper's iterative procedure). From the second round on, C plays, with
     --collect.explore-share."""
+    real_round: bool = False
+    """Whether these rounds are followed by one in the real game, in which C alone is trained on, by --real-learner."""
     collect: CollectConfig = field(default_factory=CollectConfig)
     vision: VisionConfig = field(default_factory=VAEConfig)
     memory: MemoryConfig = field(default_factory=MDNRNNConfig)
@@ -103,6 +106,7 @@ class Config:
     dream: DreamConfig = field(default_factory=DreamConfig)
     controller: ControllerConfig = field(default_factory=LinearConfig)
     learner: LearnerConfig = field(default_factory=EvolutionConfig)
+    real_learner: LearnerConfig = field(default_factory=PPOConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     compare: CompareConfig = field(default_factory=CompareConfig)

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from pipeline.command import main, say, stage
+from pipeline.command import in_the_real_round, main, say, stage
 from pipeline.evaluate import is_scored
 from pipeline.presets import Config
 from pipeline.report import history
@@ -20,7 +20,7 @@ CARD = """# {task}: V, M and C of the run `{run}`
 
 `--task {task} --preset {preset} --seed {seed}`, scored at commit {commit}; every setting is in `config.json`. V is of
 the kind {vision} ({v:,} parameters), M of the kind {memory} with reward and done heads ({m:,}), C of the kind
-{controller} ({c:,}), trained by {learner} in the {world}{start}.
+{controller} ({c:,}), trained by {learner} in {world}{start}.
 Rounds of collecting and training: {rounds}; they took {minutes:.0f} minutes.
 
 A copy of it can be scored again without training, here on other seeds, and gets a report of its own (its dreams begin
@@ -37,6 +37,7 @@ Loading the files runs no code: they are safetensors and JSON. They know this ga
 else.
 License: MIT.
 """
+WHERE = {"dream": "the dream of M", "real": "the real game"}
 START = {"previous_or_zero": "", "least_squares_dream": " from least squares on dreams on",
          "least_squares": " from least squares on dreams and on the returns of recorded episodes on"}
 
@@ -53,9 +54,12 @@ def publish(config: Config, run: Run):
         raise UserError(f"{target.root} is there: delete it first, or choose another --run")
     if config.preset == "smoke":
         say("publish: a run of the preset smoke has learnt next to nothing")
-    before = [run.at(run.round - 1).path("controller")] if run.round > 1 else []  # it collected, and is checked for
+    # what is checked for: the V, M and C that a round goes on from
+    taught = [run, *([run.at(run.round - 1)] if in_the_real_round(config, run) else [])]
+    before = [round.path("memory") for round in taught]
+    before += [round.at(round.round - 1).path("controller") for round in taught if round.round > 1]
     files = [*run.report.glob("*.png"), *run.report.glob("temperature.json"), run.report / "made_with.json", *before,
-             *map(run.path, ("vision", "memory", "controller")), *sorted(run.latents_of(run.at(1)).glob("*"))[:STARTS]]
+             *map(run.path, ("vision", "controller")), *sorted(run.latents_of(run.at(1)).glob("*"))[:STARTS]]
     for round in run.until_now:
         files += [path for path in (round.folder / "metrics.jsonl", round.wall, round.report / "scores.json")
                   if path.exists()]
@@ -66,7 +70,7 @@ def publish(config: Config, run: Run):
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
     card = CARD.format(task=config.task, run=config.run, starts=STARTS, preset=config.preset, seed=config.seed,
-                       world=config.world, rounds=run.round, vision=config.vision.kind, memory=config.memory.kind,
+                       world=WHERE[config.world], rounds=run.round, vision=config.vision.kind, memory=config.memory.kind,
                        controller=config.controller.kind, learner=config.learner.kind,
                        start=START[getattr(config.learner, "start", "previous_or_zero")],
                        commit=read_scores(scores)[0]["git_commit"],

@@ -17,7 +17,7 @@ from worldmodels.envs import Task
 from worldmodels.episodes import Episode
 from worldmodels.executors import machine
 from worldmodels.metrics import read_metrics
-from worldmodels.report import comparison_charts, page, plots
+from worldmodels.report import comparison_charts, page, plots, worst
 from worldmodels.report.comparison import EPISODES
 from worldmodels.report.scores import WORLDS, interval, read_scores, spread
 from worldmodels.report.sim_to_real_gap import dream_from, sim_to_real_gap
@@ -30,6 +30,7 @@ from worldmodels.worlds.real import real_world
 from worldmodels.worlds.record import Recording, record
 
 FILM_STEPS = 0, 1, 2, 5, 10, 20, 35, 50         # of the comparison's film strips
+SHOWN = 3               # of the worst episodes
 AHEAD = 90              # steps of the film strip
 
 
@@ -71,6 +72,8 @@ def draw(config: Config, run: Run, agent: Agent, dream: DreamWorld, controller: 
     caption = f"M sees the real game up to step {start}, then dreams on, given the same actions"
     plots.save(plots.film_strip(rows, np.linspace(start, last, 10).astype(int), caption), folder / "film_strip.png")
 
+    lost = list(where_lost(config, on_cpu, controller, watched, folder))
+
     charts = {picture: page.charts(panels) for picture, (panels, *_) in sheets.items()}
     times = np.linspace(start, last, 6).astype(int)
     own = next(s for s in scores if (s["world"], s["controller"]) == ("real", name))
@@ -90,6 +93,7 @@ def draw(config: Config, run: Run, agent: Agent, dream: DreamWorld, controller: 
          page.films(films)),
         ("What is kept, and what is dreamt",
          page.paragraph(f"{caption}: steps {', '.join(map(str, times))}.") + page.strip(rows, times)),
+        ("Where it does worst", "".join(lost)),
         ("Does the dream predict the game?", charts["dream_vs_real"]),
         ("Where dream and game part", charts["sim_to_real_gap"]),
         *([("What each round added", charts["rounds"])] if run.round > 1 else []),
@@ -136,6 +140,28 @@ def recorded(config: Config, agent: Agent, dream: DreamWorld, controller: Policy
         return frame, frame
 
     return played, record(dream, agent.memory, act(), seed, dreamed_picture, steps)
+
+
+def where_lost(config: Config, agent: Agent, controller: PolicySpec, watched: list[Episode],
+               folder: Path) -> Iterator[str]:
+    """The worst of the watched episodes, played again, at the moment they were lost -> worst.png, and the page's."""
+    decile = worst.worst(watched)
+    returns = np.array([episode.reward.sum() for episode in watched])
+    yield page.paragraph(f"The worst {len(decile)} of {len(watched)} episodes have {returns[decile].mean():.0f} on "
+                         f"average, all of them {returns.mean():.0f}. Below: {'the worst' if len(decile) > 1 else 'it'}, "
+                         "played again. Bars are the controller's actions; the last row's picture belongs to the step "
+                         "that follows.")
+    task, first = agent.task, config.evaluate.first_seed
+    with closing(real_world(agent, task.max_steps, env_settings(task, config.collect))) as real:
+        for number in decile[:SHOWN]:
+            seen = lambda: (real.frames[0],) * 2
+            played = record(real, agent.memory, agent.policy_of(controller), first + number, seen, task.max_steps)
+            at = worst.lost_at(played.reward, task.survival)
+            rows, times = worst.moments(agent, played, at)
+            title = f"seed {first + number}: {played.reward.sum():.0f}, steps {times[0]} to {times[-1]}"
+            yield page.paragraph(title) + page.strip(rows, times)
+            if number == decile[0]:
+                plots.save(plots.film_strip(rows, times, title), folder / "worst.png")
 
 
 def headline(config: Config, scores: list[dict]) -> Iterator[str]:

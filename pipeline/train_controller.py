@@ -3,13 +3,15 @@
 from contextlib import ExitStack
 from functools import partial
 
-from pipeline.command import controller_info, device, main, memory_info, open_executor, say, stage, task_of
+from pipeline.command import (controller_info, device, in_the_real_round, main, memory_info, open_executor, say, stage,
+                              task_of)
 from pipeline.presets import Config
 from pipeline.teacher import teacher
 from worldmodels.agent import Agent, load_agent
 from worldmodels.controller import LEARNERS, PolicySpec, Practice
 from worldmodels.controller.distill import Distill, DistillConfig
 from worldmodels.controller.policy import ParameterConfig
+from worldmodels.files import link
 from worldmodels.latents import Latents, open_latents
 from worldmodels.runs import Run, seed_of
 from worldmodels.types import UserError
@@ -37,7 +39,7 @@ def train(config: Config, run: Run, agent: Agent, place: Run, training: int = 0)
     with ExitStack() as stack:
         fitness = FITNESS[config.world](config, run, agent, stack)
         practice = Practice(fitness, latents, config.dream.temperature, config.seed, training, None,
-                            partial(teacher, config, run, agent))
+                            partial(teacher, config, run, agent), getattr(fitness, "live", None))
         practice = practice._replace(previous=previous(agent, practice, place))
         LEARNERS[config.learner.kind](config.learner).learn(agent, practice, config.controller, place, info)
 
@@ -76,8 +78,11 @@ def encoded(config: Config, run: Run, agent: Agent) -> Latents:
 
 def checked_agent(config: Config, run: Run) -> Agent:
     """The run's V and M; a UserError where they were made with other settings than the config's."""
-    if not run.finished("memory", memory_info(config, run)):
+    trained = run.at(run.round - 1) if in_the_real_round(config, run) else run
+    if not trained.finished("memory", memory_info(config, trained)):
         raise UserError(f"no memory in {run.folder}: run `python -m pipeline.train_memory` first")
+    if trained != run:
+        link([trained.path("memory"), trained.path("memory").with_suffix(".json")], run.own_path("memory").parent)
     return load_agent(run, device(config))
 
 

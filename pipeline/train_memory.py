@@ -11,7 +11,7 @@ from worldmodels.runs import Run, plain, seed_of
 from worldmodels.types import UserError
 
 
-@stage("memory")
+@stage("memory", of_models=True)
 def train_memory(config: Config, run: Run):
     """Stage 4: M, which learns how the world moves, with reward and done heads -> checkpoints/memory."""
     if not vision_is_trained(config, run):

@@ -12,7 +12,7 @@ from worldmodels.types import UserError
 from worldmodels.vision.train import train_vision as train
 
 
-@stage("vision")
+@stage("vision", of_models=True)
 def train_vision(config: Config, run: Run):
     """Stage 2: V, which compresses frames -> checkpoints/vision."""
     if vision_is_trained(config, run):

@@ -34,7 +34,7 @@ ITEM_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2, "U32": 
 
 HALF_WRITTEN = re.compile(r"\..+\.\d+")            # write_atomic's temporary names
 
-FORMAT = 2          # of every file; those without a number are of format 1
+FORMAT = 3          # of every file; those without a number are of format 1
 RENAMED = {"again": "episodes_per_round", "explore": "explore_share", "dreamt": "scheduled_sampling",
            "peek": "sees_current_frame", "transfer_episodes": "gap_episodes"}           # settings of format 1
 STARTS = {"zero": "previous_or_zero", "dreamt": "least_squares_dream", "improved": "least_squares"}
@@ -115,9 +115,18 @@ def upgraded(values: dict, format: int) -> dict:
     if format > FORMAT:
         raise ValueError(f"format {format}: this version of the program knows {FORMAT} at most")
     try:
-        return values if format == FORMAT else from_format_1(values)
+        values = from_format_1(values) if format == 1 else values
+        return values if format == FORMAT else from_format_2(values)
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"not of format {format}: {error!r}") from None
+
+
+def from_format_2(values: dict) -> dict:
+    """Format 3 names the rounds in which V is trained on, where format 2 said whether all later ones do."""
+    config = values.get("config")
+    if isinstance(config, dict) and isinstance(config.get("retrain_vision"), bool):
+        config["retrain_vision"] = list(range(2, 11)) if config["retrain_vision"] else []
+    return values
 
 
 def from_format_1(values: dict) -> dict:

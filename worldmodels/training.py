@@ -16,7 +16,7 @@ from worldmodels.runs import Run, seed_of
 from worldmodels.types import TorchModule, UserError
 
 CHECKPOINT_EVERY = 30.0         # seconds
-LOG_EVERY = 20                  # steps; metrics are averaged over them, and synchronise a GPU only then
+LOG_EVERY = 20                  # steps, or those that go together; metrics are averaged over them, and synchronise a GPU only then
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,11 @@ class TrainConfig:
 
 def train(name: str, model: TorchModule, config: TrainConfig, batches: Callable[[int], Iterator[Any]],
           loss: Callable[[Any, Any, torch.Generator], tuple[Tensor, dict[str, Tensor], Any]],
-          run: Run, info: dict, seed: int, section: str = ""):
+          run: Run, info: dict, seed: int, section: str = "", together: int = 1):
     """Trains `model` in place and stores it as the checkpoint `name`. `seed` is the run's; its round and `name` make
-    the streams. `section` of the command line has the settings, where it is not `name`.
+    the streams. `section` of the command line has the settings, where it is not `name`. Where the batches of so many
+    steps `together` come of what the model did before the first of them, none is prepared ahead, and progress is kept
+    between such steps only.
 
     `batches(skip)` iterates over the same batches whatever it skips; `loss(batch, carry, generator)` returns the loss,
     metrics and what to carry on to the next batch (a tuple of tensors or None). Raises UserError when the loss is not
@@ -50,7 +52,8 @@ def train(name: str, model: TorchModule, config: TrainConfig, batches: Callable[
     carry, start = load_progress(name, model, optimizer, run, info)
     generator = torch.Generator(device)
     totals, saved = {}, time.monotonic()
-    ordered = ahead(batches(start)) if device.type == "cuda" else batches(start)
+    ordered = ahead(batches(start)) if device.type == "cuda" and together == 1 else batches(start)
+    every = LOG_EVERY if together == 1 else together
     with run.metrics(name, start) as log, \
             tqdm(total=config.steps, initial=start, desc=f"training {name}", unit="step") as bar:
         for step, batch in zip(range(start, config.steps), ordered):
@@ -68,7 +71,7 @@ def train(name: str, model: TorchModule, config: TrainConfig, batches: Callable[
                 totals.setdefault(key, []).append(metric)
             log.on_step(step + 1, metrics)
             bar.update()
-            if (step + 1) % LOG_EVERY == 0 or step + 1 == config.steps:
+            if (step + 1) % every == 0 or step + 1 == config.steps:
                 means = {key: torch.stack(values).mean().item() for key, values in totals.items()}
                 totals = {}
                 if not all(np.isfinite(list(means.values()))):

@@ -27,6 +27,7 @@ VARIANTS = {                        # the settings that each kind is tested with
     "least_squares": [({}, LinearConfig()), ({"fit_episodes": False}, LinearConfig(bias=False, sees="z"))],
     "actor_critic": [(IMAGINED, ActorConfig(units=8, layers=1)),
                      (IMAGINED | {"gradient": "dynamics"}, ActorConfig(units=8, layers=1, critic="value", sees="z"))],
+    "ppo": [(IMAGINED | {"steps": 320, "batch": 32, "parts": 4}, ActorConfig(units=8, layers=1))],
     "distill": [({}, LinearConfig()), ({"ridge": 0.01}, MLPConfig(hidden_size=4, sees="z")),
                 ({"episodes": 5}, ActorConfig(units=8, layers=1))],
 }

@@ -11,6 +11,7 @@ from worldmodels.controller.learner import LearnerConfig, Practice, Teacher
 from worldmodels.controller.least_squares import LeastSquares
 from worldmodels.controller.linear import LinearConfig, LinearPolicy
 from worldmodels.controller.mlp import MLPPolicy
+from worldmodels.controller.ppo import PPOLearner
 from worldmodels.controller.policy import ControllerConfig, PolicySpec
 from worldmodels.controller.untrained import Untrained
 from worldmodels.types import Policy
@@ -26,6 +27,7 @@ LEARNERS: dict[str, Any] = {kind.Config.kind: kind for kind in (
     Evolution,
     LeastSquares,
     ActorCriticLearner,
+    PPOLearner,
     Distill,
     Untrained,
 )}

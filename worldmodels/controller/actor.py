@@ -22,6 +22,7 @@ from torch import Tensor
 from worldmodels.commandline import Range, Size
 from worldmodels.controller.network import forward, layers_of, parameter_count, random_parameters
 from worldmodels.controller.policy import ParameterConfig, ParameterPolicy, visible
+from worldmodels.types import Seeds, State
 
 MEAN = 5.0                  # bound on |mu|, before tanh (Dreamer V1)
 SHIFT = 10.0                # of an output, so that an ELU does nothing to it
@@ -90,6 +91,26 @@ class ActorPolicy(ParameterPolicy):
 
     def squash(self, x: Tensor) -> Tensor:
         return self.agent.task.smooth_squash(x)
+
+
+class NoisyActor:
+    """An actor with the noise that it learns by, of each rollout's own seed. What it says is u, not yet squashed."""
+
+    def __init__(self, actor: ActorPolicy):
+        self.actor = actor
+
+    def reset(self, seeds: Seeds):
+        self.actor.reset(seeds)
+        self.rngs = [np.random.default_rng([seed, 8]) for seed in seeds]
+
+    def __call__(self, state: State) -> Tensor:
+        mean, std = normal_of(forward(self.actor.layers, state.features[:, self.actor.visible], F.elu))
+        noise = np.stack([rng.standard_normal(mean.shape[1], np.float32) for rng in self.rngs])
+        return mean + std * torch.from_numpy(noise).to(mean)
+
+    def select_and_reset(self, index: Tensor, seeds: Seeds):
+        self.actor.select_and_reset(index, seeds)
+        self.rngs = [self.rngs[i] for i in index.tolist()] + [np.random.default_rng([seed, 8]) for seed in seeds]
 
 
 def normal_of(outputs: Tensor) -> tuple[Tensor, Tensor]:

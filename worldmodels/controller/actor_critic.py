@@ -29,77 +29,45 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from worldmodels.commandline import Count, Positive, Share, Temperature, Weight
-from worldmodels.controller.actor import CRITICS, ActorConfig, actor_sizes, critic_sizes, log_density, normal_of
-from worldmodels.controller.distill import Distill, DistillConfig
-from worldmodels.controller.learner import LearnerConfig, Practice
-from worldmodels.controller.network import forward, layers_of, random_parameters, with_scaling, without_scaling
-from worldmodels.controller.policy import ControllerConfig, PolicySpec, visible
+from worldmodels.controller.actor import ActorConfig, log_density, normal_of
+from worldmodels.controller.gradients import GradientConfig, GradientLearner, Networks, stream
+from worldmodels.controller.learner import Practice
 from worldmodels.memory.noise import draw
-from worldmodels.memory.unroll import recorded_states, unroll_features, unroll_in_place
-from worldmodels.runs import Run, seed_of
-from worldmodels.training import TrainConfig, train
-from worldmodels.types import State, UserError
-
-STATES = 60_000         # of the recorded episodes, about, that imagination begins at
+from worldmodels.memory.unroll import unroll_features, unroll_in_place
+from worldmodels.types import State
 
 
 @dataclass(frozen=True)
-class ActorCriticConfig(TrainConfig, LearnerConfig):
+class ActorCriticConfig(GradientConfig):
     kind: str = "actor_critic"          # which of LEARNERS
     steps: Count = 3000                 # optimiser steps
     batch: Count = 64                   # imagined rollouts in each (Dreamer V1: 2500, V3: 1024)
     learning_rate: Positive = 1e-3      # Adam's (Dreamer V1: 8e-5, V3: 4e-5)
     final_anneal: Share = 0.5           # share of the steps, at the end, over which the rate falls to zero
     horizon: Count = 60                 # H, imagined steps (Dreamer: 15)
-    discount: Share = 0.99              # gamma (Dreamer V1: 0.99, V3: 0.997)
-    trace: Share = 0.95                 # lambda (Dreamer)
     gradient: Literal["dynamics", "reinforce"] = "reinforce"    # how the actor learns (Dreamer V1, V3)
-    entropy: Weight = 3e-4              # eta (Dreamer V1: 0, V3: 3e-4)
     return_scale: bool = True           # returns are divided by their spread (Dreamer V3; V1: no)
     slow_rate: Share = 0.02             # of the new critic in the slow one, a step
     temperature: Temperature = 2.0      # of imagination: above 1, to exploit M's errors pays less
-    distilled: bool = False             # the actor begins fitted to a teacher (controller/distill.py)
-    teacher: str = ""                   # its run; none: the round before
     anchor: Weight = 0.0                # of the squared distance of its actions, before noise, from those it began with
 
 
-class ActorCritic(nn.Module):
-    """Actor and critic, vectors of parameters of networks (controller/network.py), and how they learn."""
+class ActorCritic(Networks):
+    """The two as they learn in imagination."""
 
     def __init__(self, config: ActorCriticConfig, spec: ActorConfig, agent):
-        super().__init__()
-        self.config, self.agent = config, agent
-        self.sizes, self.critic_sizes = actor_sizes(spec, agent), critic_sizes(spec, agent)
-        self.visible, self.of_value = visible(spec.sees, agent.memory.feature_sizes), CRITICS[spec.critic]
-        self.actor, self.critic = (nn.Parameter(torch.empty(0)) for _ in range(2))
-        for name in ("slow", "mean", "std", "spread", "first"):
+        super().__init__(config, spec, agent)
+        for name in ("slow", "spread", "first"):
             self.register_buffer(name, torch.zeros(()))
 
-    @torch.no_grad()
     def begin(self, states: State, rng: np.random.Generator,
               arrays: Mapping[str, np.ndarray] = MappingProxyType({})):
-        """With the networks of a policy's arrays [1, n] or, where it has none, random ones; features are standardised
-        as they are in these states."""
-        seen = states.features[:, self.visible]
-        self.mean, self.std = seen.mean(0), seen.std(0).clamp(min=1e-3)
-
-        def network(name: str, sizes: list[int], last: float) -> Tensor:
-            if name in arrays:
-                return with_scaling(torch.from_numpy(arrays[name][0]).to(seen), sizes, self.mean, self.std)
-            return random_parameters(sizes, rng, last).to(seen)
-
-        self.actor.data = network("parameters", self.sizes, 0.01)
-        self.critic.data = network("critic", self.critic_sizes, 0.0)                        # all values 0 (Dreamer V3)
-        self.slow, self.first, self.spread = self.critic.data.clone(), self.actor.data.clone(), seen.new_zeros(())
-
-    def arrays(self) -> dict[str, Tensor]:
-        """Of the policy, whose networks see features as they are."""
-        plain = lambda network, sizes: without_scaling(network.detach(), sizes, self.mean, self.std).cpu()
-        return {"parameters": plain(self.actor, self.sizes), "critic": plain(self.critic, self.critic_sizes)}
+        super().begin(states, rng, arrays)
+        self.slow, self.first = self.critic.data.clone(), self.actor.data.clone()
+        self.spread = self.actor.data.new_zeros(())
 
     def loss(self, start: State, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Both losses, and what is logged, of imagination from some states [B] on."""
@@ -135,19 +103,6 @@ class ActorCritic(nn.Module):
         self.spread = torch.where(begun, 0.99 * self.spread + 0.01 * (high - low), high - low)
         self.slow = self.slow + self.config.slow_rate * (self.critic.detach() - self.slow)
 
-    def _actor(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """mu and sigma, each [..., A]."""
-        return normal_of(self._network(x, self.actor, self.sizes))
-
-    def _critic(self, x: Tensor, parameters: Tensor) -> Tensor:
-        return self._network(x, parameters, self.critic_sizes)
-
-    def _network(self, x: Tensor, parameters: Tensor, sizes: list[int]) -> Tensor:
-        return forward(layers_of(parameters[None], sizes), x.flatten(0, -2), F.elu).unflatten(0, x.shape[:-1])
-
-    def _seen(self, features: Tensor) -> Tensor:
-        return (features[..., self.visible] - self.mean) / self.std
-
     def _imagine(self, start: State, generator: torch.Generator) -> tuple[Tensor, ...]:
         """What the networks see [H+1, B, F], reward and p_done [H, B]; and of each action the noise in it, mu and
         sigma, [H, B, A]. Gradients go back through M by "dynamics"."""
@@ -168,41 +123,18 @@ class ActorCritic(nn.Module):
 UNROLL = {"dynamics": unroll_features, "reinforce": unroll_in_place}
 
 
-class ActorCriticLearner:
+class ActorCriticLearner(GradientLearner):
     """The learner."""
 
     Config = ActorCriticConfig
+    made = ActorCritic
 
     def __init__(self, config: ActorCriticConfig):
         self.config = config
 
-    def learn(self, agent, practice: Practice, config: ControllerConfig, run: Run, info: dict) -> PolicySpec:
-        spec = getattr(config, "guide", None)
-        if spec is None:
-            raise UserError(f"--controller.kind {config.kind} has no critic to learn: take {ActorConfig.kind}, or a "
-                            "planner with --controller.guided True")
-        seeds = lambda *index: seed_of(practice.seed, run.round, "actor and critic", practice.training, *index)
-        states = recorded_states(agent.memory, practice.latents(), STATES, seeds(0))
-        model = ActorCritic(self.config, spec, agent)
-        rng, arrays, before = np.random.default_rng(seeds(1)), {}, practice.previous
-        if self.config.distilled:
-            arrays = Distill(DistillConfig(teacher=self.config.teacher)).fitted(agent, practice, spec, run).arrays
-        elif before and getattr(before.config, "guide", None) != spec:
-            raise UserError(f"the controller of the round before is {before.config}: go on with its --controller "
-                            "settings, or take --learner.distilled True")
-        elif before:
-            arrays = before.arrays
-        model.begin(states, rng, arrays)
-
-        def batches(skip: int) -> Iterator[State]:
-            for step in range(skip, self.config.steps):
-                rows = np.random.default_rng(seeds(2, step)).integers(len(states.features), size=self.config.batch)
-                yield states.select(torch.from_numpy(rows).to(states.features.device))
-
-        def loss(start: State, carry: None, generator: torch.Generator):
-            return *model.loss(start, generator), None
-
-        train("behaviour", model, self.config, batches, loss, run, info, seeds(3), "learner")
-        arrays = model.arrays()
-        run.save("controller", arrays, info)
-        return PolicySpec(config, {name: t.numpy()[None] for name, t in arrays.items()})
+    def batches(self, model: ActorCritic, states: State, practice: Practice, spec: ActorConfig, round: int,
+                skip: int) -> Iterator[State]:
+        for step in range(skip, self.config.steps):
+            rng = np.random.default_rng(stream(practice, round, 2, step))
+            rows = rng.integers(len(states.features), size=self.config.batch)
+            yield states.select(torch.from_numpy(rows).to(states.features.device))

@@ -11,7 +11,7 @@ from torch import Tensor
 from worldmodels.agent import Agent
 from worldmodels.controller import PolicySpec
 from worldmodels.envs import Task
-from worldmodels.episodes import Episode, locate
+from worldmodels.episodes import Episode, Track, locate
 from worldmodels.executors import Shared
 from worldmodels.memory.noise import draw
 from worldmodels.memory.unroll import Trajectory, states_at, unroll
@@ -44,11 +44,14 @@ class WatchJob:
 
     def __call__(self) -> list[Episode]:
         agent, world = worker_world(self.task, self.agent, self.max_steps, self.settings)
-        played = []
-        recorder = Recorder(world, lambda: list(agent.memory.latent(world.state).numpy().copy()),
-                            lambda track: played.append(track.episode()))
+        played: dict[int, Episode] = {}
+
+        def end(track: Track):
+            played[track.seed] = track.episode()
+
+        recorder = Recorder(world, lambda: list(agent.memory.latent(world.state).numpy().copy()), end)
         rollout(recorder, agent.policy_of(self.spec), self.seeds)
-        return played
+        return [played[seed] for seed in self.seeds]
 
 
 class SimToRealGap(NamedTuple):

@@ -10,11 +10,13 @@ from tqdm import tqdm
 
 from worldmodels.agent import Agent, agent_of
 from worldmodels.controller import PolicySpec
+from worldmodels.controller.learner import Lived
 from worldmodels.envs import Task
 from worldmodels.executors import Shared
 from worldmodels.memory.pessimism import Pessimism, pessimism_of, with_pessimism
 from worldmodels.types import Executor, Seeds, State
 from worldmodels.worlds.dream import DreamConfig, DreamWorld
+from worldmodels.worlds.lived import lived
 from worldmodels.worlds.population import GraphedDream, dream, whole_widths
 from worldmodels.worlds.real import RealWorld, real_world
 from worldmodels.worlds.rollout import rollout
@@ -76,12 +78,21 @@ class RealJob:
         return played.returns.numpy(), played.lengths.numpy()
 
 
+class LivedJob(RealJob):
+    """The same of one actor with its noise, remembered."""
+
+    def __call__(self) -> list[Lived]:
+        agent, world = worker_world(self.task, self.agent, self.max_steps, self.settings)
+        return lived(world, agent, self.spec, self.seeds)
+
+
 class RealFitness:
     """Policies in the real game, spread over an executor's workers in jobs that do not depend on their number."""
 
     def __init__(self, executor: Executor, agent: Agent, max_steps: int, settings: tuple):
         self.executor = executor
-        self.job = partial(RealJob, agent.task, agent.shared, max_steps, settings)
+        about = agent.task, agent.shared, max_steps, settings
+        self.job, self.lived_job = partial(RealJob, *about), partial(LivedJob, *about)
 
     def __call__(self, spec: PolicySpec, seeds: Seeds, progress: tqdm | None = None) -> np.ndarray:
         """P policies, seeds [E] -> returns [P, E]."""
@@ -95,6 +106,12 @@ class RealFitness:
         jobs = [self.job(spec.select(member[part]), tuple(all_seeds[part])) for part in split_jobs(len(member))]
         results = self.executor.run(jobs, progress, weight=lambda result: len(result[0]))
         return np.concatenate(results, axis=1).reshape(2, members, len(seeds))
+
+
+    def live(self, spec: PolicySpec, seeds: Seeds) -> list[Lived]:
+        """What an actor lives through in an episode for each seed."""
+        jobs = [self.lived_job(spec, tuple(seeds[i:i + SMALLEST])) for i in range(0, len(seeds), SMALLEST)]
+        return sum(self.executor.run(jobs), [])
 
 
 def split_jobs(count: int) -> list[slice]:

@@ -1,0 +1,47 @@
+"""What an actor lives through in a world, as it learns from it (controller/ppo.py)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from worldmodels.agent import Agent
+from worldmodels.controller import PolicySpec
+from worldmodels.controller.actor import NoisyActor
+from worldmodels.controller.learner import Lived
+from worldmodels.episodes import Track
+from worldmodels.types import Seeds, State, Step, World
+from worldmodels.worlds.record import Recorder
+from worldmodels.worlds.rollout import rollout
+
+
+class Squashed:
+    """A world whose actions are outputs that are not yet squashed."""
+
+    def __init__(self, world: World, squash: Callable[[Tensor], Tensor]):
+        self.world, self.squash = world, squash
+        self.max_batch, self.compact_above = world.max_batch, world.compact_above
+
+    def reset(self, seeds: Seeds) -> State:
+        return self.world.reset(seeds)
+
+    def step(self, action: Tensor) -> Step:
+        return self.world.step(self.squash(action))
+
+    def select_and_reset(self, index: Tensor, seeds: Seeds) -> State:
+        return self.world.select_and_reset(index, seeds)
+
+
+def lived(world: World, agent: Agent, spec: PolicySpec, seeds: Seeds) -> list[Lived]:
+    """An episode of the only actor of a spec for each seed."""
+    found = {}
+
+    def end(track: Track):
+        episode = track.episode()
+        found[track.seed] = Lived(episode.frames, episode.action, episode.reward, bool(episode.terminated[-1]))
+
+    see = lambda: list(np.copy(world.state.features.cpu().numpy()))
+    recorded = Recorder(Squashed(world, agent.task.smooth_squash), see, end)
+    rollout(recorded, NoisyActor(agent.policy_of(spec)), seeds)
+    return [found[seed] for seed in seeds]
