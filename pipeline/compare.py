@@ -56,7 +56,7 @@ def world_models(config: Config) -> dict[str, Config]:
     collect = replace(config.collect, episodes=given.random_episodes + given.controller_episodes)
     memory = replace(config.memory, batch=given.batch, latent=given.latent)
     config = replace(config, training="staged", rounds=1, world="dream", learner=given.learner, collect=collect,
-                     memory=memory)
+                     memory=memory, controller=given.controller)
     common = {f.name: getattr(config.memory, f.name) for f in fields(MemoryConfig) if f.name != "kind"}
     of = lambda kind, **settings: replace(config, memory=kind.Config(**common | settings))
     dreamer_v3 = {"free_nats": 1.0, "free_nats_per": "step", "kl_posterior_weight": 0.1}

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.command import controller_info, main, open_executor, say, stage, task_of
+from pipeline.command import all_rounds, controller_info, main, open_executor, say, stage, task_of
 from pipeline.presets import Config
 from pipeline.report import draw
 from pipeline.train_controller import checked_agent, encoded
@@ -29,10 +29,11 @@ from worldmodels.worlds.rollout import rollout
 @stage("evaluate", of_finished=True)
 def evaluate(config: Config, run: Run):
     """Stage 6: scores and pictures -> report/."""
-    agent = checked_agent(config, run)
-    if is_scored(config, run, agent.digest):
+    agent, on_the_way = checked_agent(config, run), run.round < all_rounds(config)
+    if is_scored(config, run, agent.digest) or on_the_way and is_scored(in_short(config), run, agent.digest):
         say("evaluate: the report is there")
     else:
+        config = in_short(config) if on_the_way else config
         report(config, run, agent)
         with run.at(1).metrics("evaluate") as log:              # a curve of all rounds
             for round in run.last("controller").until_now:
@@ -44,6 +45,14 @@ def evaluate(config: Config, run: Run):
     print(f"\n{task_of(config).env_id}, run {run.folder}")
     print(table(read_scores(run.report / "scores.json")))
     print(f"\nscores and pictures are in {run.report}/: " + ", ".join(sorted(p.name for p in run.report.glob("*.*"))))
+
+
+def in_short(config: Config) -> Config:
+    """How rounds before the last are scored: in fewer episodes, drawn as episodes are collected."""
+    e = config.evaluate
+    fewer = {name: min(getattr(e, name), e.episodes_on_the_way) for name in ("episodes", "random_episodes",
+                                                                              "gap_episodes")}
+    return replace(config, evaluate=replace(e, **fewer, drawing=config.collect.drawing))
 
 
 def is_scored(config: Config, run: Run, digest: str) -> bool:
@@ -126,13 +135,13 @@ def score_controller(config: Config, agent: Agent, latents: Latents, controller:
 
 
 def score_played(config: Config, agent: Agent, controller: PolicySpec, name: str, executor: Executor) -> dict:
-    """A controller in the real game, drawn officially."""
+    """A controller in the real game, drawn as `evaluate` has it."""
     task, e = agent.task, config.evaluate
-    official = replace(config.collect, drawing="official")
-    game = RealFitness(executor, agent, task.max_steps, env_settings(task, official))
+    played = replace(config.collect, drawing=e.drawing)
+    game = RealFitness(executor, agent, task.max_steps, env_settings(task, played))
     with timed(f"{name}, real game", e.episodes) as (bar, wall):
         returns = game(controller, range(e.first_seed, e.first_seed + e.episodes), bar)[0]
-    return score(task, "real", name, returns, wall_s=wall(), **in_the_game(config, official, executor))
+    return score(task, "real", name, returns, wall_s=wall(), **in_the_game(config, played, executor))
 
 
 def watch(config: Config, agent: Agent, controller: PolicySpec, executor: Executor) -> list[Episode]:

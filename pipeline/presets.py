@@ -51,7 +51,8 @@ class CompareConfig:
     latent: Literal["sample", "mean"] = "sample"    # what z is, see --memory.latent; a sample in joint training
     vision_seconds: Count = 120         # and V, where it is not the run's; together, where they are trained jointly
     episodes: Count = 24                # of each policy, that predictions are scored on
-    # how linear controllers are trained: by whole dreams alone, from zero
+    # how controllers are trained: by whole dreams alone, from zero
+    controller: ControllerConfig = field(default_factory=LinearConfig)
     learner: LearnerConfig = field(default_factory=EvolutionConfig)
     actor: ActorConfig = field(default_factory=ActorConfig)
     actor_critic: ActorCriticConfig = field(default_factory=ActorCriticConfig)
@@ -136,19 +137,23 @@ def paper_take_cover() -> Config:
 
 def quick_car_racing() -> Config:
     c = paper_car_racing()
-    learner = replace(c.learner, generations=40, episodes=16, eval_every=10, eval_episodes=512)
+    evolution = replace(c.learner, generations=40, episodes=16, eval_every=10, eval_episodes=512)
+    ppo = PPOConfig(steps=6400, batch=128, learning_rate=5e-4, temperature=0.5)
     return replace(
-        c, preset="quick", world="dream", rounds=2,
-        collect=replace(c.collect, episodes=2000, episodes_per_round=800, max_steps=400, policy="smooth", repeat=4),
-        vision=replace(c.vision, steps=2500, batch=32, learning_rate=1e-3, final_anneal=0.3, channels=16, kl_floor=1.0),
-        memory=replace(c.memory, steps=1500, batch=50, sequence=40, learning_rate=3e-3, final_anneal=0.4,
-                       scheduled_sampling=1.0, sees_current_frame=True),
-        dream=replace(c.dream, max_steps=250),
-        learner=learner,
+        c, preset="quick", world="dream", rounds=3,
+        collect=replace(c.collect, episodes=600, episodes_per_round=200, weight_noise=0.1, max_steps=1000, policy="smooth",
+                        repeat=4),
+        vision=replace(c.vision, steps=3000, batch=32, learning_rate=1e-3, final_anneal=0.3, channels=24, kl_floor=3.0),
+        memory=replace(c.memory, steps=1200, batch=50, sequence=40, learning_rate=3e-3, final_anneal=0.4,
+                       scheduled_sampling=1.0, sees_current_frame=True, reward_weight=0.1),
+        dream=replace(c.dream, max_steps=250, temperature=0.5),
+        controller=ActorConfig(),
+        learner=ppo,
+        real_learner=replace(ppo, steps=3200, batch=64, learning_rate=3e-4),
         evaluate=replace(c.evaluate, episodes=40, dream_episodes=256),
-        sweep=replace(c.sweep, learner=learner),
+        sweep=replace(c.sweep, learner=ppo),
         compare=replace(c.compare, controller_episodes=2000, weight_noise=1.0, latent="mean",
-                        learner=replace(learner, generations=30)))
+                        learner=replace(evolution, generations=30)))
 
 
 def quick_take_cover() -> Config:
@@ -167,7 +172,7 @@ def quick_take_cover() -> Config:
         evaluate=replace(c.evaluate, other_skills=(5,)),
         sweep=replace(c.sweep, temperatures=(0.1, 0.5, 1.0, 1.05, 1.15, 1.3),
                       learner=replace(c.learner, generations=60, episodes=16, eval_every=5, eval_episodes=512)),
-        compare=replace(c.compare, random_episodes=3000, controller_episodes=500,
+        compare=replace(c.compare, controller=c.controller, random_episodes=3000, controller_episodes=500,
                         actor_critic=replace(c.compare.actor_critic, steps=1200, batch=256, horizon=15,
                                              learning_rate=3e-4, temperature=1.6, distilled=True, anchor=0.2),
                         learner=replace(c.learner, generations=30, episodes=16, eval_every=5, eval_episodes=512)))
@@ -176,11 +181,10 @@ def quick_take_cover() -> Config:
 def laptop_car_racing() -> Config:
     c = quick_car_racing()
     return replace(
-        c, preset="laptop", rounds=8,
-        collect=replace(c.collect, episodes=2400),
-        vision=replace(c.vision, steps=5000),
-        memory=replace(c.memory, steps=2000),
-        learner=replace(c.learner, generations=60),
+        c, preset="laptop", rounds=8, retrain_vision=(3, 6),
+        collect=replace(c.collect, episodes_per_round=300),
+        memory=replace(c.memory, steps=1500),
+        learner=replace(c.learner, steps=8000),
         evaluate=replace(c.evaluate, episodes=100, dream_episodes=1024))
 
 
@@ -197,7 +201,9 @@ def laptop_take_cover() -> Config:
 
 def smoke(base: Config, steps: int) -> Config:
     """Every stage, tiny: to see that all of it runs."""
-    tiny = lambda c: replace(c, generations=2, population=4, episodes=2, eval_every=2, eval_episodes=2)
+    evolution = {"generations": 2, "population": 4, "episodes": 2, "eval_every": 2, "eval_episodes": 2}
+    gradients = {"steps": 4, "batch": 4, "horizon": 5, "passes": 1, "parts": 2}
+    tiny = lambda c: replace(c, **(evolution if hasattr(c, "generations") else gradients))
     return replace(
         base, preset="smoke", rounds=1,
         collect=replace(base.collect, episodes=4, max_steps=steps, min_steps=0),
@@ -206,6 +212,7 @@ def smoke(base: Config, steps: int) -> Config:
         joint=replace(base.joint, steps=20, batch=2, sequence=10),
         dream=replace(base.dream, max_steps=30, warmup=5),
         learner=tiny(base.learner),
+        real_learner=tiny(base.real_learner),
         evaluate=replace(base.evaluate, episodes=2, random_episodes=2, dream_episodes=8, gap_episodes=2,
                          video_steps=20),
         sweep=replace(base.sweep, learner=tiny(base.sweep.learner)),

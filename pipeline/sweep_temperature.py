@@ -40,8 +40,10 @@ def sweep_temperature(config: Config, run: Run):
 
 
 def dreaming(config: Config, tau: float) -> Config:
-    """The settings of a training at this temperature."""
-    return replace(config, world="dream", learner=config.sweep.learner, dream=replace(config.dream, temperature=tau))
+    """The settings of a training at this temperature, of dreams or of the learner's own imagination."""
+    learner = config.sweep.learner
+    own = {"temperature": tau} if hasattr(learner, "temperature") else {}
+    return replace(config, world="dream", learner=replace(learner, **own), dream=replace(config.dream, temperature=tau))
 
 
 def place_of(run: Run, tau: float, training: int) -> Run:

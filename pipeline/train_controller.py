@@ -3,8 +3,17 @@
 from contextlib import ExitStack
 from functools import partial
 
-from pipeline.command import (controller_info, device, in_the_real_round, main, memory_info, open_executor, say, stage,
-                              task_of)
+from pipeline.command import (
+    controller_info,
+    device,
+    in_the_real_round,
+    main,
+    memory_info,
+    open_executor,
+    say,
+    stage,
+    task_of,
+)
 from pipeline.presets import Config
 from pipeline.teacher import teacher
 from worldmodels.agent import Agent, load_agent

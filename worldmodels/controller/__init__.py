@@ -11,8 +11,8 @@ from worldmodels.controller.learner import LearnerConfig, Practice, Teacher
 from worldmodels.controller.least_squares import LeastSquares
 from worldmodels.controller.linear import LinearConfig, LinearPolicy
 from worldmodels.controller.mlp import MLPPolicy
-from worldmodels.controller.ppo import PPOLearner
 from worldmodels.controller.policy import ControllerConfig, PolicySpec
+from worldmodels.controller.ppo import PPOLearner
 from worldmodels.controller.untrained import Untrained
 from worldmodels.types import Policy
 

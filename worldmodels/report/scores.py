@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 
@@ -26,11 +26,14 @@ Episodes = Annotated[int, Range(1, EPISODES_PER_STAGE)]
 class EvaluateConfig:
     episodes: Episodes = 100        # of the controller, in the real game
     random_episodes: Episodes = 100     # of each random policy, in the real game
+    episodes_on_the_way: Episodes = 40  # at most, of each, after a round that is not the last one
     dream_episodes: Episodes = 1024     # of the controllers and of the collecting policy, in the dream
     # TakeCover: Doom's skills, at which the last controller plays as often too
     other_skills: Annotated[tuple[int, ...], Range(1, 5)] = ()
     # of the episodes scored
     first_seed: Annotated[int, Range(EVALUATION.start, EVALUATION.stop - 1)] = EVALUATION.start
+    # CarRacing: gymnasium's own frames or ours, which are as those episodes' that are collected; on the way always these
+    drawing: Literal["fast", "official"] = "official"
     gap_episodes: Episodes = 100    # of the controller, from which sim_to_real_gap.png is drawn
     video_steps: Count = 300        # length of each video
 

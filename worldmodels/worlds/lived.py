@@ -1,7 +1,6 @@
 """What an actor lives through in a world, as it learns from it (controller/ppo.py)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
