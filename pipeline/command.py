@@ -32,7 +32,8 @@ TYPED = ("data", "metrics", "address")
 SECTIONS = tuple(f.name for f in fields(Config) if is_dataclass(getattr(Config(), f.name)))
 
 
-def stage(*sections: str, begins: bool = False, of_finished: bool = False, of_models: bool = False) -> Callable[[Stage], Stage]:
+def stage(*sections: str, begins: bool = False, of_finished: bool = False,
+          of_models: bool = False) -> Callable[[Stage], Stage]:
     """Makes a function a stage: its --help shows these sections of the settings, and its seconds are added to what
     wall.json says of it, from which the curve against wall time is drawn. It may begin a run, and works on the round in
     progress, or on the last finished one. Those `of_models` lead to a V and an M, which the round in the real game has
@@ -42,8 +43,8 @@ def stage(*sections: str, begins: bool = False, of_finished: bool = False, of_mo
         @functools.wraps(work)
         def timed(config: Config, run: Run):
             if of_models and in_the_real_round(config, run):
-                raise UserError(f"round {run.round} of {run.root} is in the real game, and trains the controller alone: "
-                                "run `python -m pipeline.train_controller`")
+                raise UserError(f"round {run.round} of {run.root} is in the real game, and trains the controller "
+                                "alone: run `python -m pipeline.train_controller`")
             start = time.monotonic()
             try:
                 work(config, run)

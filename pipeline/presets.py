@@ -141,8 +141,8 @@ def quick_car_racing() -> Config:
     ppo = PPOConfig(steps=6400, batch=128, learning_rate=5e-4, temperature=0.5)
     return replace(
         c, preset="quick", world="dream", rounds=3,
-        collect=replace(c.collect, episodes=600, episodes_per_round=200, weight_noise=0.1, max_steps=1000, policy="smooth",
-                        repeat=4),
+        collect=replace(c.collect, episodes=600, episodes_per_round=200, weight_noise=0.1, max_steps=1000,
+                        policy="smooth", repeat=4),
         vision=replace(c.vision, steps=3000, batch=32, learning_rate=1e-3, final_anneal=0.3, channels=24, kl_floor=3.0),
         memory=replace(c.memory, steps=1200, batch=50, sequence=40, learning_rate=3e-3, final_anneal=0.4,
                        scheduled_sampling=1.0, sees_current_frame=True, reward_weight=0.1),

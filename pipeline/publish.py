@@ -70,7 +70,8 @@ def publish(config: Config, run: Run):
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
     card = CARD.format(task=config.task, run=config.run, starts=STARTS, preset=config.preset, seed=config.seed,
-                       world=WHERE[config.world], rounds=run.round, vision=config.vision.kind, memory=config.memory.kind,
+                       world=WHERE[config.world], rounds=run.round, vision=config.vision.kind,
+                       memory=config.memory.kind,
                        controller=config.controller.kind, learner=config.learner.kind,
                        start=START[getattr(config.learner, "start", "previous_or_zero")],
                        commit=read_scores(scores)[0]["git_commit"],

@@ -148,9 +148,8 @@ def where_lost(config: Config, agent: Agent, controller: PolicySpec, watched: li
     decile = worst.worst(watched)
     returns = np.array([episode.reward.sum() for episode in watched])
     yield page.paragraph(f"The worst {len(decile)} of {len(watched)} episodes have {returns[decile].mean():.0f} on "
-                         f"average, all of them {returns.mean():.0f}. Below: {'the worst' if len(decile) > 1 else 'it'}, "
-                         "played again. Bars are the controller's actions; the last row's picture belongs to the step "
-                         "that follows.")
+                         f"average, all of them {returns.mean():.0f}. Below: the worst, played again. Bars are "
+                         "what the controller does at that step: one for each action, from zero on.")
     task, first = agent.task, config.evaluate.first_seed
     with closing(real_world(agent, task.max_steps, env_settings(task, config.collect))) as real:
         for number in decile[:SHOWN]:

@@ -48,7 +48,8 @@ RUN_BY = {r"--task lander:TASK": "tests/pipeline/test_extending.py",
           r"--metrics": "tests/pipeline/test_extending.py",
           r"--(executor|address)": "tests/pipeline/test_ray.py",
           r"--controller.kind mlp": "tests/pipeline/test_extending.py",
-          r"--learner.kind (cma_es|least_squares|actor_critic|ppo|untrained|distill)": "tests/controller/test_learners.py",
+          r"--learner.kind (cma_es|least_squares|actor_critic|ppo|untrained|distill)":
+              "tests/controller/test_learners.py",
           r"pipeline.compare": "tests/pipeline/test_compare.py"}
 TIME = re.compile(r"\b(\d[\d,.]*|an?|one|two|three|ten|few|half|quarters?)\b[\w ]{0,20}?"
                   r"\b(m?s|seconds?|min|minutes?|hours?|days?)\b")

@@ -16,7 +16,7 @@ from worldmodels.runs import Run, seed_of
 from worldmodels.types import TorchModule, UserError
 
 CHECKPOINT_EVERY = 30.0         # seconds
-LOG_EVERY = 20                  # steps, or those that go together; metrics are averaged over them, and synchronise a GPU only then
+LOG_EVERY = 20                  # steps; metrics are averaged over them, and synchronise a GPU only then
 
 
 @dataclass(frozen=True)

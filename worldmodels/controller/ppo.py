@@ -119,7 +119,8 @@ class PPO(Networks):
         advantage, x = torch.stack(found[:0:-1]), x[:-1]
         density = log_density(u, *self._actor(x))
         steps = Steps(*(part[there] for part in (x, u, density, advantage, advantage + value[:-1])))
-        return steps._replace(advantage=(steps.advantage - steps.advantage.mean()) / steps.advantage.std(correction=0).clamp(1e-6))
+        std, mean = torch.std_mean(steps.advantage, correction=0)
+        return steps._replace(advantage=(steps.advantage - mean) / std.clamp(1e-6))
 
     def loss(self, steps: Steps, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Both losses, and what is logged, of some steps."""

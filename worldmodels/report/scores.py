@@ -32,7 +32,7 @@ class EvaluateConfig:
     other_skills: Annotated[tuple[int, ...], Range(1, 5)] = ()
     # of the episodes scored
     first_seed: Annotated[int, Range(EVALUATION.start, EVALUATION.stop - 1)] = EVALUATION.start
-    # CarRacing: gymnasium's own frames or ours, which are as those episodes' that are collected; on the way always these
+    # CarRacing: gymnasium's own frames, or ours; on the way those that are collected
     drawing: Literal["fast", "official"] = "official"
     gap_episodes: Episodes = 100    # of the controller, from which sim_to_real_gap.png is drawn
     video_steps: Count = 300        # length of each video
