@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from pipeline.presets import Config
 from worldmodels.files import FORMAT, digest, load_arrays, read_json, save_arrays, write_atomic, write_json
+from worldmodels.runs import ROUNDS, Run
 from worldmodels.types import UserError
 
 ARRAYS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array([True, False]),
@@ -168,6 +170,13 @@ def test_names_of_format_1_are_nothing_special_today(tmp_path):
     assert load_arrays(tmp_path / "x")[1] == read_json(tmp_path / "x.json") == info
 
 
+@pytest.mark.parametrize("before, now", ((False, ()), (True, tuple(range(2, ROUNDS + 1)))))
+def test_whether_a_run_of_format_2_trains_v_on_is_read_as_the_rounds_that_do(tmp_path, before, now):
+    (tmp_path / "config.json").write_text(json.dumps({"format": 2, "config": {"retrain_vision": before, "seed": 3}}))
+    settings = Run(tmp_path).settings(Config)
+    assert (settings.retrain_vision, settings.seed) == (now, 3)
+
+
 def test_a_file_of_a_newer_format_is_refused_by_name_and_says_why(tmp_path):
     text, later = json.dumps({"a": 1}), str(FORMAT + 1)
     (tmp_path / "new.json").write_text(json.dumps({"format": FORMAT + 1, "a": 1}))
@@ -178,8 +187,8 @@ def test_a_file_of_a_newer_format_is_refused_by_name_and_says_why(tmp_path):
             read(tmp_path / name)
 
 
-@pytest.mark.parametrize("damage", ((b'"format":"2"', b'"format":"1"'), (b'"format":"2"', b'"format":"0"'),
-                                    (b'"format":"2"', b'"gormat":"2"')), ids=str)
+@pytest.mark.parametrize("damage", ((b'"format":"3"', b'"format":"1"'), (b'"format":"3"', b'"format":"0"'),
+                                    (b'"format":"3"', b'"gormat":"2"')), ids=str)
 def test_a_files_format_is_covered_by_its_digest(tmp_path, damage):
     """Else its settings would be read as those of another format."""
     save_arrays(tmp_path / "x", ARRAYS, {"peek": 1})

@@ -115,7 +115,7 @@ def upgraded(values: dict, format: int) -> dict:
     if format > FORMAT:
         raise ValueError(f"format {format}: this version of the program knows {FORMAT} at most")
     try:
-        values = from_format_1(values) if format == 1 else values
+        values = from_format_1(values) if format < 2 else values
         return values if format == FORMAT else from_format_2(values)
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"not of format {format}: {error!r}") from None

@@ -25,7 +25,7 @@ from worldmodels.report.scores import read_scores
 from worldmodels.runs import Run
 from worldmodels.types import UserError
 
-SETTINGS = ["--task", "toy", "--run", "two", "--rounds", "2", "--retrain-vision", "True",
+SETTINGS = ["--task", "toy", "--run", "two", "--rounds", "2", "--retrain-vision", "2",
             "--collect.episodes-per-round", "5", *INLINE, "--device", "cpu"]
 SMOKE = [*SETTINGS, "--preset", "smoke", "--vision.learning-rate", "1e-2"]
 
@@ -252,7 +252,19 @@ def test_a_v_made_with_other_settings_is_refused(copied, fails):
 
 def test_a_run_that_trained_v_on_goes_on_doing_so(copied, fails):
     _, arguments = copied
-    assert "vision" in fails(stages.train_vision, *arguments, "--rounds", "3", "--retrain-vision", "False")
+    assert "vision" in fails(stages.train_vision, *arguments, "--rounds", "3", "--retrain-vision")
+
+
+def test_a_round_that_does_not_train_v_on_has_that_of_the_last_one_that_did(copied, capsys):
+    run, arguments = copied
+    third = run.at(3)
+    for stage in stages.STAGED[:-1]:
+        main(stage, [*arguments, "--rounds", "3"])
+    assert "train_vision: V is trained" in capsys.readouterr().err
+    assert third.path("vision") == run.at(2).own_path("vision") and not third.latents.exists()
+    counts = [len(list(round.episodes.glob(f"*{SUFFIX}"))) for round in third.until_now]
+    assert len(list(run.at(2).latents.glob("*"))) == sum(counts)
+    assert load_agent(third).vision_digest == load_agent(run.at(2)).vision_digest
 
 
 def test_it_is_scored_and_can_be_published_and_scored_again_without_its_episodes(copied, tmp_path, capsys):

@@ -119,7 +119,7 @@ def test_a_finished_round_keeps_its_v_where_the_next_command_would_train_it_on(c
     second = Run(run, 2)
     agent = load_agent(second)
     with pytest.raises(SystemExit):
-        main(stages.pipeline, [*arguments, "--retrain-vision", "True"])
+        main(stages.pipeline, [*arguments, "--retrain-vision", "2"])
     assert "error: " in capsys.readouterr().err
     assert load_agent(second).digest == agent.digest
 
