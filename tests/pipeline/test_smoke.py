@@ -17,8 +17,8 @@ from worldmodels.report.scores import read_scores
 
 FIELDS = {"task", "env_id", "world", "temperature", "controller", "episodes", "first_seed", "mean", "std", "ci95",
           "returns", "wall_s", "workers", "device", "git_commit"}
-PICTURES = {"returns.png", "dream_vs_real.png", "sim_to_real_gap.png", "curves.png", "film_strip.png", "real.webp",
-            "dream.webp", "report.html"}
+PICTURES = {"returns.png", "worst.png", "dream_vs_real.png", "sim_to_real_gap.png", "curves.png", "film_strip.png",
+            "real.webp", "dream.webp", "report.html"}
 CAPTION = 28            # rows of black with white letters above each frame of a video
 
 STAGES = {"collect", "vision", "encode", "memory", "controller", "evaluate"}
