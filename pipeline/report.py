@@ -150,17 +150,17 @@ def where_lost(config: Config, agent: Agent, controller: PolicySpec, watched: li
     yield page.paragraph(f"The worst {len(decile)} of {len(watched)} episodes have {returns[decile].mean():.0f} on "
                          f"average, all of them {returns.mean():.0f}. Below: the worst, played again. Bars are "
                          "what the controller does at that step: one for each action, from zero on.")
-    task, first = agent.task, config.evaluate.first_seed
+    task, again = agent.task, {}
     with closing(real_world(agent, task.max_steps, env_settings(task, config.collect))) as real:
-        for number in decile[:SHOWN]:
+        for seed in (config.evaluate.first_seed + number for number in decile[:SHOWN]):
             seen = lambda: (real.frames[0],) * 2
-            played = record(real, agent.memory, agent.policy_of(controller), first + number, seen, task.max_steps)
-            at = worst.lost_at(played.reward, task.survival)
-            rows, times = worst.moments(agent, played, at)
-            title = f"seed {first + number}: {played.reward.sum():.0f}, steps {times[0]} to {times[-1]}"
-            yield page.paragraph(title) + page.strip(rows, times)
-            if number == decile[0]:
-                plots.save(plots.film_strip(rows, times, title), folder / "worst.png")
+            again[seed] = record(real, agent.memory, agent.policy_of(controller), seed, seen, task.max_steps)
+    for place, (seed, played) in enumerate(sorted(again.items(), key=lambda item: item[1].reward.sum())):
+        rows, times = worst.moments(agent, played, worst.lost_at(played.reward, task.survival))
+        title = f"seed {seed}: {played.reward.sum():.0f} in all, here steps {times[0]} to {times[-1]}"
+        yield page.paragraph(title) + page.strip(rows, times)
+        if place == 0:
+            plots.save(plots.film_strip(rows, times, title), folder / "worst.png")
 
 
 def headline(config: Config, scores: list[dict]) -> Iterator[str]:
