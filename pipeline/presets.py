@@ -140,8 +140,8 @@ def quick_car_racing() -> Config:
     evolution = replace(c.learner, generations=40, episodes=16, eval_every=10, eval_episodes=512)
     ppo = PPOConfig(steps=6400, batch=128, learning_rate=5e-4, temperature=0.5)
     return replace(
-        c, preset="quick", world="dream", rounds=3,
-        collect=replace(c.collect, episodes=600, episodes_per_round=200, weight_noise=0.1, max_steps=1000,
+        c, preset="quick", world="dream", rounds=2,
+        collect=replace(c.collect, episodes=600, episodes_per_round=200, explore_share=0.2, max_steps=1000,
                         policy="smooth", repeat=4),
         vision=replace(c.vision, steps=3000, batch=32, learning_rate=1e-3, final_anneal=0.3, channels=24, kl_floor=3.0),
         memory=replace(c.memory, steps=1200, batch=50, sequence=40, learning_rate=3e-3, final_anneal=0.4,
@@ -181,7 +181,7 @@ def quick_take_cover() -> Config:
 def laptop_car_racing() -> Config:
     c = quick_car_racing()
     return replace(
-        c, preset="laptop", rounds=8, retrain_vision=(3, 6),
+        c, preset="laptop", rounds=6, retrain_vision=(3,),
         collect=replace(c.collect, episodes_per_round=300),
         memory=replace(c.memory, steps=1500),
         learner=replace(c.learner, steps=8000),
