@@ -12,7 +12,7 @@ from tests.controller.test_cem import World
 from worldmodels import training
 from worldmodels.controller import LinearConfig, Practice, build
 from worldmodels.controller.actor import ActorConfig, NoisyActor, log_density
-from worldmodels.controller.learner import Lived
+from worldmodels.controller.learner import OnPolicyEpisode
 from worldmodels.controller.ppo import PPO, Experience, PPOConfig, PPOLearner
 from worldmodels.envs import TASKS
 from worldmodels.metrics import read_metrics
@@ -67,9 +67,9 @@ def test_an_episode_that_is_cut_is_worth_what_the_critic_says_of_its_last_state(
     """0.8 * 7 = 5.6 more than one that ends there; and what pads it is not seen."""
     model = by_hand()
     model.mean, model.std = torch.zeros(1), torch.ones(1)
-    lived = lambda steps, end: Lived(np.full((steps + 1, 1), 7, np.float32), np.zeros((steps, 1), np.float32),
+    one = lambda steps, end: OnPolicyEpisode(np.full((steps + 1, 1), 7, np.float32), np.zeros((steps, 1), np.float32),
                                      np.ones(steps, np.float32), end)
-    experience = model.lived([lived(1, False), lived(3, True), lived(1, True)])
+    experience = model.played([one(1, False), one(3, True), one(1, True)])
     assert experience.there.sum(0).tolist() == [1, 3, 1] and experience.p_done.sum(0).tolist() == [0, 1, 1]
     first, _, ended, *_ = model.judged(experience).returns.tolist()
     assert first == pytest.approx(1 + 5.6) and ended == pytest.approx(1)
@@ -99,8 +99,8 @@ def latents(tmp_path_factory):
     return recorded(tmp_path_factory.mktemp("recorded"))
 
 
-def learnt(memory, latents, run, controller=ACTOR, play=None, seed=0, **settings):
-    practice = Practice(None, lambda: latents, 1.0, seed, training=0, previous=None, play=play)
+def learnt(memory, latents, run, controller=ACTOR, on_policy=None, seed=0, **settings):
+    practice = Practice(None, lambda: latents, 1.0, seed, training=0, previous=None, on_policy=on_policy)
     return PPOLearner(PPOConfig(**QUICK | settings)).learn(agent_of(memory), practice, controller, run,
                                                            {"controller": controller})
 
@@ -141,7 +141,7 @@ class Line:
             z += np.tanh(us[-1][0])
             rewards.append(self.worth(z))
         features.append(self.memory.initial(torch.tensor([[z]], dtype=torch.float32)).features[0].numpy())
-        return Lived(np.stack(features), np.stack(us), np.array(rewards, np.float32), bool(z > 7))
+        return OnPolicyEpisode(np.stack(features), np.stack(us), np.array(rewards, np.float32), bool(z > 7))
 
 
 def test_in_a_game_it_learns_from_whole_episodes_alone(run, latents):
@@ -162,7 +162,7 @@ def test_a_resumed_training_ends_bit_for_bit_where_an_uninterrupted_one_does(tmp
     def trained(run, limit=None):
         if world == "game":
             played[run] = Line(memory, lambda z: -z**2, limit)
-            return learnt(memory, latents, run, play=played[run], **settings)
+            return learnt(memory, latents, run, on_policy=played[run], **settings)
         loss, count = PPO.loss, []
 
         def counted(self, *args):

@@ -31,8 +31,8 @@ class Teacher(NamedTuple):
     latents: Callable[[], Any]          # opens the recorded episodes as this V encoded them, in the same order
 
 
-class Lived(NamedTuple):
-    """An episode of the game as an actor lived it, acting with noise."""
+class OnPolicyEpisode(NamedTuple):
+    """An episode of the game that an actor played, with the noise that it learns by."""
 
     features: np.ndarray    # that it saw [T+1, F] float32
     u: np.ndarray           # what it did, before it was squashed to actions [T, A] float32
@@ -50,5 +50,5 @@ class Practice(NamedTuple):
     training: int                       # which of several on the same V and M, 0 for the run's own
     previous: PolicySpec | None         # the policy of the round before, if there was one
     teacher: Callable[[str], Teacher] | None = None     # opens that of a run, or of the round before ("")
-    # what an actor with its noise lives through in the real game, an episode for each seed; None: learn in dreams
-    play: Callable[[PolicySpec, Seeds], list[Lived]] | None = None
+    # plays an episode of the real game for each seed, with an actor and its noise; None: learn in dreams
+    on_policy: Callable[[PolicySpec, Seeds], list[OnPolicyEpisode]] | None = None

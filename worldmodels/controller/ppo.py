@@ -33,7 +33,7 @@ from worldmodels.commandline import Count, Positive, Share, Temperature
 from worldmodels.controller.actor import ActorConfig, log_density
 from worldmodels.controller.cma_es import Episodes, generation_seeds
 from worldmodels.controller.gradients import GradientConfig, GradientLearner, Networks, stream
-from worldmodels.controller.learner import Lived, Practice
+from worldmodels.controller.learner import OnPolicyEpisode, Practice
 from worldmodels.controller.policy import PolicySpec
 from worldmodels.memory.noise import draw
 from worldmodels.memory.unroll import unroll_in_place
@@ -97,7 +97,7 @@ class PPO(Networks):
         features, reward, p_done = unroll_in_place(memory, act, start, noise, config.horizon, config.temperature)
         return Experience(self._seen(features), torch.stack(drawn), reward, p_done, torch.ones_like(reward).bool())
 
-    def lived(self, episodes: list[Lived]) -> Experience:
+    def played(self, episodes: list[OnPolicyEpisode]) -> Experience:
         """Whole episodes of the game."""
         padded = lambda arrays: pad_sequence([torch.from_numpy(array) for array in arrays]).to(self.mean)
         features, u, reward, terminated = zip(*episodes)
@@ -152,8 +152,8 @@ class PPOLearner(GradientLearner):
         for iteration in range(skip // self.together, -(-self.config.steps // self.together)):
             seed = stream(practice, round, 2, iteration)
             generator = torch.Generator(states.features.device).manual_seed(seed)
-            if practice.play:
-                experience = model.lived(practice.play(model.policy(spec), seeds(iteration, batch)))
+            if practice.on_policy:
+                experience = model.played(practice.on_policy(model.policy(spec), seeds(iteration, batch)))
             else:
                 rows = np.random.default_rng(seed).integers(len(states.features), size=batch)
                 start = states.select(torch.from_numpy(rows).to(states.features.device))

@@ -10,13 +10,13 @@ from tqdm import tqdm
 
 from worldmodels.agent import Agent, agent_of
 from worldmodels.controller import PolicySpec
-from worldmodels.controller.learner import Lived
+from worldmodels.controller.learner import OnPolicyEpisode
 from worldmodels.envs import Task
 from worldmodels.executors import Shared
 from worldmodels.memory.pessimism import Pessimism, pessimism_of, with_pessimism
 from worldmodels.types import Executor, Seeds, State
 from worldmodels.worlds.dream import DreamConfig, DreamWorld
-from worldmodels.worlds.lived import lived
+from worldmodels.worlds.on_policy import on_policy_episodes
 from worldmodels.worlds.population import GraphedDream, dream, whole_widths
 from worldmodels.worlds.real import RealWorld, real_world
 from worldmodels.worlds.rollout import rollout
@@ -78,12 +78,12 @@ class RealJob:
         return played.returns.numpy(), played.lengths.numpy()
 
 
-class LivedJob(RealJob):
-    """The same of one actor with its noise, remembered."""
+class OnPolicyJob(RealJob):
+    """Plays an episode for each seed with one actor and its noise; returns what it saw and did."""
 
-    def __call__(self) -> list[Lived]:
+    def __call__(self) -> list[OnPolicyEpisode]:
         agent, world = worker_world(self.task, self.agent, self.max_steps, self.settings)
-        return lived(world, agent, self.spec, self.seeds)
+        return on_policy_episodes(world, agent, self.spec, self.seeds)
 
 
 class RealFitness:
@@ -92,7 +92,7 @@ class RealFitness:
     def __init__(self, executor: Executor, agent: Agent, max_steps: int, settings: tuple):
         self.executor = executor
         about = agent.task, agent.shared, max_steps, settings
-        self.job, self.lived_job = partial(RealJob, *about), partial(LivedJob, *about)
+        self.job, self.on_policy_job = partial(RealJob, *about), partial(OnPolicyJob, *about)
 
     def __call__(self, spec: PolicySpec, seeds: Seeds, progress: tqdm | None = None) -> np.ndarray:
         """P policies, seeds [E] -> returns [P, E]."""
@@ -107,10 +107,9 @@ class RealFitness:
         results = self.executor.run(jobs, progress, weight=lambda result: len(result[0]))
         return np.concatenate(results, axis=1).reshape(2, members, len(seeds))
 
-
-    def live(self, spec: PolicySpec, seeds: Seeds) -> list[Lived]:
-        """What an actor lives through in an episode for each seed."""
-        jobs = [self.lived_job(spec, tuple(seeds[i:i + SMALLEST])) for i in range(0, len(seeds), SMALLEST)]
+    def on_policy(self, spec: PolicySpec, seeds: Seeds) -> list[OnPolicyEpisode]:
+        """An episode for each seed, with one actor and its noise."""
+        jobs = [self.on_policy_job(spec, tuple(seeds[i:i + SMALLEST])) for i in range(0, len(seeds), SMALLEST)]
         return sum(self.executor.run(jobs), [])
 
 

@@ -1,4 +1,4 @@
-"""What an actor lives through in a world, as it learns from it (controller/ppo.py)."""
+"""Episodes of a world that an actor plays with its noise, to learn from them (controller/ppo.py)."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from worldmodels.agent import Agent
 from worldmodels.controller import PolicySpec
 from worldmodels.controller.actor import NoisyActor
-from worldmodels.controller.learner import Lived
+from worldmodels.controller.learner import OnPolicyEpisode
 from worldmodels.episodes import Track
 from worldmodels.types import Seeds, State, Step, World
 from worldmodels.worlds.record import Recorder
@@ -32,13 +32,13 @@ class Squashed:
         return self.world.select_and_reset(index, seeds)
 
 
-def lived(world: World, agent: Agent, spec: PolicySpec, seeds: Seeds) -> list[Lived]:
-    """An episode of the only actor of a spec for each seed."""
+def on_policy_episodes(world: World, agent: Agent, spec: PolicySpec, seeds: Seeds) -> list[OnPolicyEpisode]:
+    """An episode for each seed, with the only actor of a spec."""
     found = {}
 
     def end(track: Track):
-        episode = track.episode()
-        found[track.seed] = Lived(episode.frames, episode.action, episode.reward, bool(episode.terminated[-1]))
+        features, action, reward, terminated, _ = track.episode()
+        found[track.seed] = OnPolicyEpisode(features, action, reward, bool(terminated[-1]))
 
     see = lambda: list(np.copy(world.state.features.cpu().numpy()))
     recorded = Recorder(Squashed(world, agent.task.smooth_squash), see, end)
