@@ -68,7 +68,7 @@ def test_it_is_scored_as_trained_in_the_game_and_loaded(made):
 def test_the_settings_that_are_kept_are_those_that_were_typed(made):
     config = json.loads((made / "toy" / "tuned" / "config.json").read_text())["config"]
     assert (config["world"], config["rounds"], config["real_round"]) == ("dream", 1, True)
-    assert config["learner"]["temperature"] == 2.0 and config["real_learner"]["batch"] == 2
+    assert config["learner"]["temperature"] == 1.0 and config["real_learner"]["batch"] == 2
 
 
 @pytest.mark.parametrize("stage", (stages.collect, stages.train_vision, stages.encode, stages.train_memory),

@@ -48,7 +48,7 @@ class PPOConfig(GradientConfig):
     learning_rate: Positive = 3e-4      # Adam's (Schulman et al.: 3e-4)
     final_anneal: Share = 1.0           # share of the steps, at the end, over which the rate falls to zero
     horizon: Count = 60                 # H, imagined steps
-    temperature: Temperature = 2.0      # of imagination: above 1, to exploit M's errors pays less
+    temperature: Temperature = 1.0      # of imagination: lower, it is sharper; higher, M is exploited less
     passes: Count = 4                   # over an iteration's steps (Schulman et al.: 10)
     parts: Count = 16                   # that these are cut into at random
     clip_ratio: Share = 0.2             # epsilon (Schulman et al.)
