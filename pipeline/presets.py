@@ -138,7 +138,7 @@ def paper_take_cover() -> Config:
 def quick_car_racing() -> Config:
     c = paper_car_racing()
     evolution = replace(c.learner, generations=40, episodes=16, eval_every=10, eval_episodes=512)
-    ppo = PPOConfig(steps=6400, batch=128, learning_rate=5e-4, temperature=0.5)
+    ppo = PPOConfig(steps=6400, batch=128, last_episodes=300)
     return replace(
         c, preset="quick", world="dream", rounds=2,
         collect=replace(c.collect, episodes=600, episodes_per_round=200, explore_share=0.2, max_steps=1000,
@@ -146,10 +146,10 @@ def quick_car_racing() -> Config:
         vision=replace(c.vision, steps=3000, batch=32, learning_rate=1e-3, final_anneal=0.3, channels=24, kl_floor=3.0),
         memory=replace(c.memory, steps=1200, batch=50, sequence=40, learning_rate=3e-3, final_anneal=0.4,
                        scheduled_sampling=1.0, sees_current_frame=True, reward_weight=0.1),
-        dream=replace(c.dream, max_steps=250, temperature=0.5),
+        dream=replace(c.dream, max_steps=250),
         controller=ActorConfig(),
         learner=ppo,
-        real_learner=replace(ppo, steps=3200, batch=64, learning_rate=3e-4),
+        real_learner=replace(ppo, steps=3200, batch=64),
         evaluate=replace(c.evaluate, episodes=40, dream_episodes=256),
         sweep=replace(c.sweep, learner=ppo),
         compare=replace(c.compare, controller_episodes=2000, weight_noise=1.0, latent="mean",

@@ -40,7 +40,7 @@ def train(name: str, model: TorchModule, config: TrainConfig, batches: Callable[
     """Trains `model` in place and stores it as the checkpoint `name`. `seed` is the run's; its round and `name` make
     the streams. `section` of the command line has the settings, where it is not `name`. Where the batches of so many
     steps `together` come of what the model did before the first of them, none is prepared ahead, and progress is kept
-    between such steps only.
+    between such steps only. A model that has a `rate_scale` multiplies its rate by it.
 
     `batches(skip)` iterates over the same batches whatever it skips; `loss(batch, carry, generator)` returns the loss,
     metrics and what to carry on to the next batch (a tuple of tensors or None). Raises UserError when the loss is not
@@ -59,7 +59,7 @@ def train(name: str, model: TorchModule, config: TrainConfig, batches: Callable[
         for step, batch in zip(range(start, config.steps), ordered):
             generator.manual_seed(seed_of(seed, run.round, name, step))
             for group in optimizer.param_groups:
-                group["lr"] = config.rate(step)
+                group["lr"] = config.rate(step) * float(getattr(model, "rate_scale", 1.0))
             value, metrics, carry = loss(batch, carry, generator)
             optimizer.zero_grad(set_to_none=True)
             value.backward()

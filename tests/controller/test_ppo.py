@@ -92,6 +92,20 @@ def test_the_loss_follows_the_ratio_only_as_far_as_it_is_trusted(moved, advantag
     assert (actor.abs().max() == 0) == clipped
 
 
+@pytest.mark.parametrize("moved, taken, steps, scale", (
+    (0.0, 0, 3, 1), (0.0, 0, 4, 1.5), (0.0, 0, 13, 1.5**3), (0.14, 0, 4, 1), (0.3, 0, 4, 1 / 1.5),
+    (0.14, 27, 1, 1 / 1.5)))                    # at the end less is wanted
+def test_the_rate_follows_how_far_an_iteration_has_moved_the_actor(moved, taken, steps, scale):
+    """A density that is `moved` nats higher is of an actor moved^2 / 2 nats away: 0.01 for 0.14."""
+    model = by_hand(kl=0.01, passes=2, parts=2, steps=32, final_anneal=1.0)
+    model.taken += taken
+    x, u = column(2.0), column(0.4)
+    density = log_density(u, *model._actor(x)).detach()
+    for _ in range(steps):
+        model.loss((x, u, density - moved, torch.ones(1), torch.ones(1)), torch.Generator().manual_seed(0))
+    assert model.rate_scale.item() == pytest.approx(scale, rel=1e-5)
+
+
 # what is learnt
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodels.commandline import Share, Weight
+from worldmodels.commandline import Share, Weight, Whole
 from worldmodels.controller.actor import CRITICS, ActorConfig, actor_sizes, critic_sizes, normal_of
 from worldmodels.controller.distill import Distill, DistillConfig
 from worldmodels.controller.learner import LearnerConfig, Practice
@@ -26,6 +26,8 @@ STATES = 60_000         # of the recorded episodes, about, that features are sta
 
 @dataclass(frozen=True)
 class GradientConfig(TrainConfig, LearnerConfig):
+    # whose states imagination begins at, and features are standardised by: those collected last; 0: all
+    last_episodes: Whole = 0
     discount: Share = 0.99              # gamma (Dreamer V1: 0.99, V3: 0.997; PPO: 0.99)
     trace: Share = 0.95                 # lambda (Dreamer, PPO)
     entropy: Weight = 3e-4              # eta (Dreamer V1: 0, V3: 3e-4)
@@ -99,7 +101,8 @@ class GradientLearner:
         if spec is None:
             raise UserError(f"--controller.kind {config.kind} has no critic to learn: take {ActorConfig.kind}, or a "
                             "planner with --controller.guided True")
-        states = recorded_states(agent.memory, practice.latents(), STATES, stream(practice, run.round, 0))
+        states = recorded_states(agent.memory, practice.latents(), STATES, stream(practice, run.round, 0),
+                                 self.config.last_episodes)
         model = self.made(self.config, spec, agent)
         rng, arrays, before = np.random.default_rng(stream(practice, run.round, 1)), {}, practice.previous
         if self.config.distilled:

@@ -12,6 +12,10 @@ an optimiser step for each:
     actor   maximises  mean min(rho A_t, clip(rho, 1 ± epsilon) A_t) + eta entropy_t
     critic  minimises  mean loss(v(f_t), A_t + v_old(f_t))
 
+The rate is adapted: where an iteration has changed the actor by more than twice the `kl` that it should have, it is
+divided by STEP, and where by less than half, multiplied. What it should change falls to zero as the rate of the config
+does. An actor that has learned to act with little noise changes much by small steps.
+
 A are standardised in each iteration. An episode that the clock cuts is worth what the critic says of its last state:
 the actor cannot see the clock. The features are standardised as in actor_critic.py.
 
@@ -45,13 +49,18 @@ class PPOConfig(GradientConfig):
     kind: str = "ppo"                   # which of LEARNERS
     steps: Count = 6400                 # optimiser steps: passes × parts in each iteration
     batch: Episodes = 64                # of an iteration: imagined rollouts, or episodes of the game
-    learning_rate: Positive = 3e-4      # Adam's (Schulman et al.: 3e-4)
+    learning_rate: Positive = 1e-4      # Adam's at first (Schulman et al.: 3e-4); then it is adapted:
+    kl: Positive = 0.01                 # nats that an iteration is to change the actor by, at first
     final_anneal: Share = 1.0           # share of the steps, at the end, over which the rate falls to zero
     horizon: Count = 60                 # H, imagined steps
     temperature: Temperature = 1.0      # of imagination: lower, it is sharper; higher, M is exploited less
     passes: Count = 4                   # over an iteration's steps (Schulman et al.: 10)
     parts: Count = 16                   # that these are cut into at random
     clip_ratio: Share = 0.2             # epsilon (Schulman et al.)
+
+
+STEP = 1.5              # by which the rate is adapted, within ...
+RATES = 0.01, 100.0     # ... these multiples of the config's
 
 
 class Experience(NamedTuple):
@@ -78,6 +87,11 @@ class PPO(Networks):
     """The two as they learn."""
 
     config: PPOConfig
+
+    def __init__(self, config: PPOConfig, spec: ActorConfig, agent):
+        super().__init__(config, spec, agent)
+        self.register_buffer("rate_scale", torch.ones(()))
+        self.register_buffer("taken", torch.zeros((), dtype=torch.int64))       # optimiser steps so far
 
     def policy(self, spec: ActorConfig) -> PolicySpec:
         """The actor as it is now."""
@@ -132,9 +146,20 @@ class PPO(Networks):
         entropy = -log_density(mean + std * epsilon, mean, std)
         actor = -(torch.minimum(ratio * advantage, clipped * advantage) + self.config.entropy * entropy).mean()
         critic = self.of_value.loss(self._critic(x, self.critic), returns).mean()
+        self._adapt(ratio.detach())
         metrics = {"loss": actor + critic, "critic": critic, "clipped": (ratio != clipped).float().mean(),
-                   "return": returns.mean(), "std": std.mean()}
+                   "return": returns.mean(), "std": std.mean(), "rate_scale": self.rate_scale}
         return actor + critic, metrics
+
+    def _adapt(self, ratio: Tensor):
+        """Adapts the rate by the ratios rho of an iteration's last part; called at every step."""
+        config = self.config
+        wanted = config.kl * config.rate(int(self.taken)) / config.learning_rate
+        self.taken = self.taken + 1
+        if self.taken % (config.passes * config.parts) == 0:
+            changed = float((ratio - 1 - ratio.log()).mean())                   # KL(old || new) (Schulman 2020)
+            factor = 1 / STEP if changed > 2 * wanted else STEP if changed < wanted / 2 else 1.0
+            self.rate_scale = (self.rate_scale * factor).clamp(*RATES)
 
 
 class PPOLearner(GradientLearner):

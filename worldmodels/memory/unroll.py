@@ -119,10 +119,12 @@ def observed_steps(memory: Memory, episodes: Sequence[Encoded], generator: torch
 
 
 @torch.no_grad()
-def recorded_states(memory: Memory, latents: Latents, count: int, seed: int) -> State:
-    """What M has made of the recorded episodes at about `count` of their steps, chosen at random."""
-    generator, share, found = torch.Generator().manual_seed(seed), count / int(latents.lengths.sum()), []
-    for batch in tqdm(latents.by_length(EPISODES), desc="observing", unit="batch"):
+def recorded_states(memory: Memory, latents: Latents, count: int, seed: int, last: int = 0) -> State:
+    """What M has made of the recorded episodes, or of the last so many, at about `count` of their steps, chosen at
+    random."""
+    share = count / int(latents.lengths[-last:].sum())
+    generator, found = torch.Generator().manual_seed(seed), []
+    for batch in tqdm(latents.by_length(EPISODES, last), desc="observing", unit="batch"):
         states = observed_steps(memory, [latents.episode(number) for number in batch], generator)
         chosen = (torch.rand(len(states.features), generator=generator) < share).nonzero()[:, 0]
         found.append(states.select(chosen.to(states.features.device)))
