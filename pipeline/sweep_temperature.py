@@ -42,7 +42,7 @@ def sweep_temperature(config: Config, run: Run):
 def dreaming(config: Config, tau: float) -> Config:
     """The settings of a training at this temperature, of dreams or of the learner's own imagination."""
     learner = config.sweep.learner
-    own = {"temperature": tau} if hasattr(learner, "temperature") else {}
+    own = {name: tau for name in ("temperature", "first_temperature") if hasattr(learner, name)}
     return replace(config, world="dream", learner=replace(learner, **own), dream=replace(config.dream, temperature=tau))
 
 

@@ -20,7 +20,7 @@ from worldmodels.runs import Run
 from worldmodels.types import UserError
 
 ACTOR = ActorConfig(units=8, layers=1)
-QUICK = {"steps": 320, "batch": 32, "learning_rate": 0.01, "horizon": 5, "discount": 0.9, "parts": 4,
+QUICK = {"steps": 320, "batch": 32, "learning_rate": 0.01, "horizon": 5, "discount": 0.9, "parts": 4, "kl": 0.05,
          "temperature": 1.0}
 
 

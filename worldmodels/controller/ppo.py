@@ -54,6 +54,7 @@ class PPOConfig(GradientConfig):
     final_anneal: Share = 1.0           # share of the steps, at the end, over which the rate falls to zero
     horizon: Count = 60                 # H, imagined steps
     temperature: Temperature = 1.0      # of imagination: lower, it is sharper; higher, M is exploited less
+    first_temperature: Temperature = 1.0    # the same in a first round
     passes: Count = 4                   # over an iteration's steps (Schulman et al.: 10)
     parts: Count = 16                   # that these are cut into at random
     clip_ratio: Share = 0.2             # epsilon (Schulman et al.)
@@ -98,7 +99,7 @@ class PPO(Networks):
         return PolicySpec(spec, {"parameters": self.arrays()["parameters"].numpy()[None]})
 
     @torch.no_grad()
-    def imagined(self, start: State, generator: torch.Generator) -> Experience:
+    def imagined(self, start: State, temperature: float, generator: torch.Generator) -> Experience:
         """What the actor does from these states [B] on."""
         memory, config, drawn = self.agent.memory, self.config, []
 
@@ -108,7 +109,7 @@ class PPO(Networks):
             return self.agent.task.smooth_squash(drawn[-1])
 
         noise = draw(memory.imagine_noise, len(start.features), generator, start.features)
-        features, reward, p_done = unroll_in_place(memory, act, start, noise, config.horizon, config.temperature)
+        features, reward, p_done = unroll_in_place(memory, act, start, noise, config.horizon, temperature)
         return Experience(self._seen(features), torch.stack(drawn), reward, p_done, torch.ones_like(reward).bool())
 
     def played(self, episodes: list[OnPolicyEpisode]) -> Experience:
@@ -174,6 +175,7 @@ class PPOLearner(GradientLearner):
     def batches(self, model: PPO, states: State, practice: Practice, spec: ActorConfig, round: int,
                 skip: int) -> Iterator[Steps]:
         batch, seeds = self.config.batch, partial(generation_seeds, practice.seed, round, training=practice.training)
+        temperature = self.config.first_temperature if round == 1 else self.config.temperature
         for iteration in range(skip // self.together, -(-self.config.steps // self.together)):
             seed = stream(practice, round, 2, iteration)
             generator = torch.Generator(states.features.device).manual_seed(seed)
@@ -182,7 +184,7 @@ class PPOLearner(GradientLearner):
             else:
                 rows = np.random.default_rng(seed).integers(len(states.features), size=batch)
                 start = states.select(torch.from_numpy(rows).to(states.features.device))
-                experience = model.imagined(start, generator)
+                experience = model.imagined(start, temperature, generator)
             steps = model.judged(experience)
             for _ in range(self.config.passes):
                 order = torch.randperm(len(steps.u), generator=generator, device=generator.device)
