@@ -9,6 +9,7 @@ import pytest
 import safetensors.numpy
 
 from worldmodels.episodes import Episode, EpisodeFolder, Track, ahead, episode_path, length, locate, read, write
+from worldmodels.files import FORMAT
 from worldmodels.types import UserError
 
 
@@ -319,9 +320,9 @@ def test_episodes_of_this_format_and_the_one_before_are_read(tmp_path, metadata)
 
 def test_an_episode_of_a_newer_format_is_refused_by_name(tmp_path):
     path = episode_path(tmp_path, 12)
-    data = safetensors.numpy.save(episode(7)._asdict(), {"info": "{}", "format": "3"})
+    data = safetensors.numpy.save(episode(7)._asdict(), {"info": "{}", "format": str(FORMAT + 1)})
     path.write_bytes(lz4.frame.compress(data, content_checksum=True))
-    with pytest.raises(UserError, match="000000012.*format 3"):
+    with pytest.raises(UserError, match=f"000000012.*format {FORMAT + 1}"):
         read(path)
 
 

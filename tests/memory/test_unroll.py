@@ -259,3 +259,11 @@ def test_recorded_states_are_what_the_memory_made_of_the_steps_before(rememberin
     with torch.no_grad():
         expected = list(observed(remembering, z, action))[9]
     torch.testing.assert_close(states.features[row:row + 1], expected.features, atol=1e-4, rtol=0)
+
+
+def test_recorded_states_may_be_of_the_last_episodes_alone(remembering, counted_latents):
+    lengths = counted_latents.lengths.tolist()
+    last = {(number, t) for number, steps in enumerate(lengths) if number >= len(lengths) - 2 for t in range(steps)}
+    assert set(names(recorded_states(remembering, counted_latents, 10**6, 0, last=2))) == last
+    half = names(recorded_states(remembering, counted_latents, len(last) // 2, 0, last=2))
+    assert set(half) < last and len(half) > len(last) / 4

@@ -92,6 +92,7 @@ def test_without_it_the_run_is_that_of_the_dream(copied):
 @pytest.mark.parametrize("real", ("True", "False"))
 def test_it_is_published_and_scored_again(copied, tmp_path, capsys, real):
     run, arguments = copied
+    main(stages.evaluate, [*arguments, "--real-round", real])       # on the way it was scored in short
     main(publish, [*arguments, "--real-round", real])
     given = tmp_path / "published" / "toy" / "tuned"
     assert ("trained by ppo in the real game" in (given / "README.md").read_text()) == (real == "True")

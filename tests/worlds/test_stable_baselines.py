@@ -33,11 +33,13 @@ def test_its_checker_passes(id):
     env.close()
 
 
-@pytest.mark.parametrize("id, steps", (("worldmodels/TakeCoverDream-v0", 250), ("worldmodels/CarRacingDream-v0", 250)))
-def test_the_episodes_of_a_batch_are_those_of_single_environments(id, steps):
-    """For the same seeds and actions: what is seen, earned and said, at every step and end."""
-    batch = BatchVecEnv(gymnasium.make_vec(id, num_envs=4, autoreset_mode="SameStep"))
-    singles = DummyVecEnv([lambda: gymnasium.make(id)] * 4)
+@pytest.mark.parametrize("id, steps, longest", (("worldmodels/TakeCoverDream-v0", 250, {}),
+                                                ("worldmodels/CarRacingDream-v0", 125, {"max_episode_steps": 30})))
+def test_the_episodes_of_a_batch_are_those_of_single_environments(id, steps, longest):
+    """For the same seeds and actions: what is seen, earned and said, at every step and end. In long dreams of
+    a car a rounding ends in another component of a mixture, on some machines."""
+    batch = BatchVecEnv(gymnasium.make_vec(id, num_envs=4, autoreset_mode="SameStep", **longest))
+    singles = DummyVecEnv([lambda: gymnasium.make(id, **longest)] * 4)
     assert batch.seed(11) == singles.seed(11)
     np.testing.assert_allclose(batch.reset(), singles.reset(), rtol=1e-5, atol=1e-5)
     batch.action_space.seed(0)
