@@ -4,6 +4,7 @@
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pipeline.at_once import all_files, train_at_once, within_a_job
 from pipeline.command import main, open_executor, say, stage
@@ -42,7 +43,7 @@ def sweep_temperature(config: Config, run: Run):
 def dreaming(config: Config, tau: float) -> Config:
     """The settings of a training at this temperature, of dreams or of the learner's own imagination."""
     learner = config.sweep.learner
-    own = {name: tau for name in ("temperature", "first_temperature") if hasattr(learner, name)}
+    own: dict[str, Any] = {name: tau for name in ("temperature", "first_temperature") if hasattr(learner, name)}
     return replace(config, world="dream", learner=replace(learner, **own), dream=replace(config.dream, temperature=tau))
 
 

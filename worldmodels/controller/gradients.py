@@ -63,6 +63,10 @@ class Networks(nn.Module):
         self.actor.data = network("parameters", self.sizes, 0.01)
         self.critic.data = network("critic", self.critic_sizes, 0.0)                        # all values 0 (Dreamer V3)
 
+    def loss(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Both losses, and what is logged."""
+        raise NotImplementedError
+
     def arrays(self) -> dict[str, Tensor]:
         """Of the policy, whose networks see features as they are."""
         plain = lambda network, sizes: without_scaling(network.detach(), sizes, self.mean, self.std).cpu()

@@ -58,8 +58,8 @@ def dream_of(agent: Agent, device: str, config: DreamConfig) -> Callable:
 
 
 @dataclass(frozen=True, repr=False)
-class RealJob:
-    """Plays one episode for each (policy, seed)."""
+class PlayJob:
+    """Plays the real game."""
 
     task: Task
     agent: Shared               # V and M
@@ -72,14 +72,18 @@ class RealJob:
     def deadline(self) -> float:
         return time_for(len(self.seeds) * self.max_steps)
 
+
+class RealJob(PlayJob):
+    """One episode for each (policy, seed)."""
+
     def __call__(self) -> tuple[np.ndarray, np.ndarray]:
         agent, world = worker_world(self.task, self.agent, self.max_steps, self.settings)
         played = rollout(world, agent.policy_of(self.spec), self.seeds)
         return played.returns.numpy(), played.lengths.numpy()
 
 
-class OnPolicyJob(RealJob):
-    """Plays an episode for each seed with one actor and its noise; returns what it saw and did."""
+class OnPolicyJob(PlayJob):
+    """One episode for each seed, by one actor with its noise: what it saw and did."""
 
     def __call__(self) -> list[OnPolicyEpisode]:
         agent, world = worker_world(self.task, self.agent, self.max_steps, self.settings)

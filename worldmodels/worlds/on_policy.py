@@ -1,6 +1,7 @@
-"""Episodes of a world that an actor plays with its noise, to learn from them (controller/ppo.py)."""
+"""Episodes of the real game that an actor plays with its noise, to learn from them (controller/ppo.py)."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -11,6 +12,7 @@ from worldmodels.controller.actor import NoisyActor
 from worldmodels.controller.learner import OnPolicyEpisode
 from worldmodels.episodes import Track
 from worldmodels.types import Seeds, State, Step, World
+from worldmodels.worlds.real import RealWorld
 from worldmodels.worlds.record import Recorder
 from worldmodels.worlds.rollout import rollout
 
@@ -32,7 +34,7 @@ class Squashed:
         return self.world.select_and_reset(index, seeds)
 
 
-def on_policy_episodes(world: World, agent: Agent, spec: PolicySpec, seeds: Seeds) -> list[OnPolicyEpisode]:
+def on_policy_episodes(world: RealWorld, agent: Agent, spec: PolicySpec, seeds: Seeds) -> list[OnPolicyEpisode]:
     """An episode for each seed, with the only actor of a spec."""
     found = {}
 
@@ -42,5 +44,6 @@ def on_policy_episodes(world: World, agent: Agent, spec: PolicySpec, seeds: Seed
 
     see = lambda: list(np.copy(world.state.features.cpu().numpy()))
     recorded = Recorder(Squashed(world, agent.task.smooth_squash), see, end)
-    rollout(recorded, NoisyActor(agent.policy_of(spec)), seeds)
+    actor: Any = agent.policy_of(spec)
+    rollout(recorded, NoisyActor(actor), seeds)
     return [found[seed] for seed in seeds]
