@@ -20,7 +20,7 @@ def pipeline(config: Config, run: Run):
     rounds = all_rounds(config)
     for round in range(1, rounds + 1):
         stages = JOINTLY if config.training == "jointly" and round == 1 else STAGED
-        if in_the_real_round(config, run.at(round)):
+        if in_the_real_round(config, round):
             stages = STAGED[STAGED.index(train_controller):]
         for number, stage in enumerate(stages, 1):
             where = f"round {round}/{rounds}, " * (rounds > 1) + f"{number}/{len(stages)}"

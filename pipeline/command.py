@@ -42,7 +42,7 @@ def stage(*sections: str, begins: bool = False, of_finished: bool = False,
     def decorate(work: Stage) -> Stage:
         @functools.wraps(work)
         def timed(config: Config, run: Run):
-            if of_models and in_the_real_round(config, run):
+            if of_models and in_the_real_round(config, run.round):
                 raise UserError(f"round {run.round} of {run.root} is in the real game, and trains the controller "
                                 "alone: run `python -m pipeline.train_controller`")
             start = time.monotonic()
@@ -93,14 +93,15 @@ def all_rounds(config: Config) -> int:
     return config.rounds + config.real_round
 
 
-def in_the_real_round(config: Config, run: Run) -> bool:
+def in_the_real_round(config: Config, round: int) -> bool:
     """Whether C alone is trained on, with the V and M of the round before."""
-    return run.round > config.rounds
+    return round > config.rounds
 
 
 def of_round(config: Config, round: int) -> Config:
     """The settings that a round is worked on with."""
-    return replace(config, world="real", learner=config.real_learner) if round > config.rounds else config
+    real = in_the_real_round(config, round)
+    return replace(config, world="real", learner=config.real_learner) if real else config
 
 
 def parse(arguments: list[str], description: str | None = None, shown: Sequence[str] = SECTIONS) -> Config:

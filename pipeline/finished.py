@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -25,8 +24,7 @@ from worldmodels.runs import Run, find
 from worldmodels.types import Executor, UserError
 from worldmodels.worlds.collect import env_settings
 from worldmodels.worlds.fitness import DreamFitness, RealFitness
-from worldmodels.worlds.real import real_world
-from worldmodels.worlds.record import Recording, record
+from worldmodels.worlds.record import Recording, record_games
 
 
 class Finished(NamedTuple):
@@ -52,10 +50,7 @@ class Finished(NamedTuple):
 
     def watch(self, seeds: Sequence[int]) -> list[Recording]:
         """An episode of the game for each seed, played by the run's controller."""
-        task, policy = self.agent.task, self.agent.policy_of(self.controller)
-        with closing(real_world(self.agent, task.max_steps, env_settings(task, self.config.collect))) as world:
-            seen = lambda: (world.frames[0],) * 2
-            return [record(world, self.agent.memory, policy, seed, seen, task.max_steps) for seed in seeds]
+        return record_games(self.agent, self.controller, env_settings(self.agent.task, self.config.collect), seeds)
 
     def game(self, executor: Executor) -> RealFitness:
         """Fitness in the real game, as long as it officially is."""

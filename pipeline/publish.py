@@ -55,7 +55,7 @@ def publish(config: Config, run: Run):
     if config.preset == "smoke":
         say("publish: a run of the preset smoke has learnt next to nothing")
     # what is checked for: the V, M and C that a round goes on from
-    taught = [run, *([run.at(run.round - 1)] if in_the_real_round(config, run) else [])]
+    taught = [run, *([run.at(run.round - 1)] if in_the_real_round(config, run.round) else [])]
     before = [round.path("memory") for round in taught]
     before += [round.at(round.round - 1).path("controller") for round in taught if round.round > 1]
     files = [*run.report.glob("*.png"), *run.report.glob("temperature.json"), run.report / "made_with.json", *before,

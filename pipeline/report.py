@@ -27,7 +27,7 @@ from worldmodels.runs import Run
 from worldmodels.worlds.collect import env_settings
 from worldmodels.worlds.dream import DreamWorld
 from worldmodels.worlds.real import real_world
-from worldmodels.worlds.record import Recording, record
+from worldmodels.worlds.record import Recording, record, record_games
 
 FILM_STEPS = 0, 1, 2, 5, 10, 20, 35, 50         # of the comparison's film strips
 SHOWN = 3               # of the worst episodes
@@ -150,12 +150,9 @@ def where_lost(config: Config, agent: Agent, controller: PolicySpec, watched: li
     yield page.paragraph(f"The worst {len(decile)} of {len(watched)} episodes have {returns[decile].mean():.0f} on "
                          f"average, all of them {returns.mean():.0f}. Below: the worst, played again. Bars are "
                          "what the controller does at that step: one for each action, from zero on.")
-    task, again = agent.task, {}
-    with closing(real_world(agent, task.max_steps, env_settings(task, config.collect))) as real:
-        for seed in (config.evaluate.first_seed + number for number in decile[:SHOWN]):
-            seen = lambda: (real.frames[0],) * 2
-            again[seed] = record(real, agent.memory, agent.policy_of(controller), seed, seen, task.max_steps)
-    for place, (seed, played) in enumerate(sorted(again.items(), key=lambda item: item[1].reward.sum())):
+    task, seeds = agent.task, [config.evaluate.first_seed + number for number in decile[:SHOWN]]
+    again = zip(seeds, record_games(agent, controller, env_settings(task, config.collect), seeds))
+    for place, (seed, played) in enumerate(sorted(again, key=lambda item: item[1].reward.sum())):
         rows, times = worst.moments(agent, played, worst.lost_at(played.reward, task.survival))
         title = f"seed {seed}: {played.reward.sum():.0f} in all, here steps {times[0]} to {times[-1]}"
         yield page.paragraph(title) + page.strip(rows, times)

@@ -87,7 +87,7 @@ def encoded(config: Config, run: Run, agent: Agent) -> Latents:
 
 def checked_agent(config: Config, run: Run) -> Agent:
     """The run's V and M; a UserError where they were made with other settings than the config's."""
-    trained = run.at(run.round - 1) if in_the_real_round(config, run) else run
+    trained = run.at(run.round - 1) if in_the_real_round(config, run.round) else run
     if not trained.finished("memory", memory_info(config, trained)):
         raise UserError(f"no memory in {run.folder}: run `python -m pipeline.train_memory` first")
     if trained != run:

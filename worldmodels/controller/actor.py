@@ -81,8 +81,12 @@ class ActorPolicy(ParameterPolicy):
             self.critic_rows = self.critic if len(self.critic) == 1 else self.critic[self.row]
             self.critic_layers = layers_of(self.critic_rows, critic_sizes(self.config, self.agent))
 
+    def normal(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """mu and sigma, each [B, A], where the features that it sees are x [B, F]."""
+        return normal_of(forward(self.layers, x, F.elu))
+
     def output(self, x: Tensor) -> Tensor:
-        return normal_of(forward(self.layers, x, F.elu))[0]
+        return self.normal(x)[0]
 
     def value(self, features: Tensor) -> Tensor:
         """The critic's, of features with the batch last [F + 1, B] -> [B]."""
@@ -104,7 +108,7 @@ class NoisyActor:
         self.rngs = [np.random.default_rng([seed, 8]) for seed in seeds]
 
     def __call__(self, state: State) -> Tensor:
-        mean, std = normal_of(forward(self.actor.layers, state.features[:, self.actor.visible], F.elu))
+        mean, std = self.actor.normal(state.features[:, self.actor.visible])
         noise = np.stack([rng.standard_normal(mean.shape[1], np.float32) for rng in self.rngs])
         return mean + std * torch.from_numpy(noise).to(mean)
 

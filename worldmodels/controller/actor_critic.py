@@ -35,7 +35,6 @@ from worldmodels.commandline import Count, Positive, Share, Temperature, Weight
 from worldmodels.controller.actor import ActorConfig, log_density, normal_of
 from worldmodels.controller.gradients import GradientConfig, GradientLearner, Networks, stream
 from worldmodels.controller.learner import Practice
-from worldmodels.memory.noise import draw
 from worldmodels.memory.unroll import unroll_features, unroll_in_place
 from worldmodels.types import State
 
@@ -104,20 +103,8 @@ class ActorCritic(Networks):
         self.slow = self.slow + self.config.slow_rate * (self.critic.detach() - self.slow)
 
     def _imagine(self, start: State, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """What the networks see [H+1, B, F], reward and p_done [H, B]; and of each action the noise in it, mu and
-        sigma, [H, B, A]. Gradients go back through M by "dynamics"."""
-        config, size, drawn = self.config, self.agent.memory.imagine_noise, []
-
-        def act(features: Tensor) -> Tensor:
-            mean, std = self._actor(self._seen(features))
-            epsilon = torch.randn(mean.shape, generator=generator, device=mean.device)
-            drawn.append((epsilon, mean, std))
-            return self.agent.task.smooth_squash(mean + std * epsilon)
-
-        noise = draw(size, len(start.features), generator, start.features)
-        features, reward, p_done = UNROLL[config.gradient](self.agent.memory, act, start, noise, config.horizon,
-                                                           config.temperature)
-        return self._seen(features), reward, p_done, *map(torch.stack, zip(*drawn))
+        """See `_imagined`. Gradients go back through M by "dynamics"."""
+        return self._imagined(UNROLL[self.config.gradient], start, self.config.temperature, generator)
 
 
 UNROLL = {"dynamics": unroll_features, "reinforce": unroll_in_place}
@@ -135,6 +122,4 @@ class ActorCriticLearner(GradientLearner):
     def batches(self, model: ActorCritic, states: State, practice: Practice, spec: ActorConfig, round: int,
                 skip: int) -> Iterator[State]:
         for step in range(skip, self.config.steps):
-            rng = np.random.default_rng(stream(practice, round, 2, step))
-            rows = rng.integers(len(states.features), size=self.config.batch)
-            yield states.select(torch.from_numpy(rows).to(states.features.device))
+            yield self.starts(states, stream(practice, round, 2, step))

@@ -1,6 +1,6 @@
 """An actor and its critic as gradients train them: what the learners that do so share."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -16,6 +16,7 @@ from worldmodels.controller.distill import Distill, DistillConfig
 from worldmodels.controller.learner import LearnerConfig, Practice
 from worldmodels.controller.network import forward, layers_of, random_parameters, with_scaling, without_scaling
 from worldmodels.controller.policy import ControllerConfig, PolicySpec, visible
+from worldmodels.memory.noise import draw
 from worldmodels.memory.unroll import recorded_states
 from worldmodels.runs import Run, seed_of
 from worldmodels.training import TrainConfig, train
@@ -72,6 +73,22 @@ class Networks(nn.Module):
         plain = lambda network, sizes: without_scaling(network.detach(), sizes, self.mean, self.std).cpu()
         return {"parameters": plain(self.actor, self.sizes), "critic": plain(self.critic, self.critic_sizes)}
 
+    def _imagined(self, unroll: Callable, start: State, temperature: float,
+                  generator: torch.Generator) -> tuple[Tensor, ...]:
+        """H steps by the actor and its noise: what the networks see [H+1, B, F], reward and p_done [H, B]; and of each
+        action the noise in it, mu and sigma, [H, B, A]."""
+        memory, drawn = self.agent.memory, []
+
+        def act(features: Tensor) -> Tensor:
+            mean, std = self._actor(self._seen(features))
+            epsilon = torch.randn(mean.shape, generator=generator, device=mean.device)
+            drawn.append((epsilon, mean, std))
+            return self.agent.task.smooth_squash(mean + std * epsilon)
+
+        noise = draw(memory.imagine_noise, len(start.features), generator, start.features)
+        features, reward, p_done = unroll(memory, act, start, noise, self.config.horizon, temperature)
+        return self._seen(features), reward, p_done, *map(torch.stack, zip(*drawn))
+
     def _actor(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """mu and sigma, each [..., A]."""
         return normal_of(self._network(x, self.actor, self.sizes))
@@ -99,6 +116,11 @@ class GradientLearner:
                 skip: int) -> Iterator[Any]:
         """What `model.loss` takes, from the step `skip` on. `states` are some of the recorded episodes'."""
         raise NotImplementedError
+
+    def starts(self, states: State, seed: int) -> State:
+        """As many of the states as a batch has, drawn at random."""
+        rows = np.random.default_rng(seed).integers(len(states.features), size=self.config.batch)
+        return states.select(torch.from_numpy(rows).to(states.features.device))
 
     def learn(self, agent, practice: Practice, config: ControllerConfig, run: Run, info: dict) -> PolicySpec:
         spec = getattr(config, "guide", None)

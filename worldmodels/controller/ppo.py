@@ -39,7 +39,6 @@ from worldmodels.controller.cma_es import Episodes, generation_seeds
 from worldmodels.controller.gradients import GradientConfig, GradientLearner, Networks, stream
 from worldmodels.controller.learner import OnPolicyEpisode, Practice
 from worldmodels.controller.policy import PolicySpec
-from worldmodels.memory.noise import draw
 from worldmodels.memory.unroll import unroll_in_place
 from worldmodels.types import State
 
@@ -101,16 +100,8 @@ class PPO(Networks):
     @torch.no_grad()
     def imagined(self, start: State, temperature: float, generator: torch.Generator) -> Experience:
         """What the actor does from these states [B] on."""
-        memory, config, drawn = self.agent.memory, self.config, []
-
-        def act(features: Tensor) -> Tensor:
-            mean, std = self._actor(self._seen(features))
-            drawn.append(mean + std * torch.randn(mean.shape, generator=generator, device=mean.device))
-            return self.agent.task.smooth_squash(drawn[-1])
-
-        noise = draw(memory.imagine_noise, len(start.features), generator, start.features)
-        features, reward, p_done = unroll_in_place(memory, act, start, noise, config.horizon, temperature)
-        return Experience(self._seen(features), torch.stack(drawn), reward, p_done, torch.ones_like(reward).bool())
+        x, reward, p_done, epsilon, mean, std = self._imagined(unroll_in_place, start, temperature, generator)
+        return Experience(x, mean + std * epsilon, reward, p_done, torch.ones_like(reward).bool())
 
     def played(self, episodes: list[OnPolicyEpisode]) -> Experience:
         """Whole episodes of the game."""
@@ -174,17 +165,15 @@ class PPOLearner(GradientLearner):
 
     def batches(self, model: PPO, states: State, practice: Practice, spec: ActorConfig, round: int,
                 skip: int) -> Iterator[Steps]:
-        batch, seeds = self.config.batch, partial(generation_seeds, practice.seed, round, training=practice.training)
+        seeds = partial(generation_seeds, practice.seed, round, episodes=self.config.batch, training=practice.training)
         temperature = self.config.first_temperature if round == 1 else self.config.temperature
         for iteration in range(skip // self.together, -(-self.config.steps // self.together)):
             seed = stream(practice, round, 2, iteration)
             generator = torch.Generator(states.features.device).manual_seed(seed)
             if practice.on_policy:
-                experience = model.played(practice.on_policy(model.policy(spec), seeds(iteration, batch)))
+                experience = model.played(practice.on_policy(model.policy(spec), seeds(iteration)))
             else:
-                rows = np.random.default_rng(seed).integers(len(states.features), size=batch)
-                start = states.select(torch.from_numpy(rows).to(states.features.device))
-                experience = model.imagined(start, temperature, generator)
+                experience = model.imagined(self.starts(states, seed), temperature, generator)
             steps = model.judged(experience)
             for _ in range(self.config.passes):
                 order = torch.randperm(len(steps.u), generator=generator, device=generator.device)

@@ -11,14 +11,13 @@ from torch import Tensor
 from worldmodels.agent import Agent
 from worldmodels.controller import PolicySpec
 from worldmodels.envs import Task
-from worldmodels.episodes import Episode, Track, locate
+from worldmodels.episodes import Episode, locate
 from worldmodels.executors import Shared
 from worldmodels.memory.noise import draw
 from worldmodels.memory.unroll import Trajectory, states_at, unroll
 from worldmodels.types import State
 from worldmodels.worlds.fitness import time_for, worker_world
-from worldmodels.worlds.record import Recorder
-from worldmodels.worlds.rollout import rollout
+from worldmodels.worlds.record import recorded
 
 HORIZON = 40            # steps that are dreamt on from a moment of the game
 MOMENTS = 12            # for each episode, drawn at random from all
@@ -44,14 +43,8 @@ class WatchJob:
 
     def __call__(self) -> list[Episode]:
         agent, world = worker_world(self.task, self.agent, self.max_steps, self.settings)
-        played: dict[int, Episode] = {}
-
-        def end(track: Track):
-            played[track.seed] = track.episode()
-
-        recorder = Recorder(world, lambda: list(agent.memory.latent(world.state).numpy().copy()), end)
-        rollout(recorder, agent.policy_of(self.spec), self.seeds)
-        return [played[seed] for seed in self.seeds]
+        see = lambda: list(agent.memory.latent(world.state).numpy().copy())
+        return recorded(world, agent.policy_of(self.spec), self.seeds, see)
 
 
 class SimToRealGap(NamedTuple):

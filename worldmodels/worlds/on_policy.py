@@ -10,11 +10,9 @@ from worldmodels.agent import Agent
 from worldmodels.controller import PolicySpec
 from worldmodels.controller.actor import NoisyActor
 from worldmodels.controller.learner import OnPolicyEpisode
-from worldmodels.episodes import Track
 from worldmodels.types import Seeds, State, Step, World
 from worldmodels.worlds.real import RealWorld
-from worldmodels.worlds.record import Recorder
-from worldmodels.worlds.rollout import rollout
+from worldmodels.worlds.record import recorded
 
 
 class Squashed:
@@ -36,14 +34,7 @@ class Squashed:
 
 def on_policy_episodes(world: RealWorld, agent: Agent, spec: PolicySpec, seeds: Seeds) -> list[OnPolicyEpisode]:
     """An episode for each seed, with the only actor of a spec."""
-    found = {}
-
-    def end(track: Track):
-        features, action, reward, terminated, _ = track.episode()
-        found[track.seed] = OnPolicyEpisode(features, action, reward, bool(terminated[-1]))
-
     see = lambda: list(np.copy(world.state.features.cpu().numpy()))
-    recorded = Recorder(Squashed(world, agent.task.smooth_squash), see, end)
     actor: Any = agent.policy_of(spec)
-    rollout(recorded, NoisyActor(actor), seeds)
-    return [found[seed] for seed in seeds]
+    played = recorded(Squashed(world, agent.task.smooth_squash), NoisyActor(actor), seeds, see)
+    return [OnPolicyEpisode(e.frames, e.action, e.reward, bool(e.terminated[-1])) for e in played]

@@ -1,13 +1,17 @@
 """Rollouts that are remembered: whole episodes of a world, to be stored or looked at."""
 
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
+from worldmodels.agent import Agent
+from worldmodels.controller import PolicySpec
 from worldmodels.episodes import Episode, Track
 from worldmodels.types import Memory, Policy, Seeds, State, Step, World
+from worldmodels.worlds.real import real_world
 from worldmodels.worlds.rollout import rollout
 
 
@@ -42,6 +46,17 @@ class Recorder:
         return state
 
 
+def recorded(world: World, policy: Policy, seeds: Seeds, see: Callable[[], list[Any]]) -> list[Episode]:
+    """Plays an episode for each seed; what `see` gives stands where an Episode has frames."""
+    found = {}
+
+    def end(track: Track):
+        found[track.seed] = track.episode()
+
+    rollout(Recorder(world, see, end), policy, seeds)
+    return [found[seed] for seed in seeds]
+
+
 class Recording(NamedTuple):
     """One episode, watched: what was seen, done and got."""
 
@@ -57,6 +72,15 @@ class Recording(NamedTuple):
         """As an episode with latents where others have frames; the end of the watching counts as one by the clock."""
         last = np.arange(len(self.action)) == len(self.action) - 1
         return Episode(self.latent, self.action, self.reward, self.terminated, last & ~self.terminated)
+
+
+def record_games(agent: Agent, controller: PolicySpec, settings: tuple, seeds: Seeds) -> list[Recording]:
+    """An episode of the real game for each seed, one after the other; its pictures are what V saw. `settings` are the
+    environment's beside max_steps."""
+    task, policy = agent.task, agent.policy_of(controller)
+    with closing(real_world(agent, task.max_steps, settings)) as world:
+        seen = lambda: (world.frames[0],) * 2
+        return [record(world, agent.memory, policy, seed, seen, task.max_steps) for seed in seeds]
 
 
 def record(world: World, memory: Memory, policy: Policy, seed: int,
