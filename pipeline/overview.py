@@ -7,7 +7,7 @@ from worldmodels import runs
 from worldmodels.commandline import flag, leaves
 from worldmodels.errors import UserError
 from worldmodels.files import read_json
-from worldmodels.report.scores import interval, read_scores, spread, table, trained_name
+from worldmodels.report.scores import WORLDS, interval, read_scores, spread, table, trained_name
 from worldmodels.runs import Run
 
 NOWHERE = "none (`worldmodels run --task take_cover --preset smoke` makes one in a minute)"
@@ -48,15 +48,20 @@ def rounds(run: Run) -> int:
     return last.round if last.path("controller").exists() else 0
 
 
+def wanted(config: dict) -> int:
+    """How many rounds a stored config asks for."""
+    return config["rounds"] + config.get("real_round", False)
+
+
 def scores(run: Run) -> list[dict]:
     """Of the last finished round; none where it is not scored."""
     path = run.at(rounds(run) or 1).report / "scores.json"
     return read_scores(path) if path.exists() else []
 
 
-def in_the_game(run: Run, world: str) -> str:
-    """The score of the run's own controller, which was trained in this world."""
-    own = [s for s in scores(run) if s["world"] == "real" and s["controller"] == trained_name(world)]
+def in_the_game(run: Run) -> str:
+    """The score of the run's own controller, wherever it was trained."""
+    own = [s for s in scores(run) if s["world"] == "real" and s["controller"] in map(trained_name, WORLDS)]
     return f"{spread(own[0])} ({interval(own[0])})" if own else "-"
 
 
@@ -66,8 +71,8 @@ def listed(data: Path) -> str:
     for run in all_runs(data):
         try:
             config = read_json(run.config)["config"]
-            row = (title(run), config["preset"], f"{rounds(run)} of {config['rounds']}",
-                   in_the_game(run, config["world"]), "published" if is_published(run) else str(run.root.parents[1]))
+            row = (title(run), config["preset"], f"{rounds(run)} of {wanted(config)}",
+                   in_the_game(run), "published" if is_published(run) else str(run.root.parents[1]))
         except (KeyError, UserError) as error:
             row = (title(run), "-", "-", f"damaged: {error}", "")
         rows.append(row)
@@ -82,8 +87,8 @@ def described(run: Run, task: str | None = None) -> Iterator[str]:
     config = read_json(run.config)["config"]
     size = sum(path.stat().st_size for path in run.root.rglob("*") if path.is_file()) / 1e6
     yield f"{title(run)}{', published' * is_published(run)}: {run.root}, {size:.1f} MB"
-    yield f"preset {config['preset']}, seed {config['seed']}, {rounds(run)} of {config['rounds']} rounds finished"
-    for round in map(run.at, range(1, config["rounds"] + 1)):
+    yield f"preset {config['preset']}, seed {config['seed']}, {rounds(run)} of {wanted(config)} rounds finished"
+    for round in map(run.at, range(1, wanted(config) + 1)):
         if round.folder.exists():
             minutes = sum(round.seconds.values()) / 60
             yield f"round {round.round}: {', '.join(made(round)) or 'nothing yet'}; {minutes:.1f} minutes"

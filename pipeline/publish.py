@@ -38,6 +38,7 @@ else.
 License: MIT.
 """
 WHERE = {"dream": "the dream of M", "real": "the real game"}
+TUNED = "the dream of M (that one is in round-{round}/) and then in the real game"
 START = {"previous_or_zero": "", "least_squares_dream": " from least squares on dreams on",
          "least_squares": " from least squares on dreams and on the returns of recorded episodes on"}
 
@@ -55,7 +56,8 @@ def publish(config: Config, run: Run):
     if config.preset == "smoke":
         say("publish: a run of the preset smoke has learnt next to nothing")
     # what is checked for: the V, M and C that a round goes on from
-    taught = [run, *([run.at(run.round - 1)] if in_the_real_round(config, run.round) else [])]
+    tuned = in_the_real_round(config, run.round)
+    taught = [run, *([run.at(run.round - 1)] if tuned else [])]
     before = [round.path("memory") for round in taught]
     before += [round.at(round.round - 1).path("controller") for round in taught if round.round > 1]
     files = [*run.report.glob("*.png"), *run.report.glob("temperature.json"), run.report / "made_with.json", *before,
@@ -70,9 +72,9 @@ def publish(config: Config, run: Run):
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
     card = CARD.format(task=config.task, run=config.run, starts=STARTS, preset=config.preset, seed=config.seed,
-                       world=WHERE[config.world], rounds=run.round, vision=config.vision.kind,
-                       memory=config.memory.kind,
-                       controller=config.controller.kind, learner=config.learner.kind,
+                       world=TUNED.format(round=run.round - 1) if tuned else WHERE[config.world], rounds=run.round,
+                       vision=config.vision.kind, memory=config.memory.kind, controller=config.controller.kind,
+                       learner=config.learner.kind,
                        start=START[getattr(config.learner, "start", "previous_or_zero")],
                        commit=read_scores(scores)[0]["git_commit"],
                        minutes=list(history(run))[-1][0], v=sum(p.numel() for p in agent.vision.parameters()),

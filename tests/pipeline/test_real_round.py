@@ -8,6 +8,7 @@ import pytest
 
 from pipeline import __main__ as stages
 from pipeline.command import current_round, main, parse
+from pipeline.overview import described, listed
 from pipeline.publish import publish
 from tests.pipeline.conftest import INLINE
 from worldmodels.agent import Agent
@@ -95,12 +96,20 @@ def test_it_is_published_and_scored_again(copied, tmp_path, capsys, real):
     main(stages.evaluate, [*arguments, "--real-round", real])       # on the way it was scored in short
     main(publish, [*arguments, "--real-round", real])
     given = tmp_path / "published" / "toy" / "tuned"
-    assert ("trained by ppo in the real game" in (given / "README.md").read_text()) == (real == "True")
+    assert ("and then in the real game" in (given / "README.md").read_text()) == (real == "True")
     assert (given / "round-2").exists() == (real == "True")
     shutil.rmtree(run.root)
-    main(stages.evaluate, ["--task", "toy", "--run", "tuned", "--data", str(tmp_path / "published"), *INLINE,
-                           "--evaluate.first-seed", "2000000000"])
-    assert "controller from the" in capsys.readouterr().out
+    for world in {"dream", "real" if real == "True" else "dream"}:              # the one before goes along
+        main(stages.evaluate, ["--task", "toy", "--run", "tuned", "--data", str(tmp_path / "published"), *INLINE,
+                               "--real-round", str(world == "real"), "--evaluate.first-seed", "2000000000"])
+        assert f"controller from the {world}" in capsys.readouterr().out
+
+
+def test_it_is_listed_with_its_score(copied, tmp_path):
+    row = next(line for line in listed(tmp_path).splitlines() if line.startswith("toy/tuned"))
+    assert "2 of 2" in row and "±" in row
+    told = "\n".join(described(copied[0]))
+    assert "2 of 2 rounds finished" in told and "round 2: memory, controller, scores" in told
 
 
 def test_linear_controllers_evolve_on_in_it(tmp_path):

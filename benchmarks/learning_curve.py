@@ -1,0 +1,93 @@
+"""What CarRacing's runs learned, by minutes and by frames of the game, beside the log of the paper's authors.
+
+    python benchmarks/learning_curve.py --runs data/car_racing/seed0 data/car_racing/seed1 \
+        --out curve.json --picture curve.png
+
+A point is the controller of a round: 40 tracks drawn our way, more for the last round and before one in the game.
+Minutes are those of collecting and training. Frames are those of collected episodes, and of a round in the game, whose
+episodes are counted as whole ones, at most.
+"""
+
+import argparse
+from pathlib import Path
+
+from pipeline.command import in_the_real_round
+from pipeline.presets import KINDS, Config
+from pipeline.report import history
+from worldmodels.files import write_json
+from worldmodels.metrics import read_metrics
+from worldmodels.report import plots
+from worldmodels.report.verdict import PAPER
+from worldmodels.runs import Run
+
+FRAMES = 1000               # of an episode, at most
+# (World Models' repository, log of carracing.cma: generation, mean of 1,024 rollouts), a generation being 64 x 16
+# rollouts
+AUTHORS = (25, 823), (50, 867), (200, 880), (625, 895), (1800, 900)
+ROLLOUTS = 64 * 16
+
+
+def frames_of(config: Config, run: Run) -> float:
+    """Frames of the game that a round used to learn from."""
+    if in_the_real_round(config, run.round):
+        learner = config.real_learner
+        return learner.steps / learner.passes / learner.parts * learner.batch * FRAMES
+    rows = read_metrics(run.folder, "collect")
+    counts = [row["step"] - before["step"] for before, row in zip([{"step": 0}, *rows], rows)]
+    return sum(count * row["steps"] for count, row in zip(counts, rows)) * config.collect.repeat
+
+
+def points(run: Run) -> list[dict]:
+    """The rounds that were scored."""
+    config, found, frames = run.settings(Config, kinds=KINDS), [], 0.0
+    for round, (minutes, scores) in zip(run.until_now, history(run), strict=True):
+        frames += frames_of(config, round)
+        game, dream = (next(s for s in scores if s["world"] == world and s["controller"].startswith("controller"))
+                       for world in ("real", "dream"))
+        found.append({"round": round.round, "minutes": round1(minutes), "frames": int(frames),
+                      "in_the_game": in_the_real_round(config, round.round),
+                      "game": round1(game["mean"]), "std": round1(game["std"]), "episodes": game["episodes"],
+                      "dream": round1(dream["mean"])})
+    return found
+
+
+def round1(value: float) -> float:
+    return round(value, 1)
+
+
+def curve(found: dict[str, list[dict]], x: str, title: str, label: str) -> plots.Panel:
+    def panel(axis):
+        for name, rounds in found.items():
+            axis.plot([point[x] for point in rounds], [point["game"] for point in rounds], "o-", ms=5, label=name)
+        if x == "frames":
+            axis.plot([generation * ROLLOUTS * FRAMES for generation, _ in AUTHORS], [mean for _, mean in AUTHORS],
+                      "k^--", ms=5, label="the paper's authors, in the game")
+            axis.set_xscale("log")
+        axis.axhline(PAPER["car_racing"].mean, color="black", lw=1, ls=":", label="the paper's controller")
+        plots.finish(axis, title, label, "mean return in the game")
+    return panel
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, nargs="+", required=True, help="their folders")
+    parser.add_argument("--out", type=Path, help="a JSON file for the points")
+    parser.add_argument("--picture", type=Path, help="a PNG file")
+    options = parser.parse_args()
+    found = {}
+    for folder in options.runs:
+        run = Run(folder).last("controller")
+        found[f"seed {run.settings(Config, kinds=KINDS).seed}"] = points(run)
+    for name, rounds in found.items():
+        for point in rounds:
+            print(name, *(f"{key} {value}" for key, value in point.items()), sep=", ")
+    if options.out:
+        write_json(options.out, {"runs": found})
+    if options.picture:
+        panels = [curve(found, "minutes", "By time", "minutes on two cores"),
+                  curve(found, "frames", "By frames of the game", "frames of the game learned from")]
+        plots.save(plots.sheet(panels), options.picture)
+
+
+if __name__ == "__main__":
+    main()
