@@ -178,8 +178,9 @@ def collector(config: Config) -> str:
 
 def whole_dream(config: Config, agent: Agent, latents: Latents) -> DreamWorld:
     """The dream from first frames on, as long as the game."""
-    steps = agent.task.steps(config.collect.repeat)
-    return DreamWorld(agent.memory, latents, DreamConfig(config.dream.temperature, max_steps=steps))
+    own = config.dream
+    return DreamWorld(agent.memory, latents, DreamConfig(
+        own.temperature, max_steps=agent.task.steps(config.collect.repeat), enough=own.enough, step_cost=own.step_cost))
 
 
 @contextmanager

@@ -119,7 +119,7 @@ def paper_car_racing() -> Config:
         collect=CollectConfig(episodes=10_000, max_steps=999, policy="paper"),
         vision=VAEConfig(z_size=32),
         memory=MDNRNNConfig(hidden_size=256, sequence=999, steps=4000),
-        dream=DreamConfig(max_steps=1000, temperature=1.0),
+        dream=DreamConfig(max_steps=1000, temperature=1.0, enough=1000.0, step_cost=0.1),
         evaluate=EvaluateConfig(episodes=100))
 
 
@@ -146,7 +146,7 @@ def quick_car_racing() -> Config:
         vision=replace(c.vision, steps=3000, batch=32, learning_rate=1e-3, final_anneal=0.3, channels=24, kl_floor=3.0),
         memory=replace(c.memory, steps=1200, batch=50, sequence=40, learning_rate=3e-3, final_anneal=0.4,
                        scheduled_sampling=1.0, sees_current_frame=True, reward_weight=0.1),
-        dream=replace(c.dream, max_steps=250),
+        dream=replace(c.dream, max_steps=250, step_cost=0.4),
         controller=ActorConfig(),
         learner=ppo,
         real_learner=replace(ppo, steps=3200, batch=64),

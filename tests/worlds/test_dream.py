@@ -62,6 +62,21 @@ def test_the_same_seeds_dream_the_same_dream(counted_latents, start):
     assert dream([1, 2, 3, 4, 5]) == first != other
 
 
+@pytest.mark.parametrize("enough, steps", ((0.0, 30), (25.0, 11), (20.0, 9), (69.5, 29), (73.0, 30)))
+def test_it_ends_with_the_step_that_gains_what_there_is_to_gain(counted_latents, enough, steps):
+    """A step pays 2 and costs 0.4 of what it gained; others begin anew beside it."""
+    world = make_world(counted_latents, NEVER, max_steps=30, enough=enough, step_cost=0.4)
+    world.memory.head.weight.data[-2], world.memory.head.bias.data[-2] = 0, 2.0
+    world.reset([1, 2])
+    for step in range(1, steps + 1):
+        played = world.step(torch.zeros(len(world.steps), 1))
+        if step == 3:
+            world.select_and_reset(torch.tensor([1]), [3, 4])
+        assert played.terminated[0] == (step == steps and step < 30)
+        assert played.truncated[0] == (step == 30)
+    assert world.total.tolist() == pytest.approx([2.0 * steps, *[2.0 * (steps - 3)] * 2])
+
+
 @pytest.mark.parametrize("start", STARTS)
 def test_a_start_is_a_function_of_its_seed_alone(counted_latents, start):
     world = make_world(counted_latents, start=start, warmup=4)

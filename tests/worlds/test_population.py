@@ -128,6 +128,19 @@ def test_a_policy_that_reads_whole_states_dreams_in_the_plain_loop(world):
     assert len(np.unique(played[0, 0])) > 3
 
 
+def test_dreams_that_have_gained_enough_end_as_in_the_plain_loop(world):
+    spec = controllers(world, 11)
+    returns, lengths = by_rollout(world, spec, SEEDS)
+    cost = 2 * float(np.abs(returns / lengths).max())           # all gain by it
+    world.config = replace(world.config, enough=float(np.quantile(returns + cost * lengths, 0.6)), step_cost=cost)
+    played, expected = fitness(world).play(spec, SEEDS), by_rollout(world, spec, SEEDS)
+    np.testing.assert_array_equal(played[1], expected[1])
+    np.testing.assert_allclose(played[0], expected[0], atol=1e-3)
+    over = expected[0] + cost * expected[1] >= world.config.enough
+    assert 0.3 < over.mean() < 0.9 and (expected[1][over] < lengths[over]).any()
+    np.testing.assert_array_equal(expected[1][~over], lengths[~over])
+
+
 def test_it_equals_the_plain_loop(world, kind):
     spec = controllers(world, 11, kind=kind)
     played, expected = fitness(world).play(spec, SEEDS), by_rollout(world, spec, SEEDS)

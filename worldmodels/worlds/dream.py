@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodels.commandline import Count, Number, Share, Temperature, Whole
+from worldmodels.commandline import Count, Number, Share, Temperature, Weight, Whole
 from worldmodels.episodes import locate
 from worldmodels.latents import Latents
 from worldmodels.memory.noise import OBSERVE, NoiseStream
@@ -25,6 +25,10 @@ class DreamConfig:
     start: Literal["first", "anywhere"] = "first"
     warmup: Whole = 50              # real frames that M sees before a start "anywhere"
     max_steps: Count = 2100         # a dream is cut here
+    # and ends where its rewards, without the cost of its steps, reach what there is to gain in the game (CarRacing's
+    # tiles pay 1,000, and a frame costs 0.1); 0: nothing is enough
+    enough: Weight = 0.0
+    step_cost: Weight = 0.0
     # of the matrix products as a population dreams; bfloat16: about twice as fast where the CPU has it, to 3 digits
     precision: Literal["float32", "bfloat16"] = "float32"
     # lambda: a reward is less by lambda times the uncertainty of M (MOPO); below zero, more (Plan2Explore)
@@ -41,6 +45,13 @@ def pessimistic(memory: Memory, latents: Callable[[], Latents], config: DreamCon
     uncertainty = recorded_uncertainty(memory, latents(), config.temperature, seed)
     limit = math.inf if config.uncertainty_quantile == 1 else np.quantile(uncertainty, config.uncertainty_quantile)
     return PessimisticMemory(memory, Pessimism(config.pessimism, float(limit)))
+
+
+def gained_enough(config: DreamConfig, total: Tensor, steps: Tensor) -> Tensor:
+    """Whether dreams of these returns after so many steps have gained all that there is in the game; of any shape."""
+    if not config.enough:
+        return torch.zeros_like(total, dtype=torch.bool)
+    return total + config.step_cost * steps >= config.enough
 
 
 class DreamWorld:
@@ -60,20 +71,23 @@ class DreamWorld:
         """The same from given states, one for each seed."""
         self.state, self.noise = state, self._noise(seeds)
         self.steps = torch.zeros(len(seeds), dtype=torch.int64, device=self.device)
+        self.total = state.features.new_zeros(len(seeds))
         return state
 
     def step(self, action: Tensor) -> Step:
         imagined = self.memory.imagine(self.state, action, self.config.temperature, self.noise.step())
-        self.state, self.steps = imagined.state, self.steps + 1
+        self.state, self.steps, self.total = imagined.state, self.steps + 1, self.total + imagined.reward
         self.info = {"p_done": imagined.p_done, "uncertainty": imagined.uncertainty}     # of this step, each [B]
-        return Step(self.state, imagined.reward, imagined.done, ~imagined.done & (self.steps >= self.config.max_steps))
+        done = imagined.done | gained_enough(self.config, self.total, self.steps)
+        return Step(self.state, imagined.reward, done, ~done & (self.steps >= self.config.max_steps))
 
     def select_and_reset(self, index: Tensor, seeds: Seeds) -> State:
         self.noise.select(index.tolist())
-        self.steps, self.state = self.steps[index], self.state.select(index)
+        self.steps, self.total, self.state = self.steps[index], self.total[index], self.state.select(index)
         if len(seeds):
             self.noise.join(self._noise(seeds))
-            self.steps = torch.cat([self.steps, self.steps.new_zeros(len(seeds))])
+            self.steps, self.total = (torch.cat([kept, kept.new_zeros(len(seeds))])
+                                      for kept in (self.steps, self.total))
             self.state = State.cat([self.state, self.starts(seeds)])
         return self.state
 

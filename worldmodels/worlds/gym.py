@@ -15,9 +15,9 @@ gymnasium's AutoresetMode NEXT_STEP (the default) or SAME_STEP. Options of both 
     render_mode         "rgb_array": the frame that V decodes from the dream, [64, 64, 3]; the game's own picture
     device              where V and M compute
 
-of the dream those of DreamConfig (`temperature`, without which it is the run's own, `start`, `warmup`, and of a memory
-that is uncertain `pessimism` and `uncertainty_quantile`), and of the game those that its environment takes (TakeCover:
-`skill`, `repeat`; CarRacing: `repeat`, `drawing`).
+of the dream those of DreamConfig (`temperature`, `enough` and `step_cost`, without which they are the run's own,
+`start`, `warmup`, and of a memory that is uncertain `pessimism` and `uncertainty_quantile`), and of the game those that
+its environment takes (TakeCover: `skill`, `repeat`; CarRacing: `repeat`, `drawing`).
 
 Actions are the game's own; each is held for as many frames as the run's agent holds it. CarRacing's are steering in
 [-1, 1], gas and brake in [0, 1]: for an algorithm that expects every action in [-1, 1], wrap the environment in
@@ -106,8 +106,9 @@ def dream(agent: Agent, run: Run, collect: CollectConfig, max_episode_steps: int
           settings: dict) -> tuple[DreamWorld, Callable[[], np.ndarray], int, int]:
     """The dream, its frames, its length in actions, and the game's frames in a step."""
     official = agent.task.steps(collect.repeat)
-    own = DreamConfig(run.settings(DreamConfig, "dream").temperature,
-                      max_steps=min(max_episode_steps or official, official))
+    kept = run.settings(DreamConfig, "dream")
+    own = DreamConfig(kept.temperature, max_steps=min(max_episode_steps or official, official), enough=kept.enough,
+                      step_cost=kept.step_cost)
     config = with_options(own, settings, DREAM)
     latents = open_latents(run, collect.min_steps, agent.vision_digest, agent.memory.config.latent)
     world = DreamWorld(pessimistic(agent.memory, lambda: latents, config, seed=0), latents, config)
@@ -127,7 +128,7 @@ def real(agent: Agent, run: Run, collect: CollectConfig, max_episode_steps: int 
 
 WORLDS = {"dream": dream, "real": real}
 COMMON = ("run", "observe", "max_episode_steps", "render_mode", "device")
-DREAM = ("temperature", "start", "warmup", "pessimism", "uncertainty_quantile")
+DREAM = ("temperature", "start", "warmup", "enough", "step_cost", "pessimism", "uncertainty_quantile")
 
 
 def with_options(config, options: dict, known: Sequence[str]):

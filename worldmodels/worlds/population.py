@@ -20,7 +20,7 @@ from worldmodels.controller import CONTROLLERS, PolicySpec
 from worldmodels.memory.noise import BLOCK, NoiseStream
 from worldmodels.memory.unroll import advance
 from worldmodels.types import Memory, Seeds, State
-from worldmodels.worlds.dream import DreamConfig, DreamWorld
+from worldmodels.worlds.dream import DreamConfig, DreamWorld, gained_enough
 from worldmodels.worlds.rollout import Rollouts, rollout
 
 WIDTH = 32
@@ -36,7 +36,7 @@ class Batch:
     and seeds a dream has."""
 
     def __init__(self, agent: Agent, spec: PolicySpec, start: State, seed: Tensor, config: DreamConfig):
-        self.agent, self.count, self.max_steps = agent, len(seed), config.max_steps
+        self.agent, self.count, self.config = agent, len(seed), config
         width = whole_widths(self.count)
         self.dreamer = agent.memory.dreamer(width, config.temperature, config.precision == "bfloat16")
         self.returns = start.features.new_empty(width)              # of the rollouts, as far as they are dropped
@@ -73,12 +73,13 @@ class Batch:
         for chance, reward, p_done, _ in advance(self.dreamer, self.policy.act, mine):
             rewards.append(reward.clone())
             survives.append(chance["done"][0] >= p_done)
-        step = torch.arange(len(noise), device=noise.device)[:, None]
-        goes_on = self.alive & torch.stack(survives).cumprod(0).bool()      # [steps, B]
-        plays = torch.cat([self.alive[None], goes_on[:-1]]) & (self.steps + step < self.max_steps)
-        self.total += torch.where(plays, torch.stack(rewards), 0).sum(0)    # a dead dream that diverges adds nothing
+        step, gained = torch.arange(len(noise), device=noise.device)[:, None], torch.stack(rewards)
+        enough = gained_enough(self.config, self.total + gained.cumsum(0), self.steps + step + 1)
+        goes_on = self.alive & (torch.stack(survives) & ~enough).cumprod(0).bool()      # [steps, B]
+        plays = torch.cat([self.alive[None], goes_on[:-1]]) & (self.steps + step < self.config.max_steps)
+        self.total += torch.where(plays, gained, 0).sum(0)              # a dead dream that diverges adds nothing
         self.steps += plays.sum(0)
-        torch.logical_and(goes_on[-1], self.steps < self.max_steps, out=self.alive)
+        torch.logical_and(goes_on[-1], self.steps < self.config.max_steps, out=self.alive)
 
     def compact(self) -> bool:
         """Drops columns whose dream has ended, as far as whole WIDTHs go; returns whether any dream goes on."""
