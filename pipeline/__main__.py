@@ -1,7 +1,7 @@
 """All stages in order; finished ones are skipped."""
 
 from pipeline.collect import collect
-from pipeline.command import all_rounds, in_the_real_round, main, of_round, say
+from pipeline.command import all_rounds, in_the_real_round, main, say
 from pipeline.encode import encode
 from pipeline.evaluate import evaluate
 from pipeline.presets import Config
@@ -25,7 +25,7 @@ def pipeline(config: Config, run: Run):
         for number, stage in enumerate(stages, 1):
             where = f"round {round}/{rounds}, " * (rounds > 1) + f"{number}/{len(stages)}"
             say(f"\n[{where}] {stage.__doc__.split(':', 1)[1].strip()}")
-            stage(of_round(config, round), run.at(round))
+            stage(config, run.at(round))
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def stage(*sections: str, begins: bool = False, of_finished: bool = False,
                                 "alone: run `python -m pipeline.train_controller`")
             start = time.monotonic()
             try:
-                work(config, run)
+                work(of_round(config, run.round), run)
             finally:
                 if run.folder.exists():                 # not where a round before is missing
                     seconds = run.seconds
@@ -67,7 +67,7 @@ def main(stage: Stage, arguments: list[str] | None = None, writers: Sequence[Mak
         writers = (*map(import_writer, config.metrics), *writers)
         with open_run(config, getattr(stage, "begins", True), writers) as run, kept_settings(config, run):
             round = current_round(stage, config, run)
-            stage(of_round(config, round), run.at(round))
+            stage(config, run.at(round))
 
 
 def importable(stage: Stage) -> Stage:

@@ -58,6 +58,18 @@ def test_the_controller_goes_on_from_the_dreams_in_the_game(copied, monkeypatch)
         np.testing.assert_allclose(array, arrays(run.at(1), "controller")[0][name], atol=1e-4)
 
 
+def test_all_stages_again_go_on_with_it_alone(copied):
+    """As after a kill in it: what is finished stays as it is."""
+    run, arguments = copied
+    wanted = arrays(run, "controller")
+    shutil.rmtree(run.folder)
+    before = {path: path.read_bytes() for path in run.root.rglob("*.safetensors")}
+    main(stages.pipeline, arguments)
+    assert arrays(run, "controller")[1] == wanted[1]
+    np.testing.assert_array_equal(arrays(run, "controller")[0]["parameters"], wanted[0]["parameters"])
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
 def test_it_is_scored_as_trained_in_the_game_and_loaded(made):
     run = Run(made / "toy" / "tuned", 2)
     assert "controller from the real" in {score["controller"] for score in read_scores(run.report / "scores.json")}
