@@ -60,7 +60,8 @@ def publish(config: Config, run: Run):
     taught = [run, *([run.at(run.round - 1)] if tuned else [])]
     before = [round.path("memory") for round in taught]
     before += [round.at(round.round - 1).path("controller") for round in taught if round.round > 1]
-    files = [*run.report.glob("*.png"), *run.report.glob("temperature.json"), run.report / "made_with.json", *before,
+    pictures = [path for path in run.report.glob("*.png") if not path.name.startswith("compare-")]
+    files = [*pictures, *run.report.glob("temperature.json"), run.report / "made_with.json", *before,
              *map(run.path, ("vision", "controller")), *sorted(run.latents_of(run.at(1)).glob("*"))[:STARTS]]
     for round in run.until_now:
         files += [path for path in (round.folder / "metrics.jsonl", round.wall, round.report / "scores.json")

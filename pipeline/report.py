@@ -31,6 +31,7 @@ from worldmodels.worlds.record import Recording, record, record_games
 
 FILM_STEPS = 0, 1, 2, 5, 10, 20, 35, 50         # of the comparison's film strips
 SHOWN = 3               # of the worst episodes
+LEARNING = "collect", "train_vision", "encode", "train_memory", "train_jointly", "train_controller"     # stages
 AHEAD = 90              # steps of the film strip
 
 
@@ -252,6 +253,6 @@ def history(run: Run) -> Iterator[tuple[float, list[dict]]]:
     scores."""
     minutes = 0.0
     for round in run.until_now:
-        minutes += sum(seconds for stage, seconds in round.seconds.items() if stage != "evaluate") / 60
+        minutes += sum(seconds for stage, seconds in round.seconds.items() if stage in LEARNING) / 60
         if (round.report / "scores.json").exists():
             yield minutes, read_scores(round.report / "scores.json")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from worldmodels.report.scores import read_scores
 from worldmodels.report.statistics import half_width
 
 ROOT = Path(__file__).parents[1]
@@ -30,7 +31,7 @@ def row(text: str, first: str) -> list[str]:
 
 
 def stored(path: str, world: str, controller: str) -> dict:
-    scores = json.loads((PUBLISHED / path).read_text())
+    scores = read_scores(PUBLISHED / path)
     found, = (s for s in scores if (s["world"], s["controller"]) == (world, controller))
     return found
 
@@ -60,14 +61,15 @@ def test_takecovers_table():
 
 @pytest.mark.parametrize("number", range(1, 8))
 def test_car_racings_rounds(number):
-    _, _, dream, game = row(section("docs/results.md", "## CarRacing, laptop"), f"{number}{', in the game' * (number == 7)}")
+    table = section("docs/results.md", "## CarRacing, laptop")
+    _, _, dream, game = row(table, f"{number}{', in the game' * (number == 7)}")
     path = f"car_racing/laptop/{f'round-{number}/' if number > 1 else ''}report/scores.json"
     name = TUNED if number == 7 else OURS
     agrees(game, stored(path, "real", name))
     agrees(dream, stored(path, "dream", name))
 
 
-def tested(path: Path, drawing: str) -> dict:
+def on_new_tracks(path: Path, drawing: str) -> dict:
     """The score on tracks that were kept for the end."""
     returns = np.array(json.loads(path.read_text())[drawing])
     mean, half = returns.mean(), half_width(returns)
@@ -82,8 +84,8 @@ def test_car_racings_trainings(path):
     seed, world = path.stem.removeprefix("seed").split("-")
     _, fast, official = row(section("docs/results.md", "## CarRacing, laptop"),
                             f"{seed}, {'the dream alone' if world == 'dream' else 'then the game'}")
-    agrees(fast, tested(path, "fast"))
-    agrees(official, tested(path, "official"))
+    agrees(fast, on_new_tracks(path, "fast"))
+    agrees(official, on_new_tracks(path, "official"))
 
 
 FAMILY = {"GRU": "gru", "MDN-RNN": "mdn_rnn", "RSSM": "rssm", "RSSM, categorical": "rssm-categorical",
@@ -116,9 +118,9 @@ def test_the_readmes_table():
     _, take_cover, car_racing = row(table, "**ours: small network, learned in the dream**")
     way = next(line for line in section("docs/results.md", "## Which way to act").splitlines() if "**actor**" in line)
     assert SCORE.search(take_cover).group().split(" (")[0] in way
-    agrees(car_racing, tested(PUBLISHED / "car_racing" / "tests" / "seed0-dream.json", "fast"))
+    agrees(car_racing, on_new_tracks(PUBLISHED / "car_racing" / "tests" / "seed0-dream.json", "fast"))
     _, _, car_racing = row(table, "ours: the same, then tuned in the game")
-    agrees(car_racing, tested(PUBLISHED / "car_racing" / "tests" / "seed0-game.json", "fast"))
+    agrees(car_racing, on_new_tracks(PUBLISHED / "car_racing" / "tests" / "seed0-game.json", "fast"))
 
 
 def test_the_readme_is_one_page():

@@ -174,7 +174,7 @@ class Run:
         that of the run it was compared in; one that is still being trained gets one."""
         trained = [round for round in self.until_now if round.own_path("vision").exists()]
         if not trained and self.root.parent.name == "compare" and (self.root / "entry.json").exists():
-            return Run(self.root.parent.parent).vision_round
+            return Run(self.root.parent.parent).last("memory").vision_round
         return trained[-1] if trained else self.at(1)
 
     @property

@@ -10,9 +10,10 @@ from pipeline import __main__ as stages
 from pipeline.command import current_round, main, parse
 from pipeline.overview import described, listed
 from pipeline.publish import publish
+from pipeline.report import history
 from tests.pipeline.conftest import INLINE
 from worldmodels.agent import Agent
-from worldmodels.files import load_arrays
+from worldmodels.files import load_arrays, write_json
 from worldmodels.metrics import read_metrics
 from worldmodels.report.scores import read_scores
 from worldmodels.runs import Run
@@ -115,6 +116,14 @@ def test_it_is_published_and_scored_again(copied, tmp_path, capsys, real):
         main(stages.evaluate, ["--task", "toy", "--run", "tuned", "--data", str(tmp_path / "published"), *INLINE,
                                "--real-round", str(world == "real"), "--evaluate.first-seed", "2000000000"])
         assert f"controller from the {world}" in capsys.readouterr().out
+
+
+def test_the_minutes_of_a_round_are_those_of_learning(copied):
+    """Not of scoring, nor of what stands beside the stages."""
+    run, _ = copied
+    write_json(run.wall, {"train_controller": 120.0, "evaluate": 60.0, "compare": 600.0, "publish": 60.0})
+    (before, _), (minutes, _) = history(run)
+    assert minutes - before == pytest.approx(2)
 
 
 def test_it_is_listed_with_its_score(copied, tmp_path):
