@@ -84,7 +84,7 @@ def main():
     if options.out:
         write_json(options.out, {"runs": found})
     if options.picture:
-        panels = [curve(found, "minutes", "By time", "minutes on two cores"),
+        panels = [curve(found, "minutes", "By time", "minutes of collecting and training"),
                   curve(found, "frames", "By frames of the game", "frames of the game learned from")]
         plots.save(plots.sheet(panels), options.picture)
 
