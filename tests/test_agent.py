@@ -62,14 +62,14 @@ def watched(agent, seed, max_steps, settings=(), steps=10**6):
     return played.action, played.reward.sum()
 
 
-@pytest.mark.parametrize("task", ("take_cover", "car_racing"))
-def test_the_published_run_is_opened_by_its_name_and_by_its_folder(task):
+@pytest.mark.parametrize("task, kind", (("take_cover", "linear"), ("car_racing", "actor")))
+def test_the_published_run_is_opened_by_its_name_and_by_its_folder(task, kind):
     names = f"{task}/laptop", PUBLISHED / task / "laptop", task
     by_name, by_folder, by_task = map(worldmodels.Agent.load, names)
     for agent in (by_folder, by_task):
         assert agent.task is by_name.task and agent.digest == by_name.digest and agent.repeat == by_name.repeat == 4
         assert np.array_equal(agent.controller.arrays["parameters"], by_name.controller.arrays["parameters"])
-    assert by_name.task.name == task and by_name.controller.config.kind == "linear"
+    assert by_name.task.name == task and by_name.controller.config.kind == kind
 
 
 def test_a_run_in_data_is_opened_by_its_name_too(finished, tmp_path, monkeypatch):
@@ -200,4 +200,5 @@ def test_decode_shows_latents_of_any_shape(finished):
 def test_a_controller_has_as_many_parameters_as_are_said():
     """The paper's 867 for CarRacing (its sec. 3.3)."""
     agent = Agent.load("car_racing/laptop")
-    assert agent.parameter_count(LinearConfig()) == agent.controller.arrays["parameters"].size == 867
+    assert agent.parameter_count(LinearConfig()) == 867
+    assert agent.parameter_count(agent.controller.config) == agent.controller.arrays["parameters"].size
