@@ -38,21 +38,17 @@ def frames_of(config: Config, run: Run) -> float:
 
 
 def points(run: Run) -> list[dict]:
-    """The rounds that were scored."""
+    """Of each round, all of which must be scored."""
     config, found, frames = run.settings(Config, kinds=KINDS), [], 0.0
-    for round, (minutes, scores) in zip(run.until_now, history(run), strict=True):
-        frames += frames_of(config, round)
+    for part, (minutes, scores) in zip(run.until_now, history(run), strict=True):
+        frames += frames_of(config, part)
         game, dream = (next(s for s in scores if s["world"] == world and s["controller"].startswith("controller"))
                        for world in ("real", "dream"))
-        found.append({"round": round.round, "minutes": round1(minutes), "frames": int(frames),
-                      "in_the_game": in_the_real_round(config, round.round),
-                      "game": round1(game["mean"]), "std": round1(game["std"]), "episodes": game["episodes"],
-                      "dream": round1(dream["mean"])})
+        found.append({"round": part.round, "minutes": round(minutes, 1), "frames": int(frames),
+                      "in_the_game": in_the_real_round(config, part.round),
+                      "game": round(game["mean"], 1), "std": round(game["std"], 1), "episodes": game["episodes"],
+                      "dream": round(dream["mean"], 1)})
     return found
-
-
-def round1(value: float) -> float:
-    return round(value, 1)
 
 
 def curve(found: dict[str, list[dict]], x: str, title: str, label: str) -> plots.Panel:

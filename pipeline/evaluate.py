@@ -21,7 +21,7 @@ from worldmodels.report.sim_to_real_gap import WatchJob
 from worldmodels.runs import Run, differences, plain
 from worldmodels.types import Executor, UserError
 from worldmodels.worlds.collect import CollectConfig, RandomPolicy, collect_jobs, env_settings
-from worldmodels.worlds.dream import DreamConfig, DreamWorld
+from worldmodels.worlds.dream import DreamWorld
 from worldmodels.worlds.fitness import DreamFitness, RealFitness, split_jobs
 from worldmodels.worlds.rollout import rollout
 
@@ -178,9 +178,7 @@ def collector(config: Config) -> str:
 
 def whole_dream(config: Config, agent: Agent, latents: Latents) -> DreamWorld:
     """The dream from first frames on, as long as the game."""
-    own = config.dream
-    return DreamWorld(agent.memory, latents, DreamConfig(
-        own.temperature, max_steps=agent.task.steps(config.collect.repeat), enough=own.enough, step_cost=own.step_cost))
+    return DreamWorld(agent.memory, latents, config.dream.plain(agent.task.steps(config.collect.repeat)))
 
 
 @contextmanager

@@ -36,6 +36,10 @@ class DreamConfig:
     # a dream ends where the uncertainty is above this quantile of that along recorded episodes (MOReL); 1: nowhere
     uncertainty_quantile: Share = 1.0
 
+    def plain(self, max_steps: int) -> "DreamConfig":
+        """Dreams that end as these do, or after so many steps: from first frames on, of M as it is."""
+        return DreamConfig(self.temperature, max_steps=max_steps, enough=self.enough, step_cost=self.step_cost)
+
 
 def pessimistic(memory: Memory, latents: Callable[[], Latents], config: DreamConfig, seed: int) -> Memory:
     """The memory as the config's dreams have it; itself, where they are not pessimistic. `latents` opens the recorded

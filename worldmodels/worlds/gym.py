@@ -106,9 +106,7 @@ def dream(agent: Agent, run: Run, collect: CollectConfig, max_episode_steps: int
           settings: dict) -> tuple[DreamWorld, Callable[[], np.ndarray], int, int]:
     """The dream, its frames, its length in actions, and the game's frames in a step."""
     official = agent.task.steps(collect.repeat)
-    kept = run.settings(DreamConfig, "dream")
-    own = DreamConfig(kept.temperature, max_steps=min(max_episode_steps or official, official), enough=kept.enough,
-                      step_cost=kept.step_cost)
+    own = run.settings(DreamConfig, "dream").plain(min(max_episode_steps or official, official))
     config = with_options(own, settings, DREAM)
     latents = open_latents(run, collect.min_steps, agent.vision_digest, agent.memory.config.latent)
     world = DreamWorld(pessimistic(agent.memory, lambda: latents, config, seed=0), latents, config)
