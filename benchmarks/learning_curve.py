@@ -17,6 +17,7 @@ from pipeline.report import history
 from worldmodels.files import write_json
 from worldmodels.metrics import read_metrics
 from worldmodels.report import plots
+from worldmodels.report.scores import own_score
 from worldmodels.report.verdict import PAPER
 from worldmodels.runs import Run
 
@@ -42,8 +43,7 @@ def points(run: Run) -> list[dict]:
     config, found, frames = run.settings(Config, kinds=KINDS), [], 0.0
     for part, (minutes, scores) in zip(run.until_now, history(run), strict=True):
         frames += frames_of(config, part)
-        game, dream = (next(s for s in scores if s["world"] == world and s["controller"].startswith("controller"))
-                       for world in ("real", "dream"))
+        game, dream = (own_score(scores, world) for world in ("real", "dream"))
         found.append({"round": part.round, "minutes": round(minutes, 1), "frames": int(frames),
                       "in_the_game": in_the_real_round(config, part.round),
                       "game": round(game["mean"], 1), "std": round(game["std"], 1), "episodes": game["episodes"],

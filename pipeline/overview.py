@@ -7,7 +7,7 @@ from worldmodels import runs
 from worldmodels.commandline import flag, leaves
 from worldmodels.errors import UserError
 from worldmodels.files import read_json
-from worldmodels.report.scores import WORLDS, interval, read_scores, spread, table, trained_name
+from worldmodels.report.scores import interval, own_score, read_scores, spread, table
 from worldmodels.runs import Run
 
 NOWHERE = "none (`worldmodels run --task take_cover --preset smoke` makes one in a minute)"
@@ -61,8 +61,8 @@ def scores(run: Run) -> list[dict]:
 
 def in_the_game(run: Run) -> str:
     """The score of the run's own controller, wherever it was trained."""
-    own = [s for s in scores(run) if s["world"] == "real" and s["controller"] in map(trained_name, WORLDS)]
-    return f"{spread(own[0])} ({interval(own[0])})" if own else "-"
+    own = own_score(scores(run))
+    return f"{spread(own)} ({interval(own)})" if own else "-"
 
 
 def listed(data: Path) -> str:

@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from worldmodels.files import write_atomic
-from worldmodels.report.scores import spread
+from worldmodels.report.scores import own_score, spread
 from worldmodels.report.statistics import half_width, of_share
-from worldmodels.report.verdict import PAPER
+from worldmodels.report.verdict import PAPER, best_random
 
 COLOURS = {"random": "#9aa0a6", "real": "#1a73e8", "dream": "#e8710a"}
 WORLDS = {"real": "in the game", "dream": "in the dream"}
@@ -331,12 +331,10 @@ def rounds(history: Sequence[tuple[float, Sequence[dict]]]) -> list[Panel]:
     def panel(axis: Axes):
         minutes = [at for at, _ in history]
         for world in ("real", "dream"):
-            trained = lambda s, world=world: s["world"] == world and s["controller"].startswith("controller")
-            mine = [next(filter(trained, scores)) for _, scores in history]
+            mine = [own_score(scores, world) for _, scores in history]
             axis.errorbar(minutes, [s["mean"] for s in mine], error_bar(mine), fmt="o-", ms=5, capsize=3,
                           color=COLOURS[world], label=f"controller, {WORLDS[world]}")
-        best = max((s for s in history[0][1] if s["world"] == "real" and s["controller"].startswith("random")),
-                   key=lambda s: s["mean"])
+        best = best_random(history[0][1])
         axis.axhline(best["mean"], color=COLOURS["random"], ls="--", label=f"{best['controller']}, in the game")
         if best["task"] in PAPER:
             axis.axhline(PAPER[best["task"]].mean, color="black", lw=1, ls=":",

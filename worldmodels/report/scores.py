@@ -56,6 +56,12 @@ def trained_name(world: str) -> str:
     return f"controller from the {world}"
 
 
+def own_score(scores: Sequence[dict], world: str = "real") -> dict | None:
+    """The score of the run's own controller in this world, wherever it was trained; None where it has none."""
+    names = list(map(trained_name, WORLDS))
+    return next((s for s in scores if s["world"] == world and s["controller"] in names), None)
+
+
 def interval(score: dict) -> str:
     """The interval of a score's mean in words."""
     return "too few episodes" if score["ci95"] is None else "{:.0f} to {:.0f}".format(*score["ci95"])

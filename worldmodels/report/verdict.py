@@ -24,10 +24,10 @@ PAPER = {"car_racing": Paper(906, 21, "learned in the game"),               # it
          "take_cover": Paper(1092, 556, "learned in the dream")}
 
 
-def best(scores: Sequence[dict], random: bool) -> dict | None:
-    """The best of the random policies in the game, or the others' last one, which is the run's own."""
-    found = [s for s in scores if s["world"] == "real" and s["controller"].startswith("random") == random]
-    return max(found, key=lambda s: s["mean"]) if random and found else found[-1] if found else None
+def best_random(scores: Sequence[dict]) -> dict | None:
+    """The best of the random policies in the game; None where there is none."""
+    found = (s for s in scores if s["world"] == "real" and s["controller"].startswith("random"))
+    return max(found, key=lambda s: s["mean"], default=None)
 
 
 def verdict(task: Task, own: dict, scores: Sequence[dict]) -> str:
@@ -36,7 +36,7 @@ def verdict(task: Task, own: dict, scores: Sequence[dict]) -> str:
     said = f"In the game the controller {what.format(format(own['mean'], '.0f'))} on average"
     said += f" (95% interval {interval(own)}, {own['episodes']:,} episodes)" if own["ci95"] else \
         f" ({own['episodes']} episodes: too few for an interval)"
-    random = best(scores, random=True)
+    random = best_random(scores)
     parts = [] if random is None else [f"{against(own, random['mean'], error_of(random))} the best random policy "
                                        f"({random['mean']:.0f})"]
     if paper := PAPER.get(task.name):
@@ -60,7 +60,7 @@ def error_of(score: dict) -> float:
 def standings(task: Task, own: dict, scores: Sequence[dict]) -> list[tuple[str, str, str, str]]:
     """The verdict as a table's rows: who, mean ± std, interval, episodes."""
     rows = [("this controller", spread(own), interval(own), f"{own['episodes']:,}")]
-    if random := best(scores, random=True):
+    if random := best_random(scores):
         rows.append((f"the best random policy: {random['controller']}", spread(random), interval(random),
                      f"{random['episodes']:,}"))
     if paper := PAPER.get(task.name):
