@@ -49,14 +49,13 @@ def train(config: Config, run: Run, agent: Agent, place: Run, training: int = 0)
         fitness = FITNESS[config.world](config, run, agent, stack)
         practice = Practice(fitness, latents, config.dream.temperature, config.seed, training, None,
                             partial(teacher, config, run, agent), getattr(fitness, "on_policy", None))
-        practice = practice._replace(previous=previous(agent, practice, place))
+        if place.round > 1 and not config.learner.anew:
+            practice = practice._replace(previous=previous(agent, practice, place))
         LEARNERS[config.learner.kind](config.learner).learn(agent, practice, config.controller, place, info)
 
 
-def previous(agent: Agent, practice: Practice, place: Run) -> PolicySpec | None:
+def previous(agent: Agent, practice: Practice, place: Run) -> PolicySpec:
     """The controller of the round before, fitted to this round's V where that is another one."""
-    if place.round == 1:
-        return None
     before = practice.teacher("")
     config = before.spec.config
     parameters = getattr(config, "guide", config)                       # of what they are

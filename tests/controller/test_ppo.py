@@ -45,6 +45,16 @@ def column(*values):
     return torch.tensor(values)[:, None]
 
 
+# what is imagined
+
+def test_a_reward_below_zero_counts_as_often_as_it_is_told():
+    memory = World(lambda z, a, luck: z)
+    rewards = [begun(memory, horizon=6, penalty_scale=scale).imagined(
+        states_of(memory, 9), 1.0, torch.Generator().manual_seed(0)).reward for scale in (1.0, 30.0)]
+    assert (rewards[0] < 0).any() and (rewards[0] > 0).any()
+    torch.testing.assert_close(rewards[1], torch.where(rewards[0] < 0, 30 * rewards[0], rewards[0]))
+
+
 # what steps are worth
 
 def test_advantages_and_returns_by_hand():

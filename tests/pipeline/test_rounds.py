@@ -65,6 +65,15 @@ def test_m_and_c_of_the_second_round_go_on_from_the_first(copied):
     assert not np.allclose(arrays(run, "memory")[0]["head.weight"], 0, atol=1e-6)
 
 
+def test_a_controller_that_is_made_anew_does_not_begin_as_the_first_one(copied):
+    run, arguments = copied
+    before = arrays(run, "controller")[0]["parameters"]
+    for path in (run / "round-2" / "checkpoints").glob("controller*"):
+        path.unlink()
+    main(stages.train_controller, [*arguments, "--learner.sigma", "1e-9", "--learner.anew", "True"])
+    assert before.any() and not arrays(run / "round-2", "controller")[0]["start"].any()
+
+
 def test_m_of_the_second_round_is_trained_on_the_episodes_of_both(copied, capsys):
     run, arguments = copied
     for path in run.glob("latents/*"):                      # the first round's become unreadable

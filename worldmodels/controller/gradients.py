@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodels.commandline import Share, Weight, Whole
+from worldmodels.commandline import Positive, Share, Weight, Whole
 from worldmodels.controller.actor import CRITICS, ActorConfig, actor_sizes, critic_sizes, normal_of
 from worldmodels.controller.distill import Distill, DistillConfig
 from worldmodels.controller.learner import LearnerConfig, Practice
@@ -32,6 +32,9 @@ class GradientConfig(TrainConfig, LearnerConfig):
     discount: Share = 0.99              # gamma (Dreamer V1: 0.99, V3: 0.997; PPO: 0.99)
     trace: Share = 0.95                 # lambda (Dreamer, PPO)
     entropy: Weight = 3e-4              # eta (Dreamer V1: 0, V3: 3e-4)
+    # a reward below zero counts so many times in imagination. CarRacing's lap has an end, which M's road has not: a
+    # tile that is missed is lost there, and time is cheap; here the next one comes as soon, and only speed pays
+    penalty_scale: Positive = 1.0
     distilled: bool = False             # the actor begins fitted to a teacher (controller/distill.py)
     teacher: str = ""                   # its run; none: the round before
 
@@ -87,6 +90,7 @@ class Networks(nn.Module):
 
         noise = draw(memory.imagine_noise, len(start.features), generator, start.features)
         features, reward, p_done = unroll(memory, act, start, noise, self.config.horizon, temperature)
+        reward = torch.where(reward < 0, self.config.penalty_scale * reward, reward)
         return self._seen(features), reward, p_done, *map(torch.stack, zip(*drawn))
 
     def _actor(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,7 @@ from worldmodels.types import Seeds
 @dataclass(frozen=True)
 class LearnerConfig:
     kind: str = ""                      # which of LEARNERS
+    anew: bool = False                  # in later rounds too C begins without that of the round before
 
 
 class Teacher(NamedTuple):
@@ -48,7 +49,7 @@ class Practice(NamedTuple):
     temperature: float                  # of dreams
     seed: int                           # the run's
     training: int                       # which of several on the same V and M, 0 for the run's own
-    previous: PolicySpec | None         # the policy of the round before, if there was one
+    previous: PolicySpec | None         # the policy of the round before, to go on from, if there is one
     teacher: Callable[[str], Teacher] | None = None     # opens that of a run, or of the round before ("")
     # plays an episode of the real game for each seed, with an actor and its noise; None: learn in dreams
     on_policy: Callable[[PolicySpec, Seeds], list[OnPolicyEpisode]] | None = None
