@@ -138,7 +138,7 @@ def paper_take_cover() -> Config:
 def quick_car_racing() -> Config:
     c = paper_car_racing()
     evolution = replace(c.learner, generations=40, episodes=16, eval_every=10, eval_episodes=512)
-    ppo = PPOConfig(steps=6400, batch=128, first_temperature=0.5, last_episodes=300)
+    ppo = PPOConfig(steps=6400, batch=128, first_temperature=0.5, last_episodes=300, penalty_scale=30.0)
     return replace(
         c, preset="quick", world="dream", rounds=2,
         collect=replace(c.collect, episodes=600, episodes_per_round=200, explore_share=0.2, max_steps=1000,
@@ -184,7 +184,7 @@ def laptop_car_racing() -> Config:
         c, preset="laptop", rounds=6, retrain_vision=(3,),
         collect=replace(c.collect, episodes_per_round=300),
         memory=replace(c.memory, steps=1500),
-        learner=replace(c.learner, steps=8000),
+        learner=replace(c.learner, steps=8000, anew=(3, 4)),
         evaluate=replace(c.evaluate, episodes=100, dream_episodes=1024))
 
 

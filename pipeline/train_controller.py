@@ -49,7 +49,7 @@ def train(config: Config, run: Run, agent: Agent, place: Run, training: int = 0)
         fitness = FITNESS[config.world](config, run, agent, stack)
         practice = Practice(fitness, latents, config.dream.temperature, config.seed, training, None,
                             partial(teacher, config, run, agent), getattr(fitness, "on_policy", None))
-        if place.round > 1 and not config.learner.anew:
+        if place.round > 1 and place.round not in config.learner.anew:
             practice = practice._replace(previous=previous(agent, practice, place))
         LEARNERS[config.learner.kind](config.learner).learn(agent, practice, config.controller, place, info)
 

@@ -70,7 +70,7 @@ def test_a_controller_that_is_made_anew_does_not_begin_as_the_first_one(copied):
     before = arrays(run, "controller")[0]["parameters"]
     for path in (run / "round-2" / "checkpoints").glob("controller*"):
         path.unlink()
-    main(stages.train_controller, [*arguments, "--learner.sigma", "1e-9", "--learner.anew", "True"])
+    main(stages.train_controller, [*arguments, "--learner.sigma", "1e-9", "--learner.anew", "2", "3"])
     assert before.any() and not arrays(run / "round-2", "controller")[0]["start"].any()
 
 

@@ -9,19 +9,22 @@ has.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
+from worldmodels.commandline import Range
 from worldmodels.controller.policy import PolicySpec
 from worldmodels.latents import Latents
+from worldmodels.runs import ROUNDS
 from worldmodels.types import Seeds
 
 
 @dataclass(frozen=True)
 class LearnerConfig:
     kind: str = ""                      # which of LEARNERS
-    anew: bool = False                  # in later rounds too C begins without that of the round before
+    # rounds in which C does not begin as that of the round before: what that one exploits is left behind
+    anew: Annotated[tuple[int, ...], Range(2, ROUNDS)] = ()
 
 
 class Teacher(NamedTuple):
