@@ -88,6 +88,17 @@ def test_car_racings_trainings(path):
     agrees(official, on_new_tracks(path, "official"))
 
 
+RENEWED = sorted((PUBLISHED / "car_racing" / "renewed").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", RENEWED, ids=lambda path: path.stem)
+def test_car_racings_trainings_of_the_recipe_of_now(path):
+    seed = path.stem.removeprefix("seed").removesuffix("-dream")
+    _, fast, official = row(section("docs/results.md", "## CarRacing, laptop"), f"{seed}, the recipe of now")
+    agrees(fast, on_new_tracks(path, "fast"))
+    agrees(official, on_new_tracks(path, "official"))
+
+
 FAMILY = {"GRU": "gru", "MDN-RNN": "mdn_rnn", "RSSM": "rssm", "RSSM, categorical": "rssm-categorical",
           "RSSM, 5 prior heads": "rssm-heads", "ensemble of 5 GRUs": "ensemble",
           "GRU on an autoencoder": "autoencoder-gru", "MDN-RNN and V jointly": "mdn_rnn-jointly",
