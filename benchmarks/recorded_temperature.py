@@ -9,6 +9,7 @@ V.
 
 import argparse
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -30,10 +31,9 @@ def main():
     parser.add_argument("--dreams", type=int, default=256)
     options = parser.parse_args()
     seeds = range(FIRST_SEED, FIRST_SEED + options.dreams)
-    rounds = Run(options.run).last("memory").until_now
+    rounds = [(run, load_agent(run)) for run in Run(options.run).last("memory").until_now]
     print("round  in the game  " + "".join(f"{f'tau {tau:g}':>12}" for tau in options.temperatures))
-    for before, run in zip(rounds, rounds[1:]):
-        old, agent = load_agent(before), load_agent(run)
+    for (before, old), (run, agent) in pairwise(rounds):
         if old.digest == agent.digest or old.vision_digest != agent.vision_digest:
             continue
         controller, config = load_controller(before, old), run.settings(DreamConfig, "dream")

@@ -76,25 +76,15 @@ def on_new_tracks(path: Path, drawing: str) -> dict:
     return {"mean": mean, "std": returns.std(ddof=1), "ci95": (mean - half, mean + half)}
 
 
-TESTS = sorted((PUBLISHED / "car_racing" / "tests").glob("*.json"))
+TRAINED = {"tests/dream": "the dream alone", "tests/game": "then the game", "renewed/dream": "the recipe of now"}
+TRAININGS = sorted((PUBLISHED / "car_racing").glob("*/seed?-*.json"))
 
 
-@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", TRAININGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_car_racings_trainings(path):
     seed, world = path.stem.removeprefix("seed").split("-")
     _, fast, official = row(section("docs/results.md", "## CarRacing, laptop"),
-                            f"{seed}, {'the dream alone' if world == 'dream' else 'then the game'}")
-    agrees(fast, on_new_tracks(path, "fast"))
-    agrees(official, on_new_tracks(path, "official"))
-
-
-RENEWED = sorted((PUBLISHED / "car_racing" / "renewed").glob("*.json"))
-
-
-@pytest.mark.parametrize("path", RENEWED, ids=lambda path: path.stem)
-def test_car_racings_trainings_of_the_recipe_of_now(path):
-    seed = path.stem.removeprefix("seed").removesuffix("-dream")
-    _, fast, official = row(section("docs/results.md", "## CarRacing, laptop"), f"{seed}, the recipe of now")
+                            f"{seed}, {TRAINED[f'{path.parent.name}/{world}']}")
     agrees(fast, on_new_tracks(path, "fast"))
     agrees(official, on_new_tracks(path, "official"))
 
