@@ -24,11 +24,6 @@ from worldmodels.controller.policy import ControllerConfig, ParameterConfig, Pol
 from worldmodels.runs import EPISODES_PER_STAGE, Run, episode_seeds, seed_of
 from worldmodels.types import Fitness, UserError
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")         # cma mentions optional plotting libraries when imported
-    import cma
-
-
 Episodes = Annotated[int, Range(1, EPISODES_PER_STAGE)]
 
 
@@ -65,6 +60,9 @@ class CMAES:
     """
 
     def __init__(self, start: np.ndarray, population: int, sigma: float, seed: int, history: np.ndarray | None = None):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")     # it mentions optional plotting libraries when imported
+            import cma  # here: it brings scipy.stats and pyplot, which workers would start with
         rng = np.random.default_rng(seed)
         options = {"popsize": population, "verbose": -9, "seed": np.nan, "maxiter": np.inf, "tolfun": 0, "tolx": 0,
                    "tolfunhist": 0, "tolstagnation": np.inf, "tolflatfitness": np.inf,

@@ -13,6 +13,7 @@ import numpy as np
 from worldmodels.commandline import Count, Range
 from worldmodels.errors import UserError
 from worldmodels.files import read_json, write_json
+from worldmodels.report.statistics import half_width
 from worldmodels.runs import EPISODES_PER_STAGE, EVALUATION
 
 if TYPE_CHECKING:
@@ -41,7 +42,6 @@ class EvaluateConfig:
 def score(task: "Task", world: str, controller: str, returns: np.ndarray, **more) -> dict:
     """One entry of scores.json, with what `more` says (the dream's temperature, or None in the game; wall_s, first_seed
     and so on)."""
-    from worldmodels.report.statistics import half_width  # here: what lists runs starts without scipy
     returns = np.asarray(returns, np.float64)
     mean, half = float(returns.mean()), float(half_width(returns))
     std = float(returns.std(ddof=1)) if len(returns) > 1 else None

@@ -3,8 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import stdtrit
-from scipy.stats import binomtest, bootstrap, trim_mean
+import scipy  # whose parts are imported when they are first used: scipy.stats takes a second
 
 FEWEST = 10         # episodes, below which an interval of their mean says nothing
 RESAMPLES = 2000    # of a bootstrap
@@ -20,7 +19,7 @@ class Estimate(NamedTuple):
 
 def student(count: int) -> float:
     """Student's t, 97.5%: how many standard errors half of the 95% interval of a mean of so many numbers is."""
-    return float(stdtrit(count - 1, 0.975))
+    return float(scipy.special.stdtrit(count - 1, 0.975))
 
 
 def half_width(values: np.ndarray) -> np.ndarray:
@@ -33,7 +32,8 @@ def half_width(values: np.ndarray) -> np.ndarray:
 def of_share(share: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The 95% interval of a share of so many (Wilson 1927)."""
     share, count = np.broadcast_arrays(share, count)
-    found = [binomtest(round(s * n), n).proportion_ci(method="wilson") for s, n in zip(share.flat, count.flat)]
+    tests = (scipy.stats.binomtest(round(s * n), n) for s, n in zip(share.flat, count.flat))
+    found = [test.proportion_ci(method="wilson") for test in tests]
     low, high = (np.reshape([ci[end] for ci in found], share.shape) for end in (0, 1))
     return low, high
 
@@ -43,12 +43,12 @@ def iqm(returns: np.ndarray) -> Estimate:
     2021), with its 95% percentile bootstrap interval."""
     if len(returns) < FEWEST:
         return Estimate(float(middle_mean(returns, -1)), np.nan, np.nan)
-    found = bootstrap((returns,), middle_mean, n_resamples=RESAMPLES, method="percentile", rng=0)
+    found = scipy.stats.bootstrap((returns,), middle_mean, n_resamples=RESAMPLES, method="percentile", rng=0)
     return Estimate(float(middle_mean(returns, -1)), *map(float, found.confidence_interval))
 
 
 def middle_mean(values: np.ndarray, axis: int) -> np.ndarray:
-    return trim_mean(values, 0.25, axis=axis)
+    return scipy.stats.trim_mean(values, 0.25, axis=axis)
 
 
 def paired_difference(one: np.ndarray, other: np.ndarray) -> Estimate:
