@@ -27,6 +27,7 @@ WORLDS = {"real": "in the game", "dream": "in the dream"}
 HEIGHT = 256            # pixels of a film's pictures
 LETTERS = 10.5          # of a title, in an inch
 EDGES = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5)    # of the parts in which probabilities are compared with what came
+GAP = 3                 # white pixels between the frames of a film strip
 SOON = 8                # steps within which M is asked whether death comes
 
 Panel = Callable[[Axes], None]
@@ -49,7 +50,7 @@ def sheet(panels: Sequence[Panel], title: str = "", columns: int = 2, size: tupl
 def save(figure: Figure, path: Path):
     """Writes a figure as a PNG, or whatever the path's ending says."""
     picture = io.BytesIO()
-    figure.savefig(picture, format=path.suffix[1:], dpi=110, bbox_inches="tight")
+    figure.savefig(picture, format=path.suffix[1:], dpi=110)
     write_atomic(path, picture.getvalue())
 
 
@@ -347,19 +348,19 @@ def rounds(history: Sequence[tuple[float, Sequence[dict]]]) -> list[Panel]:
 
 
 def film_strip(rows: dict[str, np.ndarray], times: Sequence[int], title: str, labels: Sequence[str] = ()) -> Figure:
-    """Frames [T, 64, 64, 3] below each other, one row for each kind, one column for each time, named by `labels` or as
-    a step."""
-    figure = Figure((1.15 * len(times) + 1, 1.2 * len(rows) + 0.6), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
-    axes = figure.subplots(len(rows), len(times), squeeze=False)
-    for line, (name, frames) in zip(axes, rows.items()):
-        for axis, t in zip(line, times):
-            axis.imshow(frames[t])
-            axis.set_xticks([])
-            axis.set_yticks([])
-        line[0].set_ylabel(name, fontsize=9, rotation=0, ha="right", va="center")
-    for axis, name in zip(axes[0], labels or [f"step {t}" for t in times]):
-        axis.set_title(name, fontsize=8)
+    """Frames [T, h, 64, 3] uint8 below each other, one row for each kind, one column for each time, named by `labels`
+    or as a step."""
+    padded = lambda frame: np.pad(frame, ((0, GAP), (0, GAP), (0, 0)), constant_values=255)
+    lines = [np.concatenate([padded(frames[t]) for t in times], 1) for frames in rows.values()]
+    heights, width = [len(line) for line in lines], lines[0].shape[1] / len(times)
+    size = 1.2 * len(times) + 0.1 * max(map(len, rows)), 1.2 * sum(heights) / width + 0.6
+    figure = Figure(size, layout="compressed")
+    axis = figure.subplots()
+    axis.imshow(np.concatenate(lines)[:-GAP, :-GAP])
+    axis.set_xticks((np.arange(len(times)) + 0.5) * width, labels or [f"step {t}" for t in times], fontsize=8)
+    axis.set_yticks(np.cumsum(heights) - np.divide(heights, 2), rows, fontsize=9)
+    axis.tick_params(length=0, labeltop=True, labelbottom=False)
+    axis.spines[:].set_visible(False)
     figure.suptitle(title, fontsize=11)
     return figure
 
