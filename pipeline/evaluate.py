@@ -88,7 +88,7 @@ def report(config: Config, run: Run, agent: Agent):
         played = watch(config, agent, controller, executor)
     scores.sort(key=lambda score: score["world"] == "dream")
     write_scores(run.report / "scores.json", scores)
-    draw(config, run, agent, whole_dream(config, agent, latents), controller, name, scores, played)
+    draw(config, run, agent, whole_dream(config, agent, latents), controller, scores, played)
 
 
 def begins_elsewhere(config: Config, tensors: dict) -> bool:

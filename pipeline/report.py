@@ -19,7 +19,7 @@ from worldmodels.executors import machine
 from worldmodels.metrics import read_metrics
 from worldmodels.report import comparison_charts, page, plots, worst
 from worldmodels.report.comparison import EPISODES
-from worldmodels.report.scores import WORLDS, interval, read_scores, spread
+from worldmodels.report.scores import WORLDS, interval, own_score, read_scores, spread
 from worldmodels.report.sim_to_real_gap import dream_from, sim_to_real_gap
 from worldmodels.report.statistics import FEWEST, paired_difference
 from worldmodels.report.verdict import standings, verdict
@@ -35,10 +35,12 @@ LEARNING = "collect", "train_vision", "encode", "train_memory", "train_jointly",
 AHEAD = 90              # steps of the film strip
 
 
-def draw(config: Config, run: Run, agent: Agent, dream: DreamWorld, controller: PolicySpec, name: str,
-         scores: list[dict], watched: list[Episode]):
-    """All pictures of the report, of a controller of this `name` in the scores, whose episodes `watched` are."""
+def draw(config: Config, run: Run, agent: Agent, dream: DreamWorld, controller: PolicySpec, scores: list[dict],
+         watched: list[Episode]):
+    """All pictures of the report, of the run's controller, whose scores are among these and whose episodes `watched`
+    are."""
     say("drawing")
+    own, in_its_dream = (own_score(scores, world) for world in ("real", "dream"))
     folder, tau, repeat = run.report, config.dream.temperature, config.collect.repeat
     on_cpu = load_agent(run, task=agent.task)
     found = sim_to_real_gap(on_cpu, controller, watched, tau, config.seed)
@@ -49,8 +51,8 @@ def draw(config: Config, run: Run, agent: Agent, dream: DreamWorld, controller: 
         "returns": (plots.returns(scores), f"{task}: returns in the real game", 1, (8, 2.4)),
         "dream_vs_real": (plots.dream_vs_real(scores),
                           "Does the dream predict the game? The closer the two curves, the better", 3),
-        "sim_to_real_gap": (plots.sim_to_real_gap(found, [s for s in scores if s["controller"] == name],
-                                                  repeat), f"Where dream and game part: {name}"),
+        "sim_to_real_gap": (plots.sim_to_real_gap(found, [own, in_its_dream], repeat),
+                            f"Where dream and game part: {own['controller']}"),
         "curves": (plots.curves(metrics),)
     }
     if run.round > 1:
@@ -77,7 +79,6 @@ def draw(config: Config, run: Run, agent: Agent, dream: DreamWorld, controller: 
 
     charts = {picture: page.charts(panels) for picture, (panels, *_) in sheets.items()}
     times = np.linspace(start, last, 6).astype(int)
-    own = next(s for s in scores if (s["world"], s["controller"]) == ("real", name))
     films = {f"the game: {ended(agent.task, played, repeat, config.evaluate.video_steps)}": folder / "real.webp",
              f"the dream, tau {tau:g}: {ended(agent.task, dreamed, repeat, config.evaluate.video_steps)}":
                  folder / "dream.webp"}

@@ -48,7 +48,8 @@ def train(config: Config, run: Run, agent: Agent, place: Run, training: int = 0)
     with ExitStack() as stack:
         fitness = FITNESS[config.world](config, run, agent, stack)
         practice = Practice(fitness, latents, config.dream.temperature, config.seed, training, None,
-                            partial(teacher, config, run, agent), getattr(fitness, "on_policy", None))
+                            partial(teacher, config, run, agent), getattr(fitness, "on_policy", None),
+                            "real-learner" if in_the_real_round(config, place.round) else "learner")
         if place.round > 1 and place.round not in config.learner.anew:
             practice = practice._replace(previous=previous(agent, practice, place))
         LEARNERS[config.learner.kind](config.learner).learn(agent, practice, config.controller, place, info)

@@ -148,7 +148,7 @@ class GradientLearner:
             return *model.loss(batch, generator), None
 
         train("behaviour", model, self.config, lambda skip: self.batches(model, states, practice, spec, run.round,
-              skip), loss, run, info, stream(practice, run.round, 3), "learner", self.together)
+              skip), loss, run, info, stream(practice, run.round, 3), practice.section, self.together)
         found = model.arrays()
         run.save("controller", found, info)
         return PolicySpec(config, {name: t.numpy()[None] for name, t in found.items()})

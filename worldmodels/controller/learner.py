@@ -56,3 +56,4 @@ class Practice(NamedTuple):
     teacher: Callable[[str], Teacher] | None = None     # opens that of a run, or of the round before ("")
     # plays an episode of the real game for each seed, with an actor and its noise; None: learn in dreams
     on_policy: Callable[[PolicySpec, Seeds], list[OnPolicyEpisode]] | None = None
+    section: str = "learner"            # of the command line that has the learner's settings

@@ -106,7 +106,7 @@ def reads_features(spec: PolicySpec) -> bool:
     return hasattr(CONTROLLERS[spec.config.kind], "act")
 
 
-class DreamFrom(DreamWorld):
+class DreamsInTurn(DreamWorld):
     """Dreams that begin at given states, one after the other."""
 
     def __init__(self, memory: Memory, start: State, config: DreamConfig, max_batch: int):
@@ -121,7 +121,7 @@ class DreamFrom(DreamWorld):
 def dream_by_states(agent: Agent, spec: PolicySpec, start: State, seeds: np.ndarray, seed: Tensor,
                     config: DreamConfig) -> Rollouts:
     """`dream` for any policy: it sees whole states."""
-    world = DreamFrom(agent.memory, start.select(seed), config, agent.task.max_batch)
+    world = DreamsInTurn(agent.memory, start.select(seed), config, agent.task.max_batch)
     return rollout(world, agent.policy_of(spec), seeds[seed.cpu().numpy()].tolist())
 
 
