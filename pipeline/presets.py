@@ -149,7 +149,7 @@ def quick_car_racing() -> Config:
         dream=replace(c.dream, max_steps=250, step_cost=0.4),
         controller=ActorConfig(),
         learner=ppo,
-        real_learner=replace(ppo, steps=3200, batch=64, endless=True),
+        real_learner=replace(ppo, steps=3200, batch=64),
         evaluate=replace(c.evaluate, episodes=40, dream_episodes=256),
         sweep=replace(c.sweep, learner=ppo),
         compare=replace(c.compare, controller_episodes=2000, weight_noise=1.0, latent="mean",

@@ -73,31 +73,16 @@ def test_advantages_and_returns_by_hand():
     torch.testing.assert_close(steps.log_density, log_density(column(0.3, -0.2, 0.1), mean, std))
 
 
-@pytest.mark.parametrize("endless, ends", ((False, [0, 1, 1]), (True, [0, 0, 0])))
-def test_an_episode_that_is_cut_is_worth_what_the_critic_says_of_its_last_state(endless, ends):
+def test_an_episode_that_is_cut_is_worth_what_the_critic_says_of_its_last_state():
     """0.8 * 7 = 5.6 more than one that ends there; and what pads it is not seen."""
-    model = played_by_hand(endless=endless)
-    experience = model.played([episode(1, 1, False), episode(1, 3, True), episode(1, 1, True)])
-    assert experience.there.sum(0).tolist() == [1, 3, 1] and experience.p_done.sum(0).tolist() == ends
-    first, _, ended, *_ = model.judged(experience).returns.tolist()
-    assert first == pytest.approx(1 + 5.6) and ended == pytest.approx(1 if ends[2] else 1 + 5.6)
-
-
-def test_in_the_game_too_a_reward_below_zero_counts_as_often_as_it_is_told():
-    assert played_by_hand(penalty_scale=30.0).played([episode(-2, 1, True), episode(2, 1, True)]).reward.tolist() == [
-        [-60, 2]]
-
-
-def played_by_hand(**settings):
-    model = by_hand(**settings)
+    model = by_hand()
     model.mean, model.std = torch.zeros(1), torch.ones(1)
-    return model
-
-
-def episode(reward, steps, end):
-    """In which the feature is 7 throughout."""
-    return OnPolicyEpisode(np.full((steps + 1, 1), 7, np.float32), np.zeros((steps, 1), np.float32),
-                           np.full(steps, reward, np.float32), end)
+    one = lambda steps, end: OnPolicyEpisode(np.full((steps + 1, 1), 7, np.float32), np.zeros((steps, 1), np.float32),
+                                     np.ones(steps, np.float32), end)
+    experience = model.played([one(1, False), one(3, True), one(1, True)])
+    assert experience.there.sum(0).tolist() == [1, 3, 1] and experience.p_done.sum(0).tolist() == [0, 1, 1]
+    first, _, ended, *_ = model.judged(experience).returns.tolist()
+    assert first == pytest.approx(1 + 5.6) and ended == pytest.approx(1)
 
 
 @pytest.mark.parametrize("moved, advantage, clipped", ((0.0, 1.0, False), (0.5, 1.0, True), (0.5, -1.0, False),

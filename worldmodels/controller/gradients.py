@@ -32,8 +32,8 @@ class GradientConfig(TrainConfig, LearnerConfig):
     discount: Share = 0.99              # gamma (Dreamer V1: 0.99, V3: 0.997; PPO: 0.99)
     trace: Share = 0.95                 # lambda (Dreamer, PPO)
     entropy: Weight = 3e-4              # eta (Dreamer V1: 0, V3: 3e-4)
-    # a reward below zero counts so many times. CarRacing's lap has an end, which M's road has not: a tile that is
-    # missed is lost there, and time is cheap; in imagination the next one comes as soon, and only speed pays
+    # a reward below zero counts so many times in imagination. CarRacing's lap has an end, which M's road has not: a
+    # tile that is missed is lost there, and time is cheap; here the next one comes as soon, and only speed pays
     penalty_scale: Positive = 1.0
     distilled: bool = False             # the actor begins fitted to a teacher (controller/distill.py)
     teacher: str = ""                   # its run; none: the round before
@@ -90,7 +90,8 @@ class Networks(nn.Module):
 
         noise = draw(memory.imagine_noise, len(start.features), generator, start.features)
         features, reward, p_done = unroll(memory, act, start, noise, self.config.horizon, temperature)
-        return self._seen(features), self._weighed(reward), p_done, *map(torch.stack, zip(*drawn))
+        reward = torch.where(reward < 0, self.config.penalty_scale * reward, reward)
+        return self._seen(features), reward, p_done, *map(torch.stack, zip(*drawn))
 
     def _actor(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """mu and sigma, each [..., A]."""
@@ -102,10 +103,6 @@ class Networks(nn.Module):
 
     def _network(self, x: Tensor, parameters: Tensor, sizes: list[int]) -> Tensor:
         return forward(layers_of(parameters[None], sizes), x.flatten(0, -2), F.elu).unflatten(0, x.shape[:-1])
-
-    def _weighed(self, reward: Tensor) -> Tensor:
-        """A reward as it counts."""
-        return torch.where(reward < 0, self.config.penalty_scale * reward, reward)
 
     def _seen(self, features: Tensor) -> Tensor:
         return (features[..., self.visible] - self.mean) / self.std

@@ -57,9 +57,6 @@ class PPOConfig(GradientConfig):
     passes: Count = 4                   # over an iteration's steps (Schulman et al.: 10)
     parts: Count = 16                   # that these are cut into at random
     clip_ratio: Share = 0.2             # epsilon (Schulman et al.)
-    # an end in the game counts as a cut: CarRacing's lap ends where nothing is left to gain, and to be there soon is no
-    # loss, but what comes after an end is worth nothing
-    endless: bool = False
 
 
 STEP = 1.5              # by which the rate is adapted, within ...
@@ -113,8 +110,8 @@ class PPO(Networks):
         there = padded(map(np.ones_like, reward))
         p_done = torch.zeros_like(there)
         for row, (end, rewards) in enumerate(zip(terminated, reward)):
-            p_done[len(rewards) - 1, row] = end and not self.config.endless
-        return Experience(self._seen(padded(features)), padded(u), self._weighed(padded(reward)), p_done, there.bool())
+            p_done[len(rewards) - 1, row] = end
+        return Experience(self._seen(padded(features)), padded(u), padded(reward), p_done, there.bool())
 
     @torch.no_grad()
     def judged(self, experience: Experience) -> Steps:
