@@ -18,7 +18,8 @@ lint: install
 
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile
-	WORLDMODELS_RUN=smoke $(BIN)/python -m pytest --nbmake notebooks
+	$(BIN)/python -m pipeline --preset smoke        # which the notebooks open
+	WORLDMODELS_RUN=smoke $(BIN)/python -m pytest -n 2 --dist loadfile --nbmake notebooks
 
 play: install
 	$(BIN)/python -m pipeline.export --format page
