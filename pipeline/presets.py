@@ -181,7 +181,7 @@ def quick_take_cover() -> Config:
 def laptop_car_racing() -> Config:
     c = quick_car_racing()
     return replace(
-        c, preset="laptop", rounds=8, retrain_vision=(3,),
+        c, preset="laptop", rounds=6, retrain_vision=(3,),
         collect=replace(c.collect, episodes_per_round=300),
         memory=replace(c.memory, steps=1500),
         learner=replace(c.learner, steps=8000, anew=(3, 4)),
