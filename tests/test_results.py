@@ -59,7 +59,7 @@ def test_takecovers_table():
         agrees(row(table, first)[1], stored(path, "real", f"random ({name})"))
 
 
-@pytest.mark.parametrize("number", range(1, 9))
+@pytest.mark.parametrize("number", range(1, 7))
 def test_car_racings_rounds(number):
     _, _, dream, game = row(section("docs/results.md", "## CarRacing, laptop"), str(number))
     path = f"car_racing/laptop/{f'round-{number}/' if number > 1 else ''}report/scores.json"
@@ -79,8 +79,7 @@ TRAININGS = sorted((PUBLISHED / "car_racing" / "tests").glob("*.json"))
 
 @pytest.mark.parametrize("path", TRAININGS, ids=lambda path: path.stem)
 def test_car_racings_trainings(path):
-    seed, rounds = path.stem.removeprefix("seed").split("-")
-    _, fast, official = row(section("docs/results.md", "## CarRacing, laptop"), f"{seed}, {rounds} rounds")
+    _, fast, official = row(section("docs/results.md", "## CarRacing, laptop"), f"seed {path.stem[-1]}")
     agrees(fast, on_new_tracks(path, "fast"))
     agrees(official, on_new_tracks(path, "official"))
 
@@ -111,11 +110,11 @@ def test_the_readmes_table():
     assert SCORE.search(linear).group() in section("docs/results.md", "## CarRacing, laptop").replace("*", "")
     _, take_cover, car_racing = row(table, "random actions")
     agrees(take_cover, stored("take_cover/laptop/round-5/report/scores.json", "real", "random (held)"))
-    agrees(car_racing, stored("car_racing/laptop/round-8/report/scores.json", "real", "random (paper)"))
+    agrees(car_racing, stored("car_racing/laptop/round-6/report/scores.json", "real", "random (paper)"))
     _, take_cover, car_racing = row(table, "**ours: small network, learned in the dream**")
     way = next(line for line in section("docs/results.md", "## Which way to act").splitlines() if "**actor**" in line)
     assert SCORE.search(take_cover).group().split(" (")[0] in way
-    agrees(car_racing, on_new_tracks(PUBLISHED / "car_racing" / "tests" / "seed0-8.json", "fast"))
+    agrees(car_racing, on_new_tracks(PUBLISHED / "car_racing" / "tests" / "seed0.json", "fast"))
 
 
 def test_the_readme_is_one_page():

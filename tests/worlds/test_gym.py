@@ -448,7 +448,7 @@ def test_a_run_is_found_by_its_folder_and_by_its_name(tmp_path, monkeypatch):
 
 def test_the_last_round_is_the_last_that_has_it():
     run = find("car_racing")
-    assert run.last("memory").round == 8 and run.last("vision").round == 3
+    assert run.last("memory").round == 6 and run.last("vision").round == 3
 
 
 def test_only_a_round_is_a_round(tmp_path):
