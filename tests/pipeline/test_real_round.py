@@ -59,6 +59,13 @@ def test_the_controller_goes_on_from_the_dreams_in_the_game(copied, monkeypatch)
         np.testing.assert_allclose(array, arrays(run.at(1), "controller")[0][name], atol=1e-4)
 
 
+def test_advice_names_the_settings_of_this_round(copied, fails):
+    run, arguments = copied
+    shutil.rmtree(run.folder / "checkpoints")
+    assert "lower --real-learner.learning-rate" in fails(stages.train_controller, *arguments,
+                                                         "--real-learner.learning-rate", "1e30")
+
+
 def test_all_stages_again_go_on_with_it_alone(copied):
     """As after a kill in it: what is finished stays as it is."""
     run, arguments = copied
