@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from worldmodels.files import write_atomic
-from worldmodels.report.plots import Panel, sheet
+from worldmodels.report.plots import Panel, sheet, side_by_side
 
 SIZE = (4.6, 3.4)           # inches of a chart: its letters can still be read where it is as wide as a phone
 
@@ -107,8 +107,7 @@ def strip(rows: dict[str, np.ndarray], times: Sequence[int]) -> str:
     lines = []
     for name, frames in rows.items():
         picture = io.BytesIO()
-        padded = [np.pad(frames[t], ((0, 0), (0, 2), (0, 0)), constant_values=255) for t in times]
-        Image.fromarray(np.concatenate(padded, 1)).save(picture, "PNG")
+        Image.fromarray(side_by_side(frames, times)).save(picture, "PNG")
         lines.append(figure(image(picture.getvalue(), "png", name), name))
     return f'<div class="pixels">{"".join(lines)}</div>'
 

@@ -27,7 +27,7 @@ WORLDS = {"real": "in the game", "dream": "in the dream"}
 HEIGHT = 256            # pixels of a film's pictures
 LETTERS = 10.5          # of a title, in an inch
 EDGES = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5)    # of the parts in which probabilities are compared with what came
-GAP = 3                 # white pixels between the frames of a film strip
+GAP = 2                 # white pixels between the frames of a film strip
 SOON = 8                # steps within which M is asked whether death comes
 
 Panel = Callable[[Axes], None]
@@ -347,16 +347,21 @@ def rounds(history: Sequence[tuple[float, Sequence[dict]]]) -> list[Panel]:
     return [panel]
 
 
+def side_by_side(frames: np.ndarray, times: Sequence[int]) -> np.ndarray:
+    """Of frames [T, h, w, 3] uint8 those at `times`, in one picture, GAP white pixels to the right of each."""
+    return np.concatenate([np.pad(frames[t], ((0, 0), (0, GAP), (0, 0)), constant_values=255) for t in times], 1)
+
+
 def film_strip(rows: dict[str, np.ndarray], times: Sequence[int], title: str, labels: Sequence[str] = ()) -> Figure:
     """Frames [T, h, 64, 3] uint8 below each other, one row for each kind, one column for each time, named by `labels`
     or as a step."""
-    padded = lambda frame: np.pad(frame, ((0, GAP), (0, GAP), (0, 0)), constant_values=255)
-    lines = [np.concatenate([padded(frames[t]) for t in times], 1) for frames in rows.values()]
+    lines = [np.pad(side_by_side(frames, times), ((0, GAP), (0, 0), (0, 0)), constant_values=255)
+             for frames in rows.values()]
     heights, width = [len(line) for line in lines], lines[0].shape[1] / len(times)
     size = 1.2 * len(times) + 0.1 * max(map(len, rows)), 1.2 * sum(heights) / width + 0.6
     figure = Figure(size, layout="compressed")
     axis = figure.subplots()
-    axis.imshow(np.concatenate(lines)[:-GAP, :-GAP])
+    axis.imshow(np.concatenate(lines))
     axis.set_xticks((np.arange(len(times)) + 0.5) * width, labels or [f"step {t}" for t in times], fontsize=8)
     axis.set_yticks(np.cumsum(heights) - np.divide(heights, 2), rows, fontsize=9)
     axis.tick_params(length=0, labeltop=True, labelbottom=False)
