@@ -35,9 +35,9 @@ from worldmodels.executors import LocalExecutor
 from worldmodels.memory import MDNRNN, RSSM
 from worldmodels.memory.dreamer import PlainDreamer
 from worldmodels.memory.gru import GRUConfig
-from worldmodels.memory.mdn_rnn_dreamer import cpu_has_bfloat16
 from worldmodels.memory.noise import OBSERVE, NoiseStream
 from worldmodels.runs import Run
+from worldmodels.training import cpu_has_bfloat16
 from worldmodels.types import State
 from worldmodels.worlds.dream import DreamConfig
 from worldmodels.worlds.fitness import DreamFitness, DreamJob, worker_agent

@@ -11,7 +11,7 @@ from pipeline.presets import Config
 from pipeline.train_controller import checked_agent, train
 from worldmodels.agent import controller_spec, load_agent, load_controller
 from worldmodels.controller import PolicySpec
-from worldmodels.episodes import SUFFIX, episode_path
+from worldmodels.episodes import SUFFIX, episode_path, length
 from worldmodels.files import read_json, write_json
 from worldmodels.runs import Run, differences, episode_seeds, plain
 from worldmodels.types import UserError
@@ -25,6 +25,8 @@ CHUNK = 128  # episodes that are played again together where one is missing: to 
 @stage("collect", begins=True, of_models=True)
 def collect(config: Config, run: Run):
     """Stage 1: rollouts of the real game, random or by the controller of the round before -> episodes/."""
+    if config.collect.ignore_end and not task_of(config).goes_on:
+        raise UserError(f"--collect.ignore-end True: {config.task} cannot be played on after its end")
     jobs, settings = random_jobs(config, run) if run.round == 1 else controller_jobs(config, run)
     recorded = run.episodes / "settings.json"
     if recorded.exists() and (different := differences(read_json(recorded), settings)):
@@ -32,16 +34,18 @@ def collect(config: Config, run: Run):
                         "delete them")
     write_json(recorded, plain(settings))
     missing = [job for job in jobs if not all(episode_path(run.episodes, seed).exists() for seed in job.seeds)]
-    total, left = len(seeds(config, run)), sum(len(job.seeds) for job in missing)
+    total, left = count(config, run), sum(len(job.seeds) for job in missing)
     if not missing:
         return say(f"collect: {total} episodes are there")
     with run.metrics("collect", total - left) as log, open_executor(config, len(missing)) as executor, \
             tqdm(total=total, initial=total - left, desc="collecting", unit="episode") as bar:
-        for _, played in executor.each(missing):
-            played.write(run.episodes)
-            log.gather([{"steps": steps, "return": gained} for steps, gained in zip(played.steps, played.returns)],
-                       total // CURVE)
-            bar.update(len(played.steps))
+        while missing:
+            for _, played in executor.each(missing):
+                played.write(run.episodes)
+                log.gather([{"steps": steps, "return": gained} for steps, gained in zip(played.steps, played.returns)],
+                           total // CURVE)
+                bar.update(len(played.steps) if run.round > 1 else int((played.steps > config.collect.min_steps).sum()))
+            missing = random_jobs(config, run)[0] if run.round == 1 else []         # in place of those too short
 
 
 def check_collected(config: Config, run: Run):
@@ -88,10 +92,18 @@ def common_settings(config: Config) -> dict:
     return {"task": config.task, "collect": replace(config.collect, **others)}
 
 
+def count(config: Config, run: Run) -> int:
+    """The episodes of the round that are trained on; in a later round, that are played."""
+    return config.collect.episodes if run.round == 1 else config.collect.episodes_per_round
+
+
 def seeds(config: Config, run: Run) -> range:
-    """The seeds of the round's episodes, which no other run or round plays."""
-    count = config.collect.episodes if run.round == 1 else config.collect.episodes_per_round
-    return episode_seeds(config.seed, run.round, "collect")[:count]
+    """The seeds of the round's episodes, which no other run or round plays: of the random ones one more for each that
+    is there and too short to be trained on."""
+    short, least = 0, config.collect.min_steps
+    if run.round == 1 and least:
+        short = sum(length(path) <= least for path in run.episodes.glob(f"*{SUFFIX}"))
+    return episode_seeds(config.seed, run.round, "collect")[:count(config, run) + short]
 
 
 if __name__ == "__main__":

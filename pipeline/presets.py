@@ -116,10 +116,13 @@ class Config:
 def paper_car_racing() -> Config:
     return Config(
         task="car_racing", preset="paper", world="real",
-        collect=CollectConfig(episodes=10_000, max_steps=999, policy="paper"),
-        vision=VAEConfig(z_size=32),
-        memory=MDNRNNConfig(hidden_size=256, sequence=999, steps=4000),
+        collect=CollectConfig(episodes=10_000, max_steps=999, policy="paper", ignore_end=True),
+        vision=VAEConfig(z_size=32, steps=100_000, initial_weights="tensorflow"),       # one epoch
+        memory=MDNRNNConfig(hidden_size=256, sequence=999, steps=2000, initial_weights="tensorflow",    # 20 epochs
+                            shaped_by=()),
+        # as M's heads have it, which only read along: the paper did not dream of CarRacing
         dream=DreamConfig(max_steps=1000, temperature=1.0, enough=1000.0, step_cost=0.1),
+        learner=EvolutionConfig(same_episodes="pairs"),
         evaluate=EvaluateConfig(episodes=100))
 
 
@@ -127,25 +130,62 @@ def paper_take_cover() -> Config:
     return Config(
         task="take_cover", preset="paper",
         collect=CollectConfig(episodes=10_000, max_steps=2100, min_steps=100, policy="held"),
-        vision=VAEConfig(z_size=64, steps=35_000),
-        memory=MDNRNNConfig(hidden_size=512, sequence=500, steps=24_400, restart_input=True, cell_feature=True,
-                            learning_rate_decay=0.99999, done_positive_weight=10.0, death="threshold"),
-        dream=DreamConfig(temperature=1.15, max_steps=2100),    # the released code's default is 1.25
+        vision=VAEConfig(z_size=64, steps=30_809, initial_weights="tensorflow"),        # one epoch: theirs had so many
+        memory=MDNRNNConfig(hidden_size=512, sequence=500, steps=1220, initial_weights="tensorflow",    # 20 epochs
+                            restart_input=True, cell_feature=True, shaped_by=("done",), done_positive_weight=10.0,
+                            learning_rate_decay=0.99999, death="threshold"),
+        dream=DreamConfig(temperature=1.15, max_steps=2100, reward="alive"),
         controller=LinearConfig(bias=False),
+        learner=EvolutionConfig(same_episodes="pairs"),
         evaluate=EvaluateConfig(episodes=100))
+
+
+def released_car_racing() -> Config:
+    """10 epochs of V, 40 of M; else as the paper."""
+    c = paper_car_racing()
+    return replace(c, preset="released", vision=replace(c.vision, steps=1_000_000),
+                   memory=replace(c.memory, steps=4000))
+
+
+def released_take_cover() -> Config:
+    """10 epochs of V, 400 of M, another temperature, and 200 generations; else as the paper."""
+    c = paper_take_cover()
+    return replace(c, preset="released", vision=replace(c.vision, steps=308_090),
+                   memory=replace(c.memory, steps=24_400), dream=replace(c.dream, temperature=1.25),
+                   learner=replace(c.learner, generations=200))
+
+
+def faithful_car_racing() -> Config:
+    """The paper's method with less of everything: a fifth of the episodes and of V's batches."""
+    c = paper_car_racing()
+    return replace(
+        c, preset="faithful",
+        collect=replace(c.collect, episodes=2000),
+        vision=replace(c.vision, steps=20_000),
+        learner=replace(c.learner, generations=50))
+
+
+def faithful_take_cover() -> Config:
+    """The paper's method; 200 generations."""
+    c = paper_take_cover()
+    return replace(
+        c, preset="faithful",
+        learner=replace(c.learner, generations=200),
+        evaluate=replace(c.evaluate, episodes=1000))
 
 
 def quick_car_racing() -> Config:
     c = paper_car_racing()
-    evolution = replace(c.learner, generations=40, episodes=16, eval_every=10, eval_episodes=512)
+    evolution = EvolutionConfig(generations=40, eval_every=10, eval_episodes=512)
     ppo = PPOConfig(steps=6400, batch=128, first_temperature=0.5, last_episodes=300, penalty_scale=30.0)
     return replace(
         c, preset="quick", world="dream", rounds=2,
         collect=replace(c.collect, episodes=600, episodes_per_round=200, explore_share=0.2, max_steps=1000,
-                        policy="smooth", repeat=4),
-        vision=replace(c.vision, steps=3000, batch=32, learning_rate=1e-3, final_anneal=0.3, channels=24, kl_floor=3.0),
-        memory=replace(c.memory, steps=1200, batch=50, sequence=40, learning_rate=3e-3, final_anneal=0.4,
-                       scheduled_sampling=1.0, sees_current_frame=True, reward_weight=0.1),
+                        policy="smooth", ignore_end=False, repeat=4),
+        vision=replace(c.vision, steps=3000, batch=32, learning_rate=1e-3, final_anneal=0.3, channels=24, kl_floor=3.0,
+                       initial_weights="torch"),
+        memory=MDNRNNConfig(steps=1200, batch=50, sequence=40, learning_rate=3e-3, final_anneal=0.4,
+                            scheduled_sampling=1.0, sees_current_frame=True, reward_weight=0.1),
         dream=replace(c.dream, max_steps=250, step_cost=0.4),
         controller=ActorConfig(),
         learner=ppo,
@@ -162,20 +202,18 @@ def quick_take_cover() -> Config:
         c, preset="quick",
         collect=replace(c.collect, episodes=5000, policy="mixed", repeat=4, min_steps=0),
         vision=replace(c.vision, steps=5000, batch=32, learning_rate=1e-3, final_anneal=0.3, channels=16, z_size=32,
-                       kl_floor=4.0),
-        memory=replace(c.memory, hidden_size=256, steps=2500, batch=50, sequence=40, learning_rate=3e-3,
-                       learning_rate_decay=1.0, final_anneal=0.4, scheduled_sampling=1.0, sees_current_frame=True,
-                       cell_feature=False, done_weight=30.0, done_positive_weight=1.0, death="sampled"),
-        dream=replace(c.dream, max_steps=525, temperature=1.05),
-        learner=replace(c.learner, start="least_squares", sigma=0.05, generations=10, episodes=16, eval_every=10,
-                        eval_episodes=1024),
+                       kl_floor=4.0, initial_weights="torch"),
+        memory=MDNRNNConfig(steps=2500, batch=50, sequence=40, learning_rate=3e-3, final_anneal=0.4,
+                            scheduled_sampling=1.0, restart_input=True, sees_current_frame=True, done_weight=30.0),
+        dream=DreamConfig(max_steps=525, temperature=1.05),
+        learner=EvolutionConfig(start="least_squares", sigma=0.05, generations=10, eval_every=10),
         evaluate=replace(c.evaluate, other_skills=(5,)),
         sweep=replace(c.sweep, temperatures=(0.1, 0.5, 1.0, 1.05, 1.15, 1.3),
-                      learner=replace(c.learner, generations=60, episodes=16, eval_every=5, eval_episodes=512)),
+                      learner=EvolutionConfig(generations=60, eval_every=5, eval_episodes=512)),
         compare=replace(c.compare, controller=c.controller, random_episodes=3000, controller_episodes=500,
                         actor_critic=replace(c.compare.actor_critic, steps=1200, batch=256, horizon=15,
                                              learning_rate=3e-4, temperature=1.6, distilled=True, anchor=0.2),
-                        learner=replace(c.learner, generations=30, episodes=16, eval_every=5, eval_episodes=512)))
+                        learner=EvolutionConfig(generations=30, eval_every=5, eval_episodes=512)))
 
 
 def laptop_car_racing() -> Config:
@@ -238,9 +276,11 @@ def own(task: Task) -> Config:
 
 
 PRESETS: dict[str, dict[str, Callable[[], Config]]] = {
-    "car_racing": {"quick": quick_car_racing, "laptop": laptop_car_racing, "paper": paper_car_racing,
+    "car_racing": {"quick": quick_car_racing, "laptop": laptop_car_racing, "faithful": faithful_car_racing,
+                   "paper": paper_car_racing, "released": released_car_racing,
                    "smoke": lambda: smoke(quick_car_racing(), 40)},
-    "take_cover": {"quick": quick_take_cover, "laptop": laptop_take_cover, "paper": paper_take_cover,
+    "take_cover": {"quick": quick_take_cover, "laptop": laptop_take_cover, "faithful": faithful_take_cover,
+                   "paper": paper_take_cover, "released": released_take_cover,
                    "smoke": lambda: smoke(quick_take_cover(), 120)},
 }
 

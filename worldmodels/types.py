@@ -261,4 +261,4 @@ class Executor(Protocol):
     def __exit__(self, *exception): ...
 
 
-Fitness = Callable[[np.ndarray, Seeds], np.ndarray]     # (parameters [P, n], seeds [E]) -> returns [P, E]
+Fitness = Callable[[np.ndarray, Seeds], np.ndarray]     # (parameters [P, n], seeds [E] or [P, E]) -> returns [P, E]

@@ -5,9 +5,10 @@ import torch
 
 from worldmodels.memory import MEMORIES, MDNRNNConfig
 from worldmodels.memory.gru import GRUConfig
-from worldmodels.memory.mdn_rnn_dreamer import MDNRNNDreamer, cpu_has_bfloat16
+from worldmodels.memory.mdn_rnn_dreamer import MDNRNNDreamer
 from worldmodels.memory.noise import draw
 from worldmodels.memory.unroll import advance
+from worldmodels.training import cpu_has_bfloat16
 from worldmodels.types import UserError
 
 Z, A, WIDEST, STEPS = 4, 2, 96, 5

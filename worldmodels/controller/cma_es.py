@@ -1,8 +1,8 @@
 """CMA-ES finds C (Hansen 2016; Ha & Schmidhuber 2018, app. A.4).
 
-Deliberate difference: all members of a generation live through the same episodes (in the released code 32 pairs of
-members each have their own), so that they are compared on equal terms. The released code's weight decay, negligible and
-of the wrong sign, is left out.
+Deliberate differences: unless `same_episodes` says otherwise, all members of a generation live through the same
+episodes, so that they are compared on equal terms. The mean is scored on fresh episodes each time (released code: on
+the same 1,024). The released code's weight decay, negligible and of the wrong sign, is left out.
 """
 
 import os
@@ -33,6 +33,9 @@ class EvolutionConfig(LearnerConfig):
     generations: Count = 1800           # of the search
     population: Annotated[int, Range(4, 100_000)] = 64  # members of a generation
     episodes: Episodes = 16             # of each member in each generation
+    # the members that live through the same episodes: all of a generation, or each i and i + half the population
+    # (released code)
+    same_episodes: Literal["all", "pairs"] = "all"
     # where the search begins: at the controller of the round before or zero, at least squares fitted on dreams, or on
     # dreams and episodes
     start: Literal["previous_or_zero", "least_squares_dream", "least_squares"] = "previous_or_zero"
@@ -110,6 +113,12 @@ def generation_seeds(seed: int, round: int, generation: int, episodes: int, eval
     return (block.start + rng.choice(len(block), size=episodes, replace=False)).tolist()
 
 
+GROUPS = {                  # population -> how many groups of members there are that have the same episodes
+    "all": lambda population: 1,
+    "pairs": lambda population: -(-population // 2),
+}
+
+
 def scored_means(tensors: dict[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
     """The means [N, n] that were scored on the way to a checkpoint, and their generations [N]; of one that does not
     have them, the start, or what was found without a search."""
@@ -184,6 +193,14 @@ def evolve(config: EvolutionConfig, start: Callable[[], np.ndarray], fitness: Fi
         run.save_progress("controller", {name: torch.tensor(value) for name, value in state.items()},
                           info | {"step": generation})
 
+    def members_seeds(generation: int) -> list[int] | np.ndarray:
+        """Of the episodes of all members [E], or of each [P, E]."""
+        groups = GROUPS[config.same_episodes](config.population)
+        drawn = seeds(generation, groups * config.episodes)
+        if groups == 1:
+            return drawn
+        return np.reshape(drawn, (groups, config.episodes))[np.arange(config.population) % groups]
+
     progress = run.load_progress("controller", info)
     if progress:
         state, begun = progress
@@ -204,7 +221,7 @@ def evolve(config: EvolutionConfig, start: Callable[[], np.ndarray], fitness: Fi
     with run.metrics("controller", begun) as log, \
             tqdm(total=config.generations, initial=begun, desc="evolving controller", unit="gen") as bar:
         for generation in range(begun + 1, config.generations + 1):
-            returns = fitness(search.ask(), seeds(generation, config.episodes))     # [P, E]
+            returns = fitness(search.ask(), members_seeds(generation))              # [P, E]
             scores = returns.mean(1)
             search.tell(scores)
             values = {"mean": scores.mean(), "best": scores.max(), "worst": scores.min(), "sigma": search.sigma}

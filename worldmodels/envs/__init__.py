@@ -48,6 +48,7 @@ class Task:
     policies: dict[str, Callable]  # random policies by name, the first of which collects if none is named
     baselines: tuple[str, ...]                      # those of them that a controller is compared with
     survival: bool = True                           # an end before max_steps is a death, and the return is time
+    goes_on: bool = False                           # it can be played on after its end
     settings: tuple[str, ...] = ()                  # settings of CollectConfig that env() takes beside max_steps
     max_batch: int = 32  # episodes that a worker plays together: many for V and M, few for its caches
     # of env(raw=True): observations [B, ...] -> [B, 64, 64, 3]
@@ -87,7 +88,7 @@ TASKS = {task.name: task for task in (
     Task("car_racing", "CarRacing-v3", CarRacing, Box(np.array([-1, 0, 0], np.float32), 1, dtype=np.float32),
          squash_car, max_steps=1000, fps=50,
          policies={"smooth": policies.smooth_driver, "paper": policies.random_controller}, baselines=("paper",),
-         survival=False, settings=("repeat", "drawing"), max_batch=16, to_frame=visible_part,
+         survival=False, goes_on=True, settings=("repeat", "drawing"), max_batch=16, to_frame=visible_part,
          smooth=squash_car_smoothly,
          keys={"left": (-1, 0, 0), "right": (1, 0, 0), "up": (0, 1, 0), "down": (0, 0, 1)}),
     Task("take_cover", "VizdoomTakeCover (stock take_cover.cfg)", TakeCover, TakeCover.action_space, torch.tanh,

@@ -4,6 +4,7 @@ Each takes the episode's random generator and yields actions [A]. Sources: Ha & 
 the released code.
 """
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,11 +17,14 @@ def fresh_uniform(rng: np.random.Generator) -> Iterator[np.ndarray]:
 
 
 def held_uniform(rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """TakeCover, as the released code collects: a uniform action held for 1 to 10 steps."""
-    while True:
-        action = rng.uniform(-1, 1, 1).astype(np.float32)
-        for _ in range(rng.integers(1, 11)):
-            yield action
+    """TakeCover, as the released code collects: a uniform action, and with each a number from 1 to 10. The next action
+    is drawn at the next frame whose number that divides, which is after 3.65 frames on average."""
+    repeat = rng.integers(1, 11)
+    for frame in itertools.count():
+        if frame % repeat == 0:
+            action = rng.uniform(-1, 1, 1).astype(np.float32)
+            repeat = rng.integers(1, 11)
+        yield action
 
 
 def varied_strokes(rng: np.random.Generator) -> Iterator[np.ndarray]:

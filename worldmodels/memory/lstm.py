@@ -4,6 +4,8 @@ torch.nn.LSTM cannot do that, and the streams of M hold many short episodes one 
 and a forget-gate bias of +1, as in TensorFlow. Gates lie in the order i, f, o, g.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -11,16 +13,14 @@ from torch import Tensor, nn
 class LSTM(nn.Module):
     """Input [T, B, I] -> hidden states [T, B, H]."""
 
-    def __init__(self, input_size: int, hidden_size: int):
+    def __init__(self, input_size: int, hidden_size: int, initial_weights: str = "orthogonal"):
         super().__init__()
         self.hidden_size = hidden_size
         self.input = nn.Linear(input_size, 4 * hidden_size)
         self.recurrent = nn.Linear(hidden_size, 4 * hidden_size, bias=False)
-        nn.init.xavier_uniform_(self.input.weight)
-        for gate in self.recurrent.weight.data.chunk(4):
-            nn.init.orthogonal_(gate)
-        nn.init.zeros_(self.input.bias)
-        nn.init.ones_(self.input.bias.data[hidden_size:2 * hidden_size])        # forget gate
+        INITIAL_WEIGHTS[initial_weights](self)
+        with torch.no_grad():
+            self.input.bias[hidden_size:2 * hidden_size] += 1           # forget gate
 
     def step(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """One step: x [B, I], h and c [B, H] -> the next h and c."""
@@ -35,6 +35,34 @@ class LSTM(nn.Module):
         Returns the hidden states [T, B, H] and the last h and c, through which no gradient flows.
         """
         return Sequence.apply(self.input(x), self.recurrent.weight, h, c, keep)
+
+
+def orthogonal_(lstm: LSTM):
+    """Glorot's uniform weights for the input, an orthogonal matrix for each gate's recurrent weights, biases of
+    zero."""
+    nn.init.xavier_uniform_(lstm.input.weight)
+    for gate in lstm.recurrent.weight.data.chunk(4):
+        nn.init.orthogonal_(gate)
+    nn.init.zeros_(lstm.input.bias)
+
+
+def tensorflow_(lstm: LSTM):
+    """As TensorFlow's LayerNormBasicLSTMCell begins (released code): input and recurrent weights are one matrix
+    [I + H, 4H], with Glorot's uniform weights; so are the biases."""
+    weight, recurrent, bias = lstm.input.weight, lstm.recurrent.weight, lstm.input.bias
+    limit = math.sqrt(6 / (weight.shape[1] + recurrent.shape[1] + len(bias)))
+    nn.init.uniform_(weight, -limit, limit)
+    nn.init.uniform_(recurrent, -limit, limit)
+    glorot_bias_(bias)
+
+
+def glorot_bias_(bias: Tensor):
+    """Glorot's uniform distribution as TensorFlow has it for a vector [n]: U(-l, l) where l = sqrt(6 / (n + n))."""
+    limit = math.sqrt(3 / len(bias))
+    nn.init.uniform_(bias, -limit, limit)
+
+
+INITIAL_WEIGHTS = {"orthogonal": orthogonal_, "tensorflow": tensorflow_}
 
 
 class Sequence(torch.autograd.Function):

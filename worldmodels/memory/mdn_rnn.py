@@ -9,7 +9,7 @@ little is lost; where it is four, `sees_current_frame` makes up for it.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from torch.distributions import MixtureSameFamily
 from worldmodels.commandline import Size, Whole
 from worldmodels.memory import mixture
 from worldmodels.memory.heads import DEATH, MemoryConfig, cross_entropy, own_steps
-from worldmodels.memory.lstm import LSTM
+from worldmodels.memory.lstm import LSTM, glorot_bias_
 from worldmodels.memory.mdn_rnn_dreamer import MDNRNNDreamer
 from worldmodels.types import Imagined, Noise, NoiseSize, State, Transitions
 
@@ -33,6 +33,10 @@ class MDNRNNConfig(MemoryConfig):
     cell_feature: bool = False          # the controller also sees the LSTM's cell state (released code: TakeCover)
     # the controller sees the h that has read the current frame, with an action of zeros
     sees_current_frame: bool = False
+    # the LSTM's weights; tensorflow (paper): Glorot's uniform ones, also for the heads and biases
+    initial_weights: Literal["orthogonal", "tensorflow"] = "orthogonal"
+    # the heads whose losses the LSTM learns by; another only reads h (paper: none in CarRacing, done in TakeCover)
+    shaped_by: tuple[Literal["reward", "done"], ...] = ("reward", "done")
     head_size: Whole = 0                # ReLU units between the LSTM, with its input, and the heads; 0: none (paper)
 
 
@@ -53,11 +57,14 @@ class MDNRNN(nn.Module):
     def __init__(self, config: MDNRNNConfig, z_size: int, action_size: int):
         super().__init__()
         self.config, self.z_size, self.action_size = config, z_size, action_size
-        self.lstm = LSTM(z_size + action_size + config.restart_input, config.hidden_size)
+        self.lstm = LSTM(z_size + action_size + config.restart_input, config.hidden_size, config.initial_weights)
         units, inputs = config.head_size, config.hidden_size + self.lstm.input.in_features
         self.between = nn.Linear(inputs, units) if units else None
         # mixture, reward, done logit
         self.head = nn.Linear(config.head_size or config.hidden_size, 3 * config.mixtures * z_size + 2)
+        if config.initial_weights == "tensorflow":
+            nn.init.xavier_uniform_(self.head.weight)
+            glorot_bias_(self.head.bias)
         cells = {"c": config.hidden_size} if config.cell_feature else {}
         self.feature_sizes = {"z": z_size} | cells | {"h": config.hidden_size}
         self.imagine_noise = NoiseSize({"component": z_size, "done": 1}, {"z": z_size})
@@ -154,7 +161,8 @@ ROWS = 512
 
 class HeadLoss(torch.autograd.Function):
     """The head and its loss, with the gradient: h [N, H], weight [O, H], bias [O], and of each row the next z [N, Z],
-    reward [N] and terminated [N] -> the loss, and the means of its three parts. Gradients reach h, the weights and z.
+    reward [N] and terminated [N] -> the loss, and the means of its three parts. Gradients reach the weights and z, and
+    h as far as `shaped_by` says.
 
     A window of 100 × 999 steps has 200 MB of mixture parameters. On a CPU it is gone through in chunks of ROWS; so
     they, and all that is made of them, stay in a cache.
@@ -163,6 +171,8 @@ class HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, h, weight, bias, z, reward, terminated, config):
         d_h, d_weight, d_bias = torch.empty_like(h), torch.zeros_like(weight), torch.zeros_like(bias)
+        shaping = weight.clone()                        # of the outputs whose losses reach h
+        shaping[-2:] *= weight.new_tensor([[name in config.shaped_by] for name in ("reward", "done")])
         sums = h.new_zeros(3)
         d_z = torch.empty_like(z if ctx.needs_input_grad[3] else z[:, :0])
         positive = config.done_positive_weight
@@ -180,7 +190,7 @@ class HeadLoss(torch.autograd.Function):
                 torch.neg(mixture.split(d_raw, z.shape[1])[1].sum(1), out=d_z_rows).div_(z.shape[1])
             d_heads = torch.stack([2 * config.reward_weight * miss, config.done_weight * d_done], 1)
             d_out = torch.cat([d_raw.div_(z.shape[1]), d_heads], 1)
-            torch.mm(d_out, weight, out=d_h_rows)
+            torch.mm(d_out, shaping, out=d_h_rows)
             d_weight.addmm_(d_out.t(), h)
             d_bias += d_out.sum(0)
         nll, error, done = sums / len(terminated)

@@ -18,13 +18,8 @@ import torch
 from torch import Tensor
 
 from worldmodels.memory.passes import passes_for
+from worldmodels.training import cpu_has_bfloat16
 from worldmodels.types import Noise, State, UserError
-
-
-def cpu_has_bfloat16() -> bool:
-    """Whether it multiplies bfloat16 numbers faster than float32 ones; an older torch does not say."""
-    found = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
 class MDNRNNDreamer:

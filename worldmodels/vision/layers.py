@@ -36,6 +36,14 @@ def conv_decoder(channels: int, z_size: int) -> nn.Sequential:
         PhaseConvTranspose2d(c, 3, 6, 2), nn.Sigmoid())         # -> 64
 
 
+def glorot_(layer: nn.Module):
+    """Begins a layer's weights as TensorFlow does: U(-l, l) where l = sqrt(6 / (fan_in + fan_out)), and biases of zero
+    (Glorot & Bengio 2010)."""
+    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+        nn.init.xavier_uniform_(layer.weight)
+        nn.init.zeros_(layer.bias)
+
+
 def scale(frames: Tensor) -> Tensor:
     """[B, 64, 64, 3] uint8 -> [B, 3, 64, 64] float32 in 0..1, channels last in memory."""
     return frames.permute(0, 3, 1, 2).float() / 255

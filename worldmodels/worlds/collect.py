@@ -21,7 +21,8 @@ from worldmodels.types import Seeds, State
 
 @dataclass(frozen=True)
 class CollectConfig:
-    episodes: Annotated[int, Range(1, EPISODES_PER_STAGE)] = 10_000  # played in the first round, with the random policy
+    # to train on, of the first round: played by the random policy, and longer than min_steps
+    episodes: Annotated[int, Range(1, EPISODES_PER_STAGE)] = 10_000
     # in each later one, by the controller of the round before
     episodes_per_round: Annotated[int, Range(1, EPISODES_PER_STAGE)] = 10_000
     explore_share: Share = 0.5      # of such an episode the random policy plays a share that is drawn from 0 to this
@@ -31,6 +32,8 @@ class CollectConfig:
     max_steps: Count = 999          # an episode is cut here, counted in the game's own frames
     repeat: Count = 1               # the agent acts every so many frames of the game, here and ever after (paper: 1)
     min_steps: Whole = 0            # episodes of no more steps are not trained on (released code: 100 in TakeCover)
+    # whether the random policy plays on after a game's end, up to max_steps (released code: CarRacing)
+    ignore_end: bool = False
     policy: str = "paper"           # a random policy of the task
     skill: Skill = 4                # TakeCover: Doom's difficulty
     # CarRacing: ours, or gymnasium's own frames, from which scores always come
@@ -107,6 +110,7 @@ class CollectJob:
         track = episodes.Track(seed, [frame], [])
         for action in self.task.policies[self.config.policy](np.random.default_rng([seed, 1])):
             frame, reward, terminated, truncated, _ = env.step(action)
+            terminated = terminated and not self.config.ignore_end
             track.seen.append(frame)
             track.moments.append((action, reward, terminated, truncated))
             if terminated or truncated:

@@ -29,6 +29,8 @@ class DreamConfig:
     # tiles pay 1,000, and a frame costs 0.1); 0: nothing is enough
     enough: Weight = 0.0
     step_cost: Weight = 0.0
+    # a step's reward is what M predicts, or 1, also of the step that ends the dream (paper: TakeCover)
+    reward: Literal["predicted", "alive"] = "predicted"
     # of the matrix products as a population dreams; bfloat16: about twice as fast where the CPU has it, to 3 digits
     precision: Literal["float32", "bfloat16"] = "float32"
     # lambda: a reward is less by lambda times the uncertainty of M (MOPO); below zero, more (Plan2Explore)
@@ -38,7 +40,8 @@ class DreamConfig:
 
     def plain(self, max_steps: int) -> "DreamConfig":
         """Dreams that end as these do, or after so many steps: from first frames on, of M as it is."""
-        return DreamConfig(self.temperature, max_steps=max_steps, enough=self.enough, step_cost=self.step_cost)
+        return DreamConfig(self.temperature, max_steps=max_steps, enough=self.enough, step_cost=self.step_cost,
+                           reward=self.reward)
 
 
 def pessimistic(memory: Memory, latents: Callable[[], Latents], config: DreamConfig, seed: int) -> Memory:
@@ -49,6 +52,9 @@ def pessimistic(memory: Memory, latents: Callable[[], Latents], config: DreamCon
     uncertainty = recorded_uncertainty(memory, latents(), config.temperature, seed)
     limit = math.inf if config.uncertainty_quantile == 1 else np.quantile(uncertainty, config.uncertainty_quantile)
     return PessimisticMemory(memory, Pessimism(config.pessimism, float(limit)))
+
+
+REWARD = {"predicted": lambda reward: reward, "alive": torch.ones_like}
 
 
 def gained_enough(config: DreamConfig, total: Tensor, steps: Tensor) -> Tensor:
@@ -80,10 +86,11 @@ class DreamWorld:
 
     def step(self, action: Tensor) -> Step:
         imagined = self.memory.imagine(self.state, action, self.config.temperature, self.noise.step())
-        self.state, self.steps, self.total = imagined.state, self.steps + 1, self.total + imagined.reward
+        reward = REWARD[self.config.reward](imagined.reward)
+        self.state, self.steps, self.total = imagined.state, self.steps + 1, self.total + reward
         self.info = {"p_done": imagined.p_done, "uncertainty": imagined.uncertainty}     # of this step, each [B]
         done = imagined.done | gained_enough(self.config, self.total, self.steps)
-        return Step(self.state, imagined.reward, done, ~done & (self.steps >= self.config.max_steps))
+        return Step(self.state, reward, done, ~done & (self.steps >= self.config.max_steps))
 
     def select_and_reset(self, index: Tensor, seeds: Seeds) -> State:
         self.noise.select(index.tolist())

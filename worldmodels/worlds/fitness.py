@@ -99,17 +99,18 @@ class RealFitness:
         self.job, self.on_policy_job = partial(RealJob, *about), partial(OnPolicyJob, *about)
 
     def __call__(self, spec: PolicySpec, seeds: Seeds, progress: tqdm | None = None) -> np.ndarray:
-        """P policies, seeds [E] -> returns [P, E]."""
+        """P policies, seeds [E] or [P, E] -> returns [P, E]."""
         return self.play(spec, seeds, progress)[0]
 
     def play(self, spec: PolicySpec, seeds: Seeds, progress: tqdm | None = None) -> np.ndarray:
-        """P policies, seeds [E] -> returns and lengths, [2, P, E]."""
+        """P policies, seeds [E] or [P, E] -> returns and lengths, [2, P, E]."""
         members = len(next(iter(spec.arrays.values())))
-        member = np.repeat(np.arange(members), len(seeds))          # a member's episodes beside each other
-        all_seeds = list(seeds) * members
+        episodes = np.shape(seeds)[-1]
+        member = np.repeat(np.arange(members), episodes)            # a member's episodes beside each other
+        all_seeds = np.broadcast_to(seeds, (members, episodes)).flatten().tolist()
         jobs = [self.job(spec.select(member[part]), tuple(all_seeds[part])) for part in split_jobs(len(member))]
         results = self.executor.run(jobs, progress, weight=lambda result: len(result[0]))
-        return np.concatenate(results, axis=1).reshape(2, members, len(seeds))
+        return np.concatenate(results, axis=1).reshape(2, members, episodes)
 
     def on_policy(self, spec: PolicySpec, seeds: Seeds) -> list[OnPolicyEpisode]:
         """An episode for each seed, with one actor and its noise."""
@@ -172,14 +173,16 @@ class DreamFitness:
                                pessimism_of(agent.memory), world.config)
 
     def __call__(self, spec: PolicySpec, seeds: Seeds) -> np.ndarray:
-        """P policies, seeds [E] -> returns [P, E]."""
+        """P policies, seeds [E] or [P, E] -> returns [P, E]."""
         return self.play(spec, seeds)[0]
 
     def play(self, spec: PolicySpec, seeds: Seeds, progress: tqdm | None = None) -> np.ndarray:
-        """P policies, seeds [E] -> returns and lengths, [2, P, E]."""
-        members, episodes = len(next(iter(spec.arrays.values()))), len(seeds)
-        seeds, start = np.asarray(seeds, np.int64), self.world.starts(seeds)
-        member, seed = np.divmod(np.arange(members * episodes), episodes)       # a member's episodes beside each other
+        """P policies, seeds [E] or [P, E] -> returns and lengths, [2, P, E]."""
+        members, episodes = len(next(iter(spec.arrays.values()))), np.shape(seeds)[-1]
+        member = np.repeat(np.arange(members), episodes)            # a member's episodes beside each other
+        all_seeds = np.broadcast_to(np.asarray(seeds, np.int64), (members, episodes)).flatten()
+        seeds, seed = np.unique(all_seeds, return_inverse=True)
+        start = self.world.starts(seeds)
         if self.executor is None:
             dreamt = self.dream(spec.select(member), start, seeds, torch.from_numpy(seed).to(self.world.device))
             results = [[t.cpu().numpy() for t in dreamt]]

@@ -20,7 +20,7 @@ from worldmodels.controller import CONTROLLERS, PolicySpec
 from worldmodels.memory.noise import BLOCK, NoiseStream
 from worldmodels.memory.unroll import advance
 from worldmodels.types import Memory, Seeds, State
-from worldmodels.worlds.dream import DreamConfig, DreamWorld, gained_enough
+from worldmodels.worlds.dream import REWARD, DreamConfig, DreamWorld, gained_enough
 from worldmodels.worlds.rollout import Rollouts, rollout
 
 WIDTH = 32
@@ -73,7 +73,8 @@ class Batch:
         for chance, reward, p_done, _ in advance(self.dreamer, self.policy.act, mine):
             rewards.append(reward.clone())
             survives.append(chance["done"][0] >= p_done)
-        step, gained = torch.arange(len(noise), device=noise.device)[:, None], torch.stack(rewards)
+        step = torch.arange(len(noise), device=noise.device)[:, None]
+        gained = REWARD[self.config.reward](torch.stack(rewards))
         enough = gained_enough(self.config, self.total + gained.cumsum(0), self.steps + step + 1)
         goes_on = self.alive & (torch.stack(survives) & ~enough).cumprod(0).bool()      # [steps, B]
         plays = torch.cat([self.alive[None], goes_on[:-1]]) & (self.steps + step < self.config.max_steps)
