@@ -12,6 +12,7 @@ from worldmodels.controller import CONTROLLERS, LEARNERS, ControllerConfig, Evol
 from worldmodels.controller.actor import ActorConfig
 from worldmodels.controller.actor_critic import ActorCriticConfig
 from worldmodels.controller.cem import CEMConfig
+from worldmodels.controller.mlp import MLPConfig
 from worldmodels.controller.ppo import PPOConfig
 from worldmodels.envs import Task
 from worldmodels.memory import MEMORIES, MDNRNNConfig, MemoryConfig
@@ -34,6 +35,17 @@ class SweepConfig:
     episodes: Count = 200           # of each, in the real game; --evaluate.episodes at the run's own temperature
     # how they are trained: by whole dreams alone, from zero
     learner: LearnerConfig = field(default_factory=EvolutionConfig)
+
+
+@dataclass(frozen=True)
+class AblateConfig:
+    # what is compared, see pipeline/ablate.py; none: all
+    which: tuple[str, ...] = ()
+    episodes: Count = 100           # of each, in the real game
+    # how each is trained, in the real game
+    learner: LearnerConfig = field(default_factory=lambda: EvolutionConfig(generations=25, same_episodes="pairs"))
+    controller: ControllerConfig = field(default_factory=LinearConfig)
+    hidden: ControllerConfig = field(default_factory=MLPConfig)     # of z alone
 
 
 @dataclass(frozen=True)
@@ -110,6 +122,7 @@ class Config:
     real_learner: LearnerConfig = field(default_factory=PPOConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
+    ablate: AblateConfig = field(default_factory=AblateConfig)
     compare: CompareConfig = field(default_factory=CompareConfig)
 
 
@@ -137,7 +150,8 @@ def paper_take_cover() -> Config:
         dream=DreamConfig(temperature=1.15, max_steps=2100, reward="alive"),
         controller=LinearConfig(bias=False),
         learner=EvolutionConfig(same_episodes="pairs"),
-        evaluate=EvaluateConfig(episodes=100))
+        evaluate=EvaluateConfig(episodes=100),
+        ablate=AblateConfig(controller=LinearConfig(bias=False)))
 
 
 def released_car_racing() -> Config:
@@ -254,6 +268,7 @@ def smoke(base: Config, steps: int) -> Config:
         evaluate=replace(base.evaluate, episodes=2, random_episodes=2, dream_episodes=8, gap_episodes=2,
                          video_steps=20),
         sweep=replace(base.sweep, learner=tiny(base.sweep.learner)),
+        ablate=replace(base.ablate, episodes=2, learner=tiny(base.ablate.learner)),
         compare=replace(base.compare, random_episodes=4, controller_episodes=4, seconds=1, vision_seconds=1, batch=2,
                         episodes=2, learner=tiny(base.compare.learner),
                         actor_critic=replace(base.compare.actor_critic, steps=3, batch=4, horizon=2),
@@ -272,7 +287,8 @@ def own(task: Task) -> Config:
         dream=replace(c.dream, max_steps=task.steps(repeat)),
         controller=LinearConfig(),
         learner=replace(c.sweep.learner, generations=40),
-        evaluate=replace(c.evaluate, other_skills=()))
+        evaluate=replace(c.evaluate, other_skills=()),
+        ablate=AblateConfig())
 
 
 PRESETS: dict[str, dict[str, Callable[[], Config]]] = {

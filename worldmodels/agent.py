@@ -5,7 +5,7 @@
     action = agent.act(frame)               # the game's own picture, or 64×64 of it; once every agent.repeat frames
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from functools import cached_property, partial
 from pathlib import Path
@@ -96,6 +96,20 @@ class Agent:
         """The same agent with this memory, which dreams otherwise and observes the same."""
         agent = copy(self)
         agent.memory = memory
+        return agent
+
+    def untrained(self, parts: Sequence[str], seed: int) -> "Agent":
+        """The same agent, with weights as they were before training in some parts, "vision" and "memory"."""
+        agent, device = copy(self), next(self.memory.parameters()).device.type
+        agent.__dict__.pop("shared", None)
+        torch.manual_seed(seed)
+        for name in parts:
+            begun = {"vision": lambda: VISIONS[self.vision.config.kind](self.vision.config),
+                     "memory": lambda: MEMORIES[self.memory.config.kind](
+                         self.memory.config, self.memory.z_size, self.memory.action_size)}[name]()
+            setattr(agent, name, freeze(begun, device))
+        agent.digest = "-".join(f"untrained {seed}" if name in parts else digest
+                                for name, digest in zip(("vision", "memory"), self.digest.split("-")))
         return agent
 
     @property

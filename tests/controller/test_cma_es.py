@@ -1,5 +1,7 @@
 """CMA-ES finds known optima, and a resumed search is the uninterrupted one, bit for bit."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -159,6 +161,23 @@ def test_evolve_stores_the_best_mean_that_it_scored(run):
     assert [row["step"] for row in rows] == list(range(1, 12))
     assert [row["step"] for row in rows if "mean_controller" in row] == [4, 8, 11]
     assert not run.progress_path("controller").exists()
+
+
+def test_pairs_of_members_can_have_episodes_of_their_own(run):
+    """Members i and i + half the population the same, as in the released code."""
+    asked = []
+
+    def fitness(parameters, seeds):
+        if len(parameters) == 1:
+            return noisy(parameters, seeds)
+        asked.append(seeds)
+        return np.concatenate([noisy(row[None], own) for row, own in zip(parameters, seeds)])
+
+    evolve(replace(CONFIG, same_episodes="pairs"), lambda: np.zeros(5), fitness, run, {"seed": 0}, 0)
+    assert len(asked) == 11
+    for seeds in asked:
+        assert seeds.shape == (8, 3) and np.array_equal(seeds[:4], seeds[4:]) and len(np.unique(seeds)) == 12
+    assert len(np.unique(asked)) > 11 * 11
 
 
 def test_a_mean_that_gets_worse_is_not_kept(run):

@@ -1,5 +1,7 @@
 """The LSTM against torch's, its written-out gradient against autograd, and its restarts."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -39,6 +41,16 @@ def by_steps(lstm, x, h, c, keep):
 def test_the_forget_gate_starts_with_a_bias_of_one():
     bias = LSTM(I, H).input.bias.view(4, H)         # i, f, o, g
     assert torch.equal(bias[1], torch.ones(H)) and not bias[[0, 2, 3]].any()
+
+
+def test_its_weights_can_begin_as_tensorflows():
+    """Its input and recurrent weights are one matrix [I + H, 4H] there."""
+    lstm = LSTM(30, 40, "tensorflow")
+    limit = math.sqrt(6 / (30 + 40 + 160))
+    for weight in (lstm.input.weight, lstm.recurrent.weight):
+        assert 0.98 * limit < weight.abs().max() <= limit
+    bias = lstm.input.bias.view(4, 40) - torch.tensor([0, 1, 0, 0])[:, None]
+    assert 0.9 * math.sqrt(3 / 160) < bias.abs().max() <= math.sqrt(3 / 160) + 1e-6
 
 
 def test_it_has_one_bias_vector():

@@ -90,6 +90,26 @@ def test_the_losss_gradient_equals_autograds(memory, monkeypatch):
         torch.testing.assert_close(a, b)
 
 
+def test_a_head_that_does_not_shape_the_lstm_learns_all_the_same(memory):
+    """The LSTM's gradient is that of the other losses alone, the head's is as ever."""
+    batch, lstm = transitions([(0, 0), (1, 4)]), list(memory.lstm.parameters())
+
+    def gradients(shaped_by, reward_weight, done_weight):
+        memory.config = replace(memory.config, shaped_by=shaped_by, reward_weight=reward_weight,
+                                done_weight=done_weight)
+        loss = memory.loss(batch, None, torch.Generator())[0]
+        return torch.autograd.grad(loss, [*lstm, memory.head.weight])
+
+    *whole, head = gradients(("reward", "done"), 1.0, 1.0)
+    for shaped_by, weights in (((), (0, 0)), (("done",), (0, 1)), (("reward",), (1, 0))):
+        *found, own_head = gradients(shaped_by, 1.0, 1.0)
+        *expected, _ = gradients(("reward", "done"), *weights)
+        for a, b, c in zip(found, expected, whole):
+            torch.testing.assert_close(a, b)
+            assert (a - c).abs().max() > 1e-4
+        torch.testing.assert_close(own_head, head)
+
+
 def test_some_latents_in_training_are_those_that_m_expected(memory, monkeypatch):
     """Up to the share asked for, in every stream another; never a first step's, nor what the loss is measured
     against."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from worldmodels.training import cpu_has_bfloat16
 from worldmodels.types import Posterior
 from worldmodels.vision import VAE, VAEConfig
 from worldmodels.vision.encoder import frozen_encoder
@@ -20,6 +21,31 @@ def frames():
 @pytest.mark.parametrize("z_size, parameters", ((32, 4_348_547), (64, 4_446_915)))
 def test_it_has_the_papers_number_of_parameters(z_size, parameters):
     assert sum(p.numel() for p in VAE(VAEConfig(z_size=z_size)).parameters()) == parameters
+
+
+def test_its_weights_can_begin_as_tensorflows():
+    """Glorot's uniform distribution: as wide as sqrt(6 / (fan_in + fan_out)), for a transposed convolution too."""
+    vision = VAE(VAEConfig(initial_weights="tensorflow"))
+    fans = {"encoder.2": (32 * 16, 64 * 16), "decoder.4": (128 * 25, 64 * 25), "posterior": (1024, 64)}
+    for name, module in vision.named_modules():
+        if name in fans:
+            limit = math.sqrt(6 / sum(fans[name]))
+            assert 0.98 * limit < module.weight.abs().max() <= limit
+            assert abs(module.weight.std() - limit / math.sqrt(3)) < 0.02 * limit
+        if getattr(module, "bias", None) is not None:
+            assert not module.bias.any()
+
+
+@pytest.mark.skipif(not cpu_has_bfloat16(), reason="needs a CPU with bfloat16")
+def test_in_bfloat16_it_is_the_same_to_3_digits(frames):
+    exact, rounded = (VAE(VAEConfig(precision=precision)) for precision in ("float32", "bfloat16"))
+    rounded.load_state_dict(exact.state_dict())
+    whole, fast = exact.encode(frames), rounded.fast_encoder()(frames)
+    for a, b, c in zip(whole, fast, rounded.encode(frames)):
+        assert b.dtype == c.dtype == torch.float32
+        assert 0 < (a - b).abs().max() < 0.02 * a.abs().max() and (a - c).abs().max() < 0.02 * a.abs().max()
+    loss, other = (v.loss(frames, torch.Generator().manual_seed(3))[0] for v in (exact, rounded))
+    assert 0 < abs(loss - other) < 1e-3 * loss
 
 
 def test_shapes(frames):

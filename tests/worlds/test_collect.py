@@ -61,6 +61,19 @@ def test_a_random_policy_keeps_its_streams_when_rollouts_are_replaced():
     assert torch.equal(actions[:1], alone(None)) and torch.equal(actions[2:], new(None))
 
 
+def test_a_game_can_be_played_on_after_its_end():
+    """The random controller of this seed leaves CarRacing's playfield after 233 frames."""
+    ended, whole = (CollectJob(TASKS["car_racing"], CollectConfig(max_steps=250, ignore_end=ignored), (9,)).play(9)
+                    for ignored in (False, True))
+    assert len(ended.moments) == 234 and ended.moments[-1][2:] == (True, False)
+    assert len(whole.moments) == 250 and whole.moments[-1][2:] == (False, True)
+    assert not any(terminated for *_, terminated, _ in whole.moments)
+    for a, b in zip(ended.moments[:-1], whole.moments):
+        np.testing.assert_array_equal(a[0], b[0])
+        assert a[1:] == b[1:]
+    make_env.cache_clear()
+
+
 def test_many_episodes_share_a_job_and_are_the_same(tmp_path):
     """Few have a job each, so that all workers play."""
     sizes = lambda count: {len(job.seeds) for job in collect_jobs(TASKS["toy"], CONFIG, range(count))}

@@ -196,6 +196,13 @@ def test_the_dying_step_is_rewarded(counted_latents):
     assert played.lengths.tolist() == [1] * 4 and played.returns.tolist() == [1.5] * 4
 
 
+def test_a_reward_can_be_1_for_each_step_the_dying_one_included(counted_latents):
+    for death, steps in ((NEVER, 7), (ALWAYS, 1)):
+        world = make_world(counted_latents, death, reward="alive", max_steps=7)
+        played = play(world, controllers(world, 4), range(4))
+        assert played.lengths.tolist() == played.returns.tolist() == [steps] * 4
+
+
 def test_rollouts_that_go_on_keep_their_state(counted_latents):
     world = make_world(counted_latents)
     state = world.reset(range(6))
@@ -233,6 +240,16 @@ def test_dream_fitness_is_members_by_episodes(counted_latents):
         noise = next(draw(world.memory.imagine_noise, 4, torch.Generator(), state.features))    # not in the reward
         expected = world.memory.imagine(state, policy(state), 1.0, noise).reward
         np.testing.assert_allclose(of_member, expected, atol=1e-6)
+
+
+def test_dream_fitness_takes_seeds_for_all_members_or_for_each(counted_latents):
+    world = make_world(counted_latents)
+    agent, spec, seeds = agent_of(world), controllers(world, 3, 1), [[11, 12], [14, 13], [12, 11]]
+    returns = DreamFitness(agent, world)(spec, seeds)
+    for member, own in enumerate(seeds):
+        alone = DreamFitness(agent, world)(spec.select([member]), own)
+        np.testing.assert_allclose(returns[member], alone[0], atol=1e-5)
+    assert len(np.unique(returns.round(4))) > 3
 
 
 def uncertain(**settings):

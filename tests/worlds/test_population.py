@@ -141,6 +141,13 @@ def test_dreams_that_have_gained_enough_end_as_in_the_plain_loop(world):
     np.testing.assert_array_equal(expected[1][~over], lengths[~over])
 
 
+def test_a_reward_of_1_a_step_is_that_of_the_plain_loop(world):
+    world.config = replace(world.config, reward="alive")
+    played = fitness(world).play(controllers(world, 11), SEEDS)
+    np.testing.assert_array_equal(played, by_rollout(world, controllers(world, 11), SEEDS))
+    np.testing.assert_array_equal(played[0], played[1])
+
+
 def test_it_equals_the_plain_loop(world, kind):
     spec = controllers(world, 11, kind=kind)
     played, expected = fitness(world).play(spec, SEEDS), by_rollout(world, spec, SEEDS)

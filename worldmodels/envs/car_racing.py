@@ -1,7 +1,8 @@
 """CarRacing with 64×64 observations (Gymnasium, Box2D; Ha & Schmidhuber 2018, sec. 3).
 
 Gymnasium's 96×96 frame cropped to rows 0:84 (which drops the dashboard, so a frame carries no speed; released code) and
-resized. CarRacing-v3 ends an episode when the lap is finished; the v0 of the paper did not.
+resized. CarRacing-v3 ends an episode where the start is crossed after 95% of the tiles; the v0 of the paper ended it
+where every tile had been visited.
 """
 
 import cv2

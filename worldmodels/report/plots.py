@@ -155,6 +155,31 @@ def temperature(scores: Sequence[dict]) -> list[Panel]:
     return [here, paper] if scores[0]["task"] == "take_cover" else [here]
 
 
+# mean and standard deviation of 100 tracks of CarRacing: Ha & Schmidhuber's table 1; ctallec/world-models
+PUBLISHED = {"z": {"the paper": (632, 251)}, "z, hidden layer": {"the paper": (788, 141)},
+             "z and h": {"the paper": (906, 21), "ctallec": (860, 120)}, "untrained M": {"ctallec": (870, 120)}}
+
+
+def ablation(scores: Sequence[dict]) -> Panel:
+    """Means in the game of controllers that see less, or have an untrained V or M, and those of others beside them."""
+    published = PUBLISHED if scores[0]["task"] == "car_racing" else {}
+
+    def draw(axis: Axes):
+        rows = range(len(scores))
+        axis.errorbar([s["mean"] for s in scores], rows, xerr=error_bar(scores), fmt="o", ms=6, capsize=3,
+                      color=COLOURS["real"], label="here (bars: 95% interval of the mean)")
+        for who, marker in (("the paper", "D"), ("ctallec", "s")):
+            found = [(published[s["controller"]][who][0], row) for row, s in enumerate(scores)
+                     if who in published.get(s["controller"], {})]
+            if found:
+                axis.plot(*zip(*found), marker, ms=6, mfc="none", color="#5f6368", label=who)
+        axis.set_yticks(rows, [s["controller"] for s in scores])
+        axis.invert_yaxis()
+        finish(axis, "What the controller sees, and what is untrained", "mean return in the game")
+
+    return draw
+
+
 def curves(metrics: Sequence[dict]) -> list[Panel]:
     """Training curves of all three stages; those of V and M where they were trained jointly too."""
     charts = [("vision", ("squared_error", "kl"), "V: squared error and KL per image", "step"),
