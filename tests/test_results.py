@@ -54,7 +54,7 @@ def test_takecovers_table():
     agrees(game, stored(path, "real", OURS))
     agrees(dream, stored(path, "dream", OURS))
     agrees(skill5, stored(path, "real", f"{OURS}, skill 5"))
-    for name, first in (("held", "random (held), the paper's; 100 episodes"),
+    for name, first in (("held", "random (held), the released code's; 100 episodes"),
                         ("mixed × 4", "random (mixed × 4), which collects first; 100 episodes")):
         agrees(row(table, first)[1], stored(path, "real", f"random ({name})"))
 
