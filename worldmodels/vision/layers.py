@@ -74,16 +74,39 @@ class PixelConvTranspose2d(nn.ConvTranspose2d):
 
 
 class PhaseConvTranspose2d(nn.ConvTranspose2d):
-    """[B, C, n, n] -> [B, O, m, m] where m = 2n + k - 2 and k is even, as a plain convolution that puts out 4 O
-    channels: the four pixels that each of its places becomes (Shi et al. 2016)."""
+    """[B, C, n, n] -> [B, O, m, m] where m = 2n + k - 2 and k is even: the four pixels that each place of a plain
+    convolution becomes (Shi et al. 2016)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        half, O = self.kernel_size[0] // 2, self.out_channels
-        weight = self.weight.unflatten(3, (half, 2)).unflatten(2, (half, 2)).flip(2, 4)         # [C, O, k/2, 2, k/2, 2]
-        weight = weight.permute(3, 5, 1, 0, 2, 4).flatten(0, 2).contiguous(memory_format=torch.channels_last)
-        y = F.conv2d(x, weight, self.bias.repeat(4), padding=half - 1)                          # [B, 4O, m/2, m/2]
-        y = y.permute(0, 2, 3, 1).unflatten(-1, (2, 2, O)).transpose(2, 3)                      # [B, m/2, 2, m/2, 2, O]
-        return y.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+        transposed = PhaseConvTranspose.apply if torch.is_grad_enabled() else phase_conv_transpose
+        return transposed(x, self.weight, self.bias)
+
+
+def phase_conv_transpose(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A transposed convolution of stride 2, weight [C, O, k, k], as a plain one that puts out 4 O channels."""
+    half, O = weight.shape[2] // 2, weight.shape[1]
+    weight = weight.unflatten(3, (half, 2)).unflatten(2, (half, 2)).flip(2, 4)              # [C, O, k/2, 2, k/2, 2]
+    weight = weight.permute(3, 5, 1, 0, 2, 4).flatten(0, 2).contiguous(memory_format=torch.channels_last)
+    y = F.conv2d(x, weight, bias.repeat(4), padding=half - 1)                               # [B, 4O, m/2, m/2]
+    y = y.permute(0, 2, 3, 1).unflatten(-1, (2, 2, O)).transpose(2, 3)                      # [B, m/2, 2, m/2, 2, O]
+    return y.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+
+
+class PhaseConvTranspose(torch.autograd.Function):
+    """`phase_conv_transpose`, with the gradient of oneDNN's own transposed convolution, which is the faster one."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(x, weight)
+        return phase_conv_transpose(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx, d_y):
+        x, weight = ctx.saved_tensors
+        d_x, d_weight, d_bias = torch.ops.aten.convolution_backward(
+            d_y, x.to(d_y.dtype), weight.to(d_y.dtype), weight.shape[1:2], (2, 2), (0, 0), (1, 1), True, (0, 0), 1,
+            (True, True, True))
+        return d_x.to(x.dtype), d_weight.to(weight.dtype), d_bias.to(weight.dtype)
 
 
 def patches(x: Tensor, k: int) -> Tensor:
