@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
@@ -38,6 +38,13 @@ def cpu_has_bfloat16() -> bool:
     """Whether it multiplies bfloat16 numbers faster than float32 ones; an older torch does not say."""
     found = getattr(torch.cpu, "get_capabilities", dict)()
     return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def precision(model: nn.Module) -> torch.dtype:
+    """What the `precision` of a model's config comes to on the device that it is on."""
+    weight, config = next(model.parameters()), cast(Any, model.config)
+    there = cpu_has_bfloat16() if weight.device.type == "cpu" else True
+    return torch.bfloat16 if config.precision == "bfloat16" and there else weight.dtype
 
 
 def train(name: str, model: TorchModule, config: TrainConfig, batches: Callable[[int], Iterator[Any]],

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from tests.memory.test_memories import VARIANTS, A, B, T, Z, make, noise, transitions, watched
 from tests.memory.test_mixture import torchs_log_prob
 from worldmodels.memory import MDNRNN, MDNRNNConfig, mdn_rnn, mixture
+from worldmodels.training import cpu_has_bfloat16
+from worldmodels.types import Transitions
 
 
 @pytest.fixture(params=VARIANTS["mdn_rnn"].values(), ids=lambda settings: ", ".join(settings) or "plain")
@@ -88,6 +90,22 @@ def test_the_losss_gradient_equals_autograds(memory, monkeypatch):
     leaves = [batch.z, batch.next_z, *memory.parameters()]
     for a, b in zip(*(torch.autograd.grad(2 * value, leaves) for value in (loss, plain))):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.skipif(not cpu_has_bfloat16(), reason="needs a CPU with bfloat16")
+def test_gradients_in_bfloat16_are_the_same_to_2_digits():
+    """Of sums of as many products as in training."""
+    exact = MDNRNN(MDNRNNConfig(hidden_size=64), Z, A)
+    rounded = MDNRNN(MDNRNNConfig(hidden_size=64, precision="bfloat16"), Z, A)
+    rounded.load_state_dict(exact.state_dict())
+    batch = Transitions(*(part.float() for part in transitions([(0, 0), (1, 4)])))
+    found = []
+    for memory in (exact, rounded):
+        loss = memory.loss(batch, None, torch.Generator())[0]
+        found.append((loss, *torch.autograd.grad(loss, list(memory.parameters()))))
+    for a, b in zip(*found):
+        assert a.dtype == b.dtype == torch.float32 and 0 <= (a - b).norm() < 0.01 * a.norm()
+    assert any((a - b).norm() > 1e-5 * a.norm() for a, b in zip(*found))
 
 
 def test_a_head_that_does_not_shape_the_lstm_learns_all_the_same(memory):

@@ -29,12 +29,14 @@ class LSTM(nn.Module):
         c = f * c + i * gates[:, 3 * self.hidden_size:].tanh()
         return o * c.tanh(), c
 
-    def forward(self, x: Tensor, h: Tensor, c: Tensor, keep: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x [T, B, I]; h, c [B, H]; keep [T, B, 1] is 0 where the state is zeroed before a step, else 1.
+    def forward(self, x: Tensor, h: Tensor, c: Tensor, keep: Tensor,
+                precision: torch.dtype | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """x [T, B, I]; h, c [B, H]; keep [T, B, 1] is 0 where the state is zeroed before a step, else 1. `precision` is
+        that of the recurrent products, the weights' if none is given.
 
         Returns the hidden states [T, B, H] and the last h and c, through which no gradient flows.
         """
-        return Sequence.apply(self.input(x), self.recurrent.weight, h, c, keep)
+        return Sequence.apply(self.input(x), self.recurrent.weight, h, c, keep, precision or x.dtype)
 
 
 def orthogonal_(lstm: LSTM):
@@ -65,6 +67,16 @@ def glorot_bias_(bias: Tensor):
 INITIAL_WEIGHTS = {"orthogonal": orthogonal_, "tensorflow": tensorflow_}
 
 
+def put_product(out: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """out = a @ b, in the precision of b."""
+    return torch.mm(a, b, out=out) if b.dtype == a.dtype else out.copy_(a.to(b.dtype) @ b)
+
+
+def add_product(out: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """out += a @ b, in the precision of b."""
+    return out.addmm_(a, b) if b.dtype == a.dtype else out.add_(a.to(b.dtype) @ b)
+
+
 class Sequence(torch.autograd.Function):
     """`LSTM.step` along time, with its gradient written out. Overwrites `gates`, the part of them that comes from the
     input.
@@ -75,23 +87,24 @@ class Sequence(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, gates, weight, h, c, keep):
+    def forward(ctx, gates, weight, h, c, keep, precision):
         T, B, H = *gates.shape[:2], h.shape[-1]
         begins = (keep == 0).flatten(1).any(1).tolist()             # whether any stream is zeroed before a step
         weight = weight.clone()
         gates[..., 3 * H:] *= -2                                    # g = 1 - 2q
         weight[3 * H:] *= -2
+        recurrent = weight.t().to(precision)
         h_first, c_first = h, c
         h_out, c_out, s_out = (gates.new_empty(T, B, H) for _ in range(3))
         for y, kept, begin, h_t, c_t, s in zip(gates, keep, begins, h_out, c_out, s_out):
             if begin:
                 h, c = h * kept, c * kept
-            i, f, o, q = y.addmm_(h, weight.t()).sigmoid_().chunk(4, 1)
+            i, f, o, q = add_product(y, h, recurrent).sigmoid_().chunk(4, 1)
             c = torch.mul(f, c, out=c_t).addcmul_(i, q, value=-2).add_(i)       # c' = f c + i (1 - 2q)
             torch.mul(c, -2, out=s).sigmoid_()                                  # tanh(c') = 1 - 2s
             h = torch.addcmul(o, o, s, value=-2, out=h_t)
         ctx.save_for_backward(gates, weight, h_first, c_first, h_out, c_out, s_out, keep)
-        ctx.begins = begins
+        ctx.begins, ctx.precision = begins, precision
         h, c = h.clone(), c.clone()
         ctx.mark_non_differentiable(h, c)
         return h_out, h, c
@@ -103,6 +116,7 @@ class Sequence(torch.autograd.Function):
         d_gates = torch.empty_like(gates)                           # those of q are divided by -2, until the end
         weight = weight.clone()
         weight[3 * H:] *= -2
+        weight = weight.to(ctx.precision)
         d_h, d_c, slope = torch.zeros_like(h_first), torch.zeros_like(c_first), torch.empty_like(gates[0])
         for t in reversed(range(T)):
             y, d, s = gates[t], d_gates[t], s_out[t]
@@ -117,12 +131,13 @@ class Sequence(torch.autograd.Function):
             torch.addcmul(d_h, d_h, s, value=-2, out=d_o)
             torch.mul(d_c, i, out=d_q)
             d.mul_(torch.addcmul(y, y, y, value=-1, out=slope))     # the sigmoids' derivative
-            torch.mm(d, weight, out=d_h)
+            put_product(d_h, d, weight)
             d_c.mul_(f)
             if ctx.begins[t]:
                 d_h *= keep[t]
                 d_c *= keep[t]
         d_gates[..., 3 * H:] *= 4                                   # by -2 for q, and by -2 for g's place in it
         h_in = torch.cat([h_first[None], h_out[:-1]]).mul_(keep)
-        d_weight = d_gates.view(T * B, 4 * H).t() @ h_in.view(T * B, H)
-        return d_gates, d_weight, d_h, d_c, None
+        d_weight = put_product(torch.empty_like(ctx.saved_tensors[1]), d_gates.view(T * B, 4 * H).t(),
+                               h_in.view(T * B, H).to(ctx.precision))
+        return d_gates, d_weight, d_h, d_c, None, None

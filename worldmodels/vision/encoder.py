@@ -10,16 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodels.training import cpu_has_bfloat16
+from worldmodels.training import precision
 from worldmodels.types import Posterior
 from worldmodels.vision.layers import patches
-
-
-def precision(vision: nn.Module) -> torch.dtype:
-    """Of V's convolutions on the device that it is on."""
-    device = next(vision.parameters()).device.type
-    there = cpu_has_bfloat16() if device == "cpu" else True
-    return torch.bfloat16 if vision.config.precision == "bfloat16" and there else torch.float32
 
 
 def autocast(vision: nn.Module) -> torch.autocast:
