@@ -1,6 +1,8 @@
 """The training loop: a resumed training ends where an uninterrupted one does, and a diverged one says so."""
 
+import ctypes
 import itertools
+import resource
 
 import pytest
 import torch
@@ -187,3 +189,21 @@ def test_a_writer_that_fails_does_not_change_the_training(tmp_path, capfd):
     found = fit(Run(tmp_path / "told", writers=(lambda run, stage, begun: None,)))
     assert equal(found, expected) and read_metrics(tmp_path / "told") == read_metrics(tmp_path / "whole")
     assert capfd.readouterr().err.count("is told nothing more of the stage memory") == 1
+
+
+def pages_mapped() -> int:
+    """By allocating and freeing a large tensor ten times."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.zeros(2**24)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
+def test_training_maps_its_memory_once():
+    """A tensor of 64 MB has 16,384 pages of 4 KB."""
+    outside = pages_mapped()
+    with training.memory_kept():
+        pages_mapped()
+        assert pages_mapped() < 1000 < outside
+    assert pages_mapped() > 10_000                          # it has been given back
