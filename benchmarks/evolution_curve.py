@@ -12,13 +12,8 @@ from pathlib import Path
 from pipeline.presets import KINDS, Config
 from worldmodels.metrics import read_metrics
 from worldmodels.report import plots
+from worldmodels.report.verdict import AUTHORS_LOG
 from worldmodels.runs import Run
-
-# scores of the mean every 25 generations, from the 25th on (World Models' repository, */log/*.cma.16.64.hist_best.json;
-# TakeCover's dream at tau 1.25)
-AUTHORS = {"car_racing": (823, 867, 870, 867, 869, 875, 875, 880),
-           "take_cover": (701, 701, 742, 791, 754, 815, 779, 790)}
-EVERY = 25
 
 
 def evolution(config: Config, rows: list[dict]) -> plots.Panel:
@@ -26,11 +21,11 @@ def evolution(config: Config, rows: list[dict]) -> plots.Panel:
     scored = [row for row in rows if "mean_controller" in row]
 
     def panel(axis):
-        axis.plot([row["step"] for row in rows], [row["mean"] for row in rows], lw=1.2, color="#1a73e8",
+        axis.plot([row["step"] for row in rows], [row["mean"] for row in rows], lw=1.2, color=plots.COLOURS["real"],
                   label="members, mean")
         axis.plot([row["step"] for row in scored], [row["mean_controller"] for row in scored], "o-", ms=5,
-                  color="#e8710a", label="CMA mean")
-        authors = [(EVERY * i, score) for i, score in enumerate(AUTHORS[config.task], 1) if EVERY * i <= len(rows)]
+                  color=plots.COLOURS["dream"], label="CMA mean")
+        authors = [(generation, score) for generation, score in AUTHORS_LOG[config.task] if generation <= len(rows)]
         axis.plot(*zip(*authors), "k^--", ms=5, label="CMA mean, the authors' log")
         plots.finish(axis, f"{config.task}: {world}", "generation", "mean return")
     return panel

@@ -18,14 +18,12 @@ from worldmodels.files import write_json
 from worldmodels.metrics import read_metrics
 from worldmodels.report import plots
 from worldmodels.report.scores import own_score
-from worldmodels.report.verdict import PAPER
+from worldmodels.report.verdict import AUTHORS_LOG, PAPER
 from worldmodels.runs import Run
 
 FRAMES = 1000               # of an episode, at most
-# (World Models' repository, log of carracing.cma: generation, mean of 1,024 rollouts), a generation being 64 x 16
-# rollouts
-AUTHORS = (25, 823), (50, 867), (200, 880), (625, 895), (1800, 900)
-ROLLOUTS = 64 * 16
+AUTHORS = AUTHORS_LOG["car_racing"]
+ROLLOUTS = 64 * 16          # of a generation of theirs
 
 
 def frames_of(config: Config, run: Run) -> float:

@@ -80,7 +80,7 @@ class Config:
     """The game (toy: an instant world for tests), or my_module:TASK for one of your own."""
     preset: str = "quick"
     """Where settings start from: smoke (a minute), quick (10 to 15 minutes), laptop (1 to 3 hours), faithful (the
-    paper's method with smaller budgets: 7 to 8 hours), paper, released (the paper's code)."""
+    paper's method with smaller budgets: hours), paper, released (the paper's code)."""
     run: str = ""
     """Name of the run's folder, data/<task>/<run>; the preset's name if not given."""
     data: str = "data"

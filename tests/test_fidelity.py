@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.presets import PRESETS, Config
 from worldmodels.agent import Agent, build_memory, build_vision
+from worldmodels.commandline import leaves
 from worldmodels.envs import TASKS
 from worldmodels.runs import plain
 
@@ -104,11 +105,8 @@ def test_the_faithful_preset_has_smaller_budgets_and_nothing_else(task):
 
 
 def different(a: Config, b: Config) -> set[str]:
-    def leaves(value, name=""):
-        if not isinstance(value, dict):
-            return {name: value}
-        return {k: v for key, inner in value.items() for k, v in leaves(inner, f"{name}.{key}".strip(".")).items()}
-    one, other = leaves(plain(a)), leaves(plain(b))
+    """The settings in which they differ, by their dotted names."""
+    one, other = dict(leaves(a)), dict(leaves(b))
     return {name for name in one.keys() | other.keys() if one.get(name) != other.get(name)}
 
 

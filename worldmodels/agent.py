@@ -98,18 +98,18 @@ class Agent:
         agent.memory = memory
         return agent
 
-    def untrained(self, parts: Sequence[str], seed: int) -> "Agent":
-        """The same agent, with weights as they were before training in some parts, "vision" and "memory"."""
+    def untrained(self, names: Sequence[str], seed: int) -> "Agent":
+        """The same agent, whose "vision", "memory" or both have the weights that training begins with."""
         agent, device = copy(self), next(self.memory.parameters()).device.type
         agent.__dict__.pop("shared", None)
+        info = plain({"vision": self.vision.config, "memory": self.memory.config})
+        build: dict[str, Callable[[], TorchModule]] = {
+            "vision": partial(build_vision, info), "memory": partial(build_memory, info, self.task)}
         torch.manual_seed(seed)
-        for name in parts:
-            begun = {"vision": lambda: VISIONS[self.vision.config.kind](self.vision.config),
-                     "memory": lambda: MEMORIES[self.memory.config.kind](
-                         self.memory.config, self.memory.z_size, self.memory.action_size)}[name]()
-            setattr(agent, name, freeze(begun, device))
-        agent.digest = "-".join(f"untrained {seed}" if name in parts else digest
-                                for name, digest in zip(("vision", "memory"), self.digest.split("-")))
+        for name in names:
+            setattr(agent, name, freeze(build[name](), device))
+        agent.digest = "-".join(f"untrained {seed}" if name in names else digest
+                                for name, digest in zip(build, self.digest.split("-")))
         return agent
 
     @property

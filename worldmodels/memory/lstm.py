@@ -113,6 +113,7 @@ class Sequence(torch.autograd.Function):
     def backward(ctx, d_out, _h, _c):
         gates, weight, h_first, c_first, h_out, c_out, s_out, keep = ctx.saved_tensors
         T, B, H = c_out.shape
+        d_weight = torch.empty_like(weight)
         d_gates = torch.empty_like(gates)                           # those of q are divided by -2, until the end
         weight = weight.clone()
         weight[3 * H:] *= -2
@@ -138,6 +139,5 @@ class Sequence(torch.autograd.Function):
                 d_c *= keep[t]
         d_gates[..., 3 * H:] *= 4                                   # by -2 for q, and by -2 for g's place in it
         h_in = torch.cat([h_first[None], h_out[:-1]]).mul_(keep)
-        d_weight = put_product(torch.empty_like(ctx.saved_tensors[1]), d_gates.view(T * B, 4 * H).t(),
-                               h_in.view(T * B, H).to(ctx.precision))
+        put_product(d_weight, d_gates.view(T * B, 4 * H).t(), h_in.view(T * B, H).to(ctx.precision))
         return d_gates, d_weight, d_h, d_c, None, None

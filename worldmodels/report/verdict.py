@@ -24,6 +24,14 @@ PAPER = {"car_racing": Paper(906, 21, "learned in the game"),               # it
          "take_cover": Paper(1092, 556, "learned in the dream")}
 
 
+# (generation, mean of 1,024 rollouts of the CMA mean) in World Models' repository, */log/*.cma.16.64.hist_best.json:
+# CarRacing's game, TakeCover's dream at tau 1.25
+AUTHORS_LOG = {
+    "car_racing": ((25, 823), (50, 867), (75, 870), (100, 867), (125, 869), (150, 875), (175, 875), (200, 880),
+                   (625, 895), (1800, 900)),
+    "take_cover": ((25, 701), (50, 701), (75, 742), (100, 791), (125, 754), (150, 815), (175, 779), (200, 790))}
+
+
 def best_random(scores: Sequence[dict]) -> dict | None:
     """The best of the random policies in the game; None where there is none."""
     found = (s for s in scores if s["world"] == "real" and s["controller"].startswith("random"))
