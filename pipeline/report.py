@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.command import TYPED, say, task_of
 from pipeline.presets import Config, presets
+from worldmodels import runs
 from worldmodels.agent import Agent, load_agent
 from worldmodels.commandline import leaves
 from worldmodels.controller import PolicySpec
@@ -87,7 +88,8 @@ def draw(config: Config, run: Run, agent: Agent, dream: DreamWorld, controller: 
         ("Verdict",
          page.paragraph(verdict(agent.task, own, scores)) +
          page.table(("in the game", "mean ± std", "95% interval of the mean", "episodes"),
-                    standings(agent.task, own, scores)) + paragraphs(beside_the_start(scores, own))),
+                    standings(agent.task, own, scores, faithful(config.task))) +
+         paragraphs(beside_the_start(scores, own))),
         ("What is what", paragraphs(what_is_what(agent, config))),
         ("Scores", page.charts([plots.intervals(scores)]) + score_table(scores) + paragraphs(glossary(config))),
         ("The same controller in both worlds",
@@ -167,6 +169,12 @@ def headline(config: Config, scores: list[dict]) -> Iterator[str]:
     commit = scores[0]["git_commit"] or "unknown"
     yield (f"--task {config.task} --preset {config.preset} --seed {config.seed}, commit {commit}. Episodes are of "
            "seeds that nothing was trained on or chosen by. World Models after Ha & Schmidhuber (2018).")
+
+
+def faithful(task: str) -> dict | None:
+    """The published score of the paper's method by this program, where there is one."""
+    scores = runs.PUBLISHED / task / "faithful" / "report" / "scores.json"
+    return own_score(read_scores(scores)) if scores.exists() else None
 
 
 def ended(task: Task, watched: Recording, repeat: int, longest: int) -> str:

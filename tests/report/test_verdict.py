@@ -25,8 +25,9 @@ def test_it_compares_with_the_best_random_policy_and_the_paper(mean, random, pap
     said = verdict(TASKS["take_cover"], own, [*RANDOM, own])
     assert f"survives {mean} frames" in said
     assert f"{random} the best random policy (421)" in said and f"{paper} the paper's controller (1092" in said
-    rows = standings(TASKS["take_cover"], own, [*RANDOM, own])
-    assert [row[1] for row in rows] == [f"{mean} ± 500", "421 ± 310", "1092 ± 556"]
+    rows = standings(TASKS["take_cover"], own, [*RANDOM, own], played("controller from the dream", 900, 400))
+    assert [row[1] for row in rows] == [f"{mean} ± 500", "421 ± 310", "900 ± 400", "1092 ± 556"]
+    assert [row[1] for row in standings(TASKS["take_cover"], own, [own])] == [f"{mean} ± 500", "1092 ± 556"]
 
 
 def test_few_episodes_are_not_compared_and_other_games_have_no_paper():

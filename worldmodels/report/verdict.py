@@ -65,12 +65,16 @@ def error_of(score: dict) -> float:
     return (score["std"] or 0.0) / score["episodes"]**0.5
 
 
-def standings(task: Task, own: dict, scores: Sequence[dict]) -> list[tuple[str, str, str, str]]:
-    """The verdict as a table's rows: who, mean ± std, interval, episodes."""
-    rows = [("this controller", spread(own), interval(own), f"{own['episodes']:,}")]
+def standings(task: Task, own: dict, scores: Sequence[dict], faithful: dict | None = None
+              ) -> list[tuple[str, str, str, str]]:
+    """The verdict as a table's rows: who, mean ± std, interval, episodes. `faithful` is the score of the paper's method
+    by this program."""
+    compared = [("this controller", own)]
     if random := best_random(scores):
-        rows.append((f"the best random policy: {random['controller']}", spread(random), interval(random),
-                     f"{random['episodes']:,}"))
+        compared.append((f"the best random policy: {random['controller']}", random))
+    if faithful:
+        compared.append(("the paper's method, by this program", faithful))
+    rows = [(who, spread(score), interval(score), f"{score['episodes']:,}") for who, score in compared]
     if paper := PAPER.get(task.name):
         half = 1.98 * paper.error                           # Student's t of 100 episodes
         rows.append((f"the paper's controller, {paper.how}", f"{paper.mean} ± {paper.std}",
