@@ -141,6 +141,7 @@ def paper_car_racing() -> Config:
 
 
 def paper_take_cover() -> Config:
+    evolution = EvolutionConfig(same_episodes="pairs")
     return Config(
         task="take_cover", preset="paper",
         collect=CollectConfig(episodes=10_000, max_steps=2100, min_steps=100, policy="held"),
@@ -150,8 +151,9 @@ def paper_take_cover() -> Config:
                             learning_rate_decay=0.99999, death="threshold"),
         dream=DreamConfig(temperature=1.15, max_steps=2100, reward="alive"),
         controller=LinearConfig(bias=False),
-        learner=EvolutionConfig(same_episodes="pairs"),
+        learner=evolution,
         evaluate=EvaluateConfig(episodes=100),
+        sweep=SweepConfig(learner=evolution),
         ablate=AblateConfig(controller=LinearConfig(bias=False)))
 
 
@@ -171,22 +173,26 @@ def released_take_cover() -> Config:
 
 
 def faithful_car_racing() -> Config:
-    """The paper's method with less of everything: a fifth of the episodes and of V's batches."""
+    """The paper's method with less of everything: a fifth of the episodes and of V's batches, 50 generations; each
+    search of the ablation plays a fifth of the games of that."""
     c = paper_car_racing()
     return replace(
         c, preset="faithful",
         collect=replace(c.collect, episodes=2000),
         vision=replace(c.vision, steps=20_000),
-        learner=replace(c.learner, generations=50))
+        learner=replace(c.learner, generations=50),
+        ablate=replace(c.ablate, learner=replace(c.ablate.learner, generations=40, population=32, episodes=8,
+                                                 eval_every=20, eval_episodes=256)))
 
 
 def faithful_take_cover() -> Config:
-    """The paper's method; 200 generations."""
+    """The paper's method with 200 generations; each search of the sweep has an eighth of the dreams of that."""
     c = paper_take_cover()
     return replace(
         c, preset="faithful",
         learner=replace(c.learner, generations=200),
-        evaluate=replace(c.evaluate, episodes=1000))
+        evaluate=replace(c.evaluate, episodes=1000),
+        sweep=replace(c.sweep, trainings=3, learner=replace(c.sweep.learner, generations=100, episodes=4)))
 
 
 def quick_car_racing() -> Config:

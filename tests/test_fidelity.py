@@ -99,8 +99,10 @@ def test_the_released_code_trains_longer(task):
 @pytest.mark.parametrize("task", TASK_NAMES)
 def test_the_faithful_preset_has_smaller_budgets_and_nothing_else(task):
     paper, faithful = (PRESETS[task][name]() for name in ("paper", "faithful"))
+    budgets = {"generations", "population", "episodes", "eval_every", "eval_episodes"}
+    searches = {f"{section}.learner.{name}" for section in ("sweep", "ablate") for name in budgets}
     assert different(paper, faithful) <= {"preset", "collect.episodes", "vision.steps", "learner.generations",
-                                          "evaluate.episodes"}
+                                          "evaluate.episodes", "sweep.trainings", *searches}
     assert faithful.memory == paper.memory and faithful.learner.generations >= 50
 
 
