@@ -173,7 +173,7 @@ def headline(config: Config, scores: list[dict]) -> Iterator[str]:
 
 def faithful(task: str) -> dict | None:
     """The published score of the paper's method by this program, where there is one."""
-    scores = runs.PUBLISHED / task / "faithful" / "report" / "scores.json"
+    scores = Run(runs.PUBLISHED / task / "faithful").report / "scores.json"
     return own_score(read_scores(scores)) if scores.exists() else None
 
 

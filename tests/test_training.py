@@ -192,7 +192,6 @@ def test_a_writer_that_fails_does_not_change_the_training(tmp_path, capfd):
     assert capfd.readouterr().err.count("is told nothing more of the stage memory") == 1
 
 
-
 PAGES = """
 import resource, torch
 from worldmodels.training import memory_kept
