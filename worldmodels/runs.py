@@ -25,6 +25,7 @@ PACKAGE = Path(__file__).parent
 INSTALLED = (PACKAGE / "published").exists()        # from a wheel, which has the published runs there (setup.cfg)
 DATA = Path("data") if INSTALLED else PACKAGE.parent / "data"       # of a checkout
 PUBLISHED = (PACKAGE if INSTALLED else DATA) / "published"
+DEFAULT = "laptop"          # the published run that is meant where none is named, and that is shown first
 
 # Seeds of episodes. Collecting and searching have their own in each round of each run; scores are made on those of
 # EVALUATION.
@@ -232,15 +233,15 @@ class Run:
 
 def find(task: str, run: str | Path | None = None) -> Run:
     """A run by its folder, or by its name: in data/ here or of the checkout, or among the published ones. Without
-    either, the published run `laptop`. A UserError where there is none."""
+    either, the published one of the name DEFAULT. A UserError where there is none."""
     published = PUBLISHED / task
-    places = [published / "laptop"]
+    places = [published / DEFAULT]
     if run is not None:
         places = [Path(run), *(data / task / run for data in (Path("data"), DATA)), published / run]
     for folder in places:
         if (folder / "config.json").exists():
             return Run(folder)
-    raise no_run(task, published / "laptop" if run is None else run, Path("data"))
+    raise no_run(task, published / DEFAULT if run is None else run, Path("data"))
 
 
 def no_run(task: str, run: str | Path, data: Path) -> UserError:

@@ -151,11 +151,22 @@ def test_no_run_is_a_user_error(tmp_path):
         server.application(choices([tmp_path]))
 
 
-def test_a_damaged_run_is_left_out(tmp_path, known):
-    made = tmp_path / "car_racing" / "broken"
+def damaged_run(data, name):
+    """The files that a run is known by, with nothing in them."""
+    made = data / "car_racing" / name
     (made / "checkpoints").mkdir(parents=True)
-    for name in ("config.json", "checkpoints/memory.safetensors"):
-        (made / name).write_text("{}")
+    for file in ("config.json", "checkpoints/memory.safetensors"):
+        (made / file).write_text("{}")
+
+
+def test_a_games_default_run_comes_first(tmp_path):
+    for name in ("another", runs.DEFAULT, "that"):
+        damaged_run(tmp_path, name)
+    assert [choice.run.root.name for choice in choices([tmp_path]).values()] == [runs.DEFAULT, "another", "that"]
+
+
+def test_a_damaged_run_is_left_out(tmp_path, known):
+    damaged_run(tmp_path, "broken")
     found = choices([runs.PUBLISHED, tmp_path])
     assert "car_racing/broken" in found
     assert server.CHOICES in (app := server.application(found)) and set(app[server.CHOICES]) == set(known)

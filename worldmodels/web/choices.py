@@ -6,7 +6,7 @@ from pathlib import Path
 
 from worldmodels.agent import Agent, load_agent, load_controller
 from worldmodels.controller import PolicySpec
-from worldmodels.runs import Run
+from worldmodels.runs import DEFAULT, Run
 from worldmodels.types import UserError
 from worldmodels.worlds.collect import CollectConfig
 from worldmodels.worlds.dream import DreamConfig
@@ -49,11 +49,12 @@ class Choice:
 
 
 def choices(places: list[Path]) -> dict[str, Choice]:
-    """Those of the runs in these folders, by id; of two of a name the one in the earlier folder. What cannot be opened
-    is left out."""
+    """Those of the runs in these folders, by id, a task's DEFAULT before its others; of two of a name the one in the
+    earlier folder. What cannot be opened is left out."""
     found: dict[str, Choice] = {}
     for place in places:
-        for config in sorted(place.glob("*/*/config.json")):
+        order = lambda config: (config.parts[-3], config.parts[-2] != DEFAULT, config)
+        for config in sorted(place.glob("*/*/config.json"), key=order):
             run = Run(config.parent)
             name = "/".join(run.root.parts[-2:])
             if name not in found and run.last("memory").path("memory").exists():
