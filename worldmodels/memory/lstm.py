@@ -7,7 +7,10 @@ and a forget-gate bias of +1, as in TensorFlow. Gates lie in the order i, f, o, 
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from worldmodels.memory.training_passes import training_passes_for
 
 
 class LSTM(nn.Module):
@@ -32,11 +35,12 @@ class LSTM(nn.Module):
     def forward(self, x: Tensor, h: Tensor, c: Tensor, keep: Tensor,
                 precision: torch.dtype | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """x [T, B, I]; h, c [B, H]; keep [T, B, 1] is 0 where the state is zeroed before a step, else 1. `precision` is
-        that of the recurrent products, the weights' if none is given.
+        that of the recurrent products and of all in the gradient, the weights' if none is given.
 
         Returns the hidden states [T, B, H] and the last h and c, through which no gradient flows.
         """
-        return Sequence.apply(self.input(x), self.recurrent.weight, h, c, keep, precision or x.dtype)
+        return Sequence.apply(x, self.input.weight, self.input.bias, self.recurrent.weight, h, c, keep,
+                              precision or x.dtype)
 
 
 def orthogonal_(lstm: LSTM):
@@ -67,77 +71,59 @@ def glorot_bias_(bias: Tensor):
 INITIAL_WEIGHTS = {"orthogonal": orthogonal_, "tensorflow": tensorflow_}
 
 
-def put_product(out: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """out = a @ b, in the precision of b."""
-    return torch.mm(a, b, out=out) if b.dtype == a.dtype else out.copy_(a.to(b.dtype) @ b)
-
-
-def add_product(out: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """out += a @ b, in the precision of b."""
-    return out.addmm_(a, b) if b.dtype == a.dtype else out.add_(a.to(b.dtype) @ b)
-
-
 class Sequence(torch.autograd.Function):
-    """`LSTM.step` along time, with its gradient written out. Overwrites `gates`, the part of them that comes from the
-    input.
-
-    On a CPU both are bound by the memory they touch beside the matrix products. So a step does as few passes as there
-    can be: tanh(x) = 1 - 2 sigmoid(-2x) makes all gates one sigmoid (a third of the time of a tanh), nothing is masked
-    where nothing begins, and the gradient of the weights is one matrix product for all steps.
-    """
+    """`LSTM.step` along time, with its gradient written out: between two products a step is one pass over their
+    results (training_passes.py), and the gradient of the weights is one product for all steps."""
 
     @staticmethod
-    def forward(ctx, gates, weight, h, c, keep, precision):
-        T, B, H = *gates.shape[:2], h.shape[-1]
+    def forward(ctx, x, input_weight, bias, weight, h, c, keep, precision):
+        (T, B), H, passes = x.shape[:2], h.shape[-1], training_passes_for(weight)
+        gates = F.linear(x, input_weight, bias)                     # [T, B, 4H]; their sums, and then they themselves
+        recurrent, product = weight.t().to(precision), gates.new_empty(B, 4 * H, dtype=precision)
+        c_out, h_out = (gates.new_empty(T, B, H) for _ in range(2))
+        h_in = gates.new_empty(T + 1, B, H, dtype=precision)        # that a step's product reads
         begins = (keep == 0).flatten(1).any(1).tolist()             # whether any stream is zeroed before a step
-        weight = weight.clone()
-        gates[..., 3 * H:] *= -2                                    # g = 1 - 2q
-        weight[3 * H:] *= -2
-        recurrent = weight.t().to(precision)
-        h_first, c_first = h, c
-        h_out, c_out, s_out = (gates.new_empty(T, B, H) for _ in range(3))
-        for y, kept, begin, h_t, c_t, s in zip(gates, keep, begins, h_out, c_out, s_out):
-            if begin:
-                h, c = h * kept, c * kept
-            i, f, o, q = add_product(y, h, recurrent).sigmoid_().chunk(4, 1)
-            c = torch.mul(f, c, out=c_t).addcmul_(i, q, value=-2).add_(i)       # c' = f c + i (1 - 2q)
-            torch.mul(c, -2, out=s).sigmoid_()                                  # tanh(c') = 1 - 2s
-            h = torch.addcmul(o, o, s, value=-2, out=h_t)
-        ctx.save_for_backward(gates, weight, h_first, c_first, h_out, c_out, s_out, keep)
+        h_in[0], before = h, c
+        for t in range(T):
+            if begins[t]:
+                h_in[t] *= keep[t]
+            torch.mm(h_in[t], recurrent, out=product)
+            passes.lstm_forward(gates[t], product, before, keep[t], c_out[t], h_out[t], h_in[t + 1])
+            before = c_out[t]
+        ctx.save_for_backward(x, input_weight, weight, c, c_out, gates, h_in, keep)
         ctx.begins, ctx.precision = begins, precision
-        h, c = h.clone(), c.clone()
+        h, c = h_out[-1].clone(), before.clone()
         ctx.mark_non_differentiable(h, c)
         return h_out, h, c
 
     @staticmethod
     def backward(ctx, d_out, _h, _c):
-        gates, weight, h_first, c_first, h_out, c_out, s_out, keep = ctx.saved_tensors
+        x, input_weight, weight, c_first, c_out, gates, h_in, keep = ctx.saved_tensors
         T, B, H = c_out.shape
-        d_weight = torch.empty_like(weight)
-        d_gates = torch.empty_like(gates)                           # those of q are divided by -2, until the end
-        weight = weight.clone()
-        weight[3 * H:] *= -2
-        weight = weight.to(ctx.precision)
-        d_h, d_c, slope = torch.zeros_like(h_first), torch.zeros_like(c_first), torch.empty_like(gates[0])
+        passes, precision = training_passes_for(weight), ctx.precision
+        recurrent, d_gates = weight.to(precision), torch.empty_like(gates, dtype=precision)
+        d_h, d_c, d_out = torch.zeros_like(h_in[0]), torch.zeros_like(c_first), d_out.contiguous()
         for t in reversed(range(T)):
-            y, d, s = gates[t], d_gates[t], s_out[t]
-            (i, f, o, q), (d_i, d_f, d_o, d_q) = y.chunk(4, 1), d.chunk(4, 1)
-            c = c_out[t - 1] if t else c_first
-            if ctx.begins[t]:
-                c = c * keep[t]
-            d_h += d_out[t]
-            d_c.addcmul_(torch.addcmul(s, s, s, value=-1).mul_(o), d_h, value=4)  # h = o (1 - 2s), tanh' = 4 s (1 - s)
-            torch.addcmul(d_c, d_c, q, value=-2, out=d_i)
-            torch.mul(d_c, c, out=d_f)
-            torch.addcmul(d_h, d_h, s, value=-2, out=d_o)
-            torch.mul(d_c, i, out=d_q)
-            d.mul_(torch.addcmul(y, y, y, value=-1, out=slope))     # the sigmoids' derivative
-            put_product(d_h, d, weight)
-            d_c.mul_(f)
+            before = c_out[t - 1] if t else c_first
+            passes.lstm_backward(gates[t], before, keep[t], c_out[t], d_out[t], d_h, d_c, d_gates[t])
+            torch.mm(d_gates[t], recurrent, out=d_h)
             if ctx.begins[t]:
                 d_h *= keep[t]
-                d_c *= keep[t]
-        d_gates[..., 3 * H:] *= 4                                   # by -2 for q, and by -2 for g's place in it
-        h_in = torch.cat([h_first[None], h_out[:-1]]).mul_(keep)
-        put_product(d_weight, d_gates.view(T * B, 4 * H).t(), h_in.view(T * B, H).to(ctx.precision))
-        return d_gates, d_weight, d_h, d_c, None, None
+        d_gates = d_gates.flatten(0, 1)
+        read = torch.cat([x, x.new_ones(T, B, 1)], 2).flatten(0, 1).to(precision)       # the bias reads ones
+        d_read = put_product(torch.empty_like(torch.cat([input_weight, input_weight[:, :1]], 1)), d_gates.t(), read)
+        d_weight = put_product(torch.empty_like(weight), d_gates.t(), h_in[:T].flatten(0, 1))
+        d_x = None
+        if ctx.needs_input_grad[0]:
+            d_x = put_product(x.new_empty(T * B, x.shape[2]), d_gates, input_weight.to(precision)).view_as(x)
+        return d_x, d_read[:, :-1], d_read[:, -1], d_weight, d_h.to(c_first), d_c, None, None
+
+
+def put_product(out: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """out = a @ b, in the precision of both."""
+    return torch.mm(a, b, out=out) if b.dtype == out.dtype else out.copy_(a @ b)
+
+
+def add_product(out: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """out += a @ b, in the precision of both."""
+    return out.addmm_(a, b) if b.dtype == out.dtype else out.add_(a @ b)

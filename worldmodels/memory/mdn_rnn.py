@@ -21,6 +21,7 @@ from worldmodels.memory import mixture
 from worldmodels.memory.heads import DEATH, MemoryConfig, cross_entropy, own_steps
 from worldmodels.memory.lstm import LSTM, add_product, glorot_bias_, put_product
 from worldmodels.memory.mdn_rnn_dreamer import MDNRNNDreamer
+from worldmodels.memory.training_passes import training_passes_for
 from worldmodels.training import precision
 from worldmodels.types import Imagined, Noise, NoiseSize, State, Transitions
 
@@ -181,24 +182,22 @@ class HeadLoss(torch.autograd.Function):
         shaping = shaping.to(dtype)
         sums = h.new_zeros(3)
         d_z = torch.empty_like(z if ctx.needs_input_grad[3] else z[:, :0])
-        positive = config.done_positive_weight
+        positive, passes = config.done_positive_weight, training_passes_for(weight)
         rows = ROWS if h.device.type == "cpu" else len(h)
         chunks = zip(*(t.split(rows) for t in (h, d_h, z, d_z, reward, terminated)))
         for h, d_h_rows, z, d_z_rows, reward, end in chunks:
             out = torch.addmm(bias, h, weight.t())
-            nll, d_raw = mixture.nll(out[:, :-2], z)
+            d_out = torch.empty_like(out, dtype=dtype)
+            nll = passes.mixture_loss(out, z, d_out, d_z_rows)
             miss, logit = out[:, -2] - reward, out[:, -1]
             done = cross_entropy(logit, end, positive)
-            sums += torch.stack([nll.sum() / z.shape[1], miss.square().sum(), done.sum()])
+            sums += torch.stack([torch.as_tensor(nll).to(sums), miss.square().sum(), done.sum()])
             p = logit.sigmoid()
             d_done = (1 - end) * p - positive * end * (1 - p)
-            if d_z_rows.shape[1]:                       # the density falls with z - mu as it rises with mu
-                torch.neg(mixture.split(d_raw, z.shape[1])[1].sum(1), out=d_z_rows).div_(z.shape[1])
-            d_heads = torch.stack([2 * config.reward_weight * miss, config.done_weight * d_done], 1)
-            d_out = torch.cat([d_raw.div_(z.shape[1]), d_heads], 1)
+            d_out[:, -2:] = torch.stack([2 * config.reward_weight * miss, config.done_weight * d_done], 1)
             put_product(d_h_rows, d_out, shaping)
             add_product(d_weight, d_out.t(), h.to(dtype))
-            d_bias += d_out.sum(0)
+            d_bias += d_out.sum(0, dtype=d_bias.dtype)
         nll, error, done = sums / len(terminated)
         ctx.save_for_backward(*(gradient.div_(len(terminated)) for gradient in (d_h, d_weight, d_bias, d_z)))
         ctx.mark_non_differentiable(nll, error, done)

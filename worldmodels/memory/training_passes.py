@@ -1,0 +1,179 @@
+"""What a training step of the MDN-RNN does beside its matrix products, in two forms with the same arguments, as
+passes.py has it for dreams: in torch, and fused, for a CPU.
+
+Here each row is a stream of episodes, or a step of one: B rows, H cells, K mixtures, Z latent dimensions. What only the
+next product reads may be bfloat16.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldmodels.memory import mixture
+from worldmodels.memory.passes import ONE, SIGMA, as_array, bounded, compiled, exp, f32, fma, narrow, sigmoid, tanh, wide
+
+
+class TorchTraining:
+    """The reference, and the form for a GPU."""
+
+    @staticmethod
+    def lstm_forward(gates: Tensor, product: Tensor, before: Tensor, keep: Tensor, c: Tensor, h: Tensor, h_in: Tensor):
+        """Of the gates' sums, gates + product [B, 4H], and the cell before [B, H], which counts where keep [B, 1] is 1:
+        the gates i, f, o, g, in their place, and c, h and h_in [B, H], the last as the next product reads it."""
+        i, f, o, g = gates.add_(product).chunk(4, 1)
+        gates[:, :3 * c.shape[1]].sigmoid_()
+        torch.mul(f, before * keep, out=c).addcmul_(i, g.tanh_())
+        h_in.copy_(torch.mul(o, c.tanh(), out=h))
+
+    @staticmethod
+    def lstm_backward(gates: Tensor, before: Tensor, keep: Tensor, c: Tensor, d_out: Tensor, d_h: Tensor, d_c: Tensor,
+                      d_gates: Tensor):
+        """The gradient of what `lstm_forward` left: d_out + d_h is that of h, d_c that of c, which becomes that of the
+        cell before; writes that of the sums, d_gates."""
+        i, f, o, g = gates.chunk(4, 1)
+        d, tanh = d_out + d_h, c.tanh()
+        d_c.addcmul_(d * o, 1 - tanh * tanh)
+        torch.cat([d_c * g * i * (1 - i), d_c * before * keep * f * (1 - f), d * tanh * o * (1 - o),
+                   d_c * i * (1 - g * g)], 1, out=d_gates)
+        d_c.mul_(f).mul_(keep)
+
+    @staticmethod
+    def mixture_loss(out: Tensor, z: Tensor, d_out: Tensor, d_z: Tensor) -> float | Tensor:
+        """The sum over rows of -log p(z), a mean over the dimensions of z [B, Z], by the first 3KZ of a head's outputs
+        [B, 3KZ + ...]; writes the gradients by these, and by z, where d_z is not empty."""
+        Z = z.shape[1]
+        width = out.shape[1] // (3 * Z) * 3 * Z
+        nll, gradient = mixture.nll(out[:, :width], z)
+        d_out[:, :width] = gradient / Z
+        if d_z.shape[1]:                                # the density falls with z - mu as it rises with mu
+            torch.neg(mixture.split(gradient, Z)[1].sum(1) / Z, out=d_z)
+        return nll.sum() / Z
+
+
+class FusedTraining:
+    """The same to rounding, for float32 on a CPU."""
+
+    @staticmethod
+    def lstm_forward(gates: Tensor, product: Tensor, before: Tensor, keep: Tensor, c: Tensor, h: Tensor, h_in: Tensor):
+        lstm_forward_pass(*map(as_array, (gates, product, before, keep, c, h, h_in)))
+
+    @staticmethod
+    def lstm_backward(gates: Tensor, before: Tensor, keep: Tensor, c: Tensor, d_out: Tensor, d_h: Tensor, d_c: Tensor,
+                      d_gates: Tensor):
+        lstm_backward_pass(*map(as_array, (gates, before, keep, c, d_out, d_h, d_c, d_gates)))
+
+    @staticmethod
+    def mixture_loss(out: Tensor, z: Tensor, d_out: Tensor, d_z: Tensor) -> float | Tensor:
+        return mixture_pass(*map(as_array, (out, z, d_out, d_z)))
+
+
+def training_passes_for(weight: Tensor) -> type[TorchTraining] | type[FusedTraining]:
+    """The faster ones for a memory with weights like this one."""
+    return FusedTraining if (weight.device.type, weight.dtype) == ("cpu", torch.float32) else TorchTraining
+
+
+# Loops are short: LLVM makes vector instructions of one where it can tell that few arrays do not overlap.
+
+@compiled
+def lstm_forward_pass(gates, product, before, keep, c, h, h_in):
+    B, H = c.shape
+    for b in range(B):
+        y, p, before_b, c_b, h_b, in_b, kept = gates[b], product[b], before[b], c[b], h[b], h_in[b], keep[b, 0]
+        i, f, o, g, p_g = y[:H], y[H:2 * H], y[2 * H:3 * H], y[3 * H:], p[3 * H:]
+        for j in range(3 * H):
+            y[j] = sigmoid(y[j] + wide(p[j]))
+        for j in range(H):
+            g[j] = tanh(g[j] + wide(p_g[j]))
+        for j in range(H):
+            c_b[j] = fma(f[j], kept * before_b[j], i[j] * g[j])
+        for j in range(H):
+            h_b[j] = o[j] * tanh(c_b[j])
+        for j in range(H):
+            in_b[j] = narrow(h_b[j], in_b)
+
+
+@compiled
+def lstm_backward_pass(gates, before, keep, c, d_out, d_h, d_c, d_gates):
+    B, H = c.shape
+    t, by_h = np.empty(H, f32), np.empty(H, f32)                    # tanh(c), and the gradient by h
+    for b in range(B):
+        y, d, before_b, c_b, kept = gates[b], d_gates[b], before[b], c[b], keep[b, 0]
+        out_b, d_h_b, by_c = d_out[b], d_h[b], d_c[b]
+        i, f, o, g = y[:H], y[H:2 * H], y[2 * H:3 * H], y[3 * H:]
+        d_i, d_f, d_o, d_g = d[:H], d[H:2 * H], d[2 * H:3 * H], d[3 * H:]
+        for j in range(H):
+            t[j] = tanh(c_b[j])
+        for j in range(H):
+            by_h[j] = out_b[j] + wide(d_h_b[j])
+        for j in range(H):
+            by_c[j] = fma(by_h[j] * o[j], ONE - t[j] * t[j], by_c[j])
+        for j in range(H):
+            d_o[j] = narrow(by_h[j] * t[j] * o[j] * (ONE - o[j]), d_o)
+        for j in range(H):
+            d_i[j] = narrow(by_c[j] * g[j] * i[j] * (ONE - i[j]), d_i)
+        for j in range(H):
+            d_g[j] = narrow(by_c[j] * i[j] * (ONE - g[j] * g[j]), d_g)
+        for j in range(H):
+            d_f[j] = narrow(by_c[j] * (kept * before_b[j]) * f[j] * (ONE - f[j]), d_f)
+        for j in range(H):
+            by_c[j] *= f[j] * kept
+
+
+HALF, LOG_SQRT_2PI = f32(0.5), f32(0.5 * math.log(2 * math.pi))
+
+
+@compiled
+def mixture_pass(out, z, d_out, d_z):
+    B, Z = z.shape
+    K = out.shape[1] // (3 * Z)
+    share, wants_z, loss = ONE / f32(Z), d_z.shape[1] > 0, 0.0
+    weight, joint, inverse, deviation = np.empty((K, Z), f32), np.empty((K, Z), f32), np.empty((K, Z), f32), \
+        np.empty((K, Z), f32)
+    top, top_joint, total, total_joint = np.empty(Z, f32), np.empty(Z, f32), np.empty(Z, f32), np.empty(Z, f32)
+    for n in range(B):
+        row, d_row, z_n = out[n], d_out[n], z[n]
+        top[:], top_joint[:], total[:], total_joint[:] = -np.inf, -np.inf, 0, 0
+        for k in range(K):
+            logit, mu, log_sigma = row[k * Z:(k + 1) * Z], row[(K + k) * Z:(K + k + 1) * Z], \
+                row[(2 * K + k) * Z:(2 * K + k + 1) * Z]
+            joint_k, inverse_k, deviation_k = joint[k], inverse[k], deviation[k]
+            for j in range(Z):
+                s = bounded(log_sigma[j], SIGMA)
+                one_over = exp(-s)
+                d = (z_n[j] - mu[j]) * one_over
+                both = fma(-HALF * d, d, logit[j] - s)
+                inverse_k[j], deviation_k[j], joint_k[j] = one_over, d, both
+                top[j] = logit[j] if logit[j] > top[j] else top[j]
+                top_joint[j] = both if both > top_joint[j] else top_joint[j]
+        for k in range(K):
+            logit, weight_k, joint_k = row[k * Z:(k + 1) * Z], weight[k], joint[k]
+            for j in range(Z):
+                w, both = exp(logit[j] - top[j]), exp(joint_k[j] - top_joint[j])
+                weight_k[j], joint_k[j] = w, both
+                total[j] += w
+                total_joint[j] += both
+        for j in range(Z):
+            loss += (top[j] - top_joint[j]) + math.log(total[j] / total_joint[j]) + LOG_SQRT_2PI
+            total[j], total_joint[j] = share / total[j], share / total_joint[j]
+        if wants_z:
+            d_z[n] = 0
+        for k in range(K):
+            weight_k, joint_k, inverse_k, deviation_k = weight[k], joint[k], inverse[k], deviation[k]
+            log_sigma = row[(2 * K + k) * Z:(2 * K + k + 1) * Z]
+            d_logit, d_mu, d_log_sigma = d_row[k * Z:(k + 1) * Z], d_row[(K + k) * Z:(K + k + 1) * Z], \
+                d_row[(2 * K + k) * Z:(2 * K + k + 1) * Z]
+            for j in range(Z):
+                r, d = joint_k[j] * total_joint[j], deviation_k[j]                  # responsibility, / Z
+                by_mu, by_log_sigma = -r * d * inverse_k[j], fma(-r * d, d, r)
+                s = log_sigma[j]
+                d_logit[j] = narrow(fma(weight_k[j], total[j], -r), d_logit)
+                d_mu[j] = narrow(by_mu, d_mu)
+                d_log_sigma[j] = narrow(by_log_sigma if -SIGMA < s < SIGMA else f32(0), d_log_sigma)    # at its bound
+                inverse_k[j] = by_mu
+            if wants_z:
+                d_z_n = d_z[n]
+                for j in range(Z):
+                    d_z_n[j] -= inverse_k[j]
+    return loss / Z
