@@ -39,8 +39,8 @@ def by_lstm_backward(passes, dtype, scale):
 def by_mixture_loss(passes, dtype, scale):
     """The loss, and the gradients by the mixture and by z; two outputs belong to other heads. At scale 40 log sigma is
     beyond its bound."""
-    out, z = draw(B, 3 * K * Z + 2, scale=scale), draw(B, Z, seed=1)
-    d_out, d_z = torch.empty_like(out, dtype=dtype), torch.empty_like(z)
+    out, z = draw(B, 3 * K * Z + 2, scale=scale).to(dtype), draw(B, Z, seed=1)
+    d_out, d_z = torch.empty_like(out), torch.empty_like(z)
     loss = passes.mixture_loss(out, z, d_out, d_z)
     return torch.as_tensor(loss, dtype=torch.float32), d_out[:, :-2], d_z
 

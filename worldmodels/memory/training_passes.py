@@ -12,7 +12,20 @@ import torch
 from torch import Tensor
 
 from worldmodels.memory import mixture
-from worldmodels.memory.passes import ONE, SIGMA, as_array, bounded, compiled, exp, f32, fma, narrow, sigmoid, tanh, wide
+from worldmodels.memory.passes import (
+    ONE,
+    SIGMA,
+    as_array,
+    bounded,
+    compiled,
+    exp,
+    f32,
+    fma,
+    narrow,
+    sigmoid,
+    tanh,
+    wide,
+)
 
 
 class TorchTraining:
@@ -45,7 +58,7 @@ class TorchTraining:
         [B, 3KZ + ...]; writes the gradients by these, and by z, where d_z is not empty."""
         Z = z.shape[1]
         width = out.shape[1] // (3 * Z) * 3 * Z
-        nll, gradient = mixture.nll(out[:, :width], z)
+        nll, gradient = mixture.nll(out[:, :width].to(z.dtype), z)
         d_out[:, :width] = gradient / Z
         if d_z.shape[1]:                                # the density falls with z - mu as it rises with mu
             torch.neg(mixture.split(gradient, Z)[1].sum(1) / Z, out=d_z)
@@ -140,17 +153,17 @@ def mixture_pass(out, z, d_out, d_z):
                 row[(2 * K + k) * Z:(2 * K + k + 1) * Z]
             joint_k, inverse_k, deviation_k = joint[k], inverse[k], deviation[k]
             for j in range(Z):
-                s = bounded(log_sigma[j], SIGMA)
+                s, x = bounded(wide(log_sigma[j]), SIGMA), wide(logit[j])
                 one_over = exp(-s)
-                d = (z_n[j] - mu[j]) * one_over
-                both = fma(-HALF * d, d, logit[j] - s)
+                d = (z_n[j] - wide(mu[j])) * one_over
+                both = fma(-HALF * d, d, x - s)
                 inverse_k[j], deviation_k[j], joint_k[j] = one_over, d, both
-                top[j] = logit[j] if logit[j] > top[j] else top[j]
+                top[j] = x if x > top[j] else top[j]
                 top_joint[j] = both if both > top_joint[j] else top_joint[j]
         for k in range(K):
             logit, weight_k, joint_k = row[k * Z:(k + 1) * Z], weight[k], joint[k]
             for j in range(Z):
-                w, both = exp(logit[j] - top[j]), exp(joint_k[j] - top_joint[j])
+                w, both = exp(wide(logit[j]) - top[j]), exp(joint_k[j] - top_joint[j])
                 weight_k[j], joint_k[j] = w, both
                 total[j] += w
                 total_joint[j] += both
@@ -167,7 +180,7 @@ def mixture_pass(out, z, d_out, d_z):
             for j in range(Z):
                 r, d = joint_k[j] * total_joint[j], deviation_k[j]                  # responsibility, / Z
                 by_mu, by_log_sigma = -r * d * inverse_k[j], fma(-r * d, d, r)
-                s = log_sigma[j]
+                s = wide(log_sigma[j])
                 d_logit[j] = narrow(fma(weight_k[j], total[j], -r), d_logit)
                 d_mu[j] = narrow(by_mu, d_mu)
                 d_log_sigma[j] = narrow(by_log_sigma if -SIGMA < s < SIGMA else f32(0), d_log_sigma)    # at its bound
