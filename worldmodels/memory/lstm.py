@@ -71,6 +71,9 @@ def glorot_bias_(bias: Tensor):
 INITIAL_WEIGHTS = {"orthogonal": orthogonal_, "tensorflow": tensorflow_}
 
 
+ROWS = 1024
+
+
 class Sequence(torch.autograd.Function):
     """`LSTM.step` along time, with its gradient written out: between two products a step is one pass over their
     results (training_passes.py), and the gradient of the weights is one product for all steps."""
@@ -109,14 +112,16 @@ class Sequence(torch.autograd.Function):
             torch.mm(d_gates[t], recurrent, out=d_h)
             if ctx.begins[t]:
                 d_h *= keep[t]
-        d_gates = d_gates.flatten(0, 1)
-        read = torch.cat([x, x.new_ones(T, B, 1)], 2).flatten(0, 1).to(precision)       # the bias reads ones
-        d_read = put_product(torch.empty_like(torch.cat([input_weight, input_weight[:, :1]], 1)), d_gates.t(), read)
-        d_weight = put_product(torch.empty_like(weight), d_gates.t(), h_in[:T].flatten(0, 1))
+        # what the gates read: h, the input, and 1 for the bias; in chunks, which stay in a cache
+        d_gates, d_weights = d_gates.flatten(0, 1), weight.new_zeros(4 * H, H + x.shape[2] + 1)
+        for rows, h_rows, x_rows in zip(*(t.split(ROWS) for t in (d_gates, h_in[:T].flatten(0, 1), x.flatten(0, 1)))):
+            read = torch.cat([h_rows, x_rows.to(precision), h_rows.new_ones(len(h_rows), 1)], 1)
+            add_product(d_weights, rows.t(), read)
+        d_weight, d_input_weight, d_bias = d_weights.split([H, x.shape[2], 1], 1)
         d_x = None
         if ctx.needs_input_grad[0]:
             d_x = put_product(x.new_empty(T * B, x.shape[2]), d_gates, input_weight.to(precision)).view_as(x)
-        return d_x, d_read[:, :-1], d_read[:, -1], d_weight, d_h.to(c_first), d_c, None, None
+        return d_x, d_input_weight, d_bias[:, 0], d_weight, d_h.to(c_first), d_c, None, None
 
 
 def put_product(out: Tensor, a: Tensor, b: Tensor) -> Tensor:
