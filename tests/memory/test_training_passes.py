@@ -20,10 +20,11 @@ def kept():
 
 
 def by_lstm_forward(passes, dtype, scale):
-    """The gates, c, h, and h as the next product reads it."""
-    gates, c, h, h_in = draw(B, 4 * H, scale=scale), draw(B, H), draw(B, H), torch.empty(B, H, dtype=dtype)
-    passes.lstm_forward(gates, draw(B, 4 * H, seed=1, scale=scale).to(dtype), draw(B, H, seed=2), kept(), c, h, h_in)
-    return gates, c, h, h_in
+    """The gates, c, h, and what the next product reads, of which h is a part."""
+    gates, c, h, read = draw(B, 4 * H), draw(B, H), draw(B, H), draw(B, H + 3).to(dtype)
+    sums = draw(B, 4 * H, seed=1, scale=scale).to(dtype)
+    passes.lstm_forward(sums, draw(B, H, seed=2), kept(), gates, c, h, read)
+    return gates, c, h, read
 
 
 def by_lstm_backward(passes, dtype, scale):

@@ -7,7 +7,6 @@ and a forget-gate bias of +1, as in TensorFlow. Gates lie in the order i, f, o, 
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldmodels.memory.training_passes import training_passes_for
@@ -35,7 +34,7 @@ class LSTM(nn.Module):
     def forward(self, x: Tensor, h: Tensor, c: Tensor, keep: Tensor,
                 precision: torch.dtype | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """x [T, B, I]; h, c [B, H]; keep [T, B, 1] is 0 where the state is zeroed before a step, else 1. `precision` is
-        that of the recurrent products and of all in the gradient, the weights' if none is given.
+        that of the products, and of what they read; the weights' if none is given.
 
         Returns the hidden states [T, B, H] and the last h and c, through which no gradient flows.
         """
@@ -75,53 +74,47 @@ ROWS = 1024
 
 
 class Sequence(torch.autograd.Function):
-    """`LSTM.step` along time, with its gradient written out: between two products a step is one pass over their
-    results (training_passes.py), and the gradient of the weights is one product for all steps."""
+    """`LSTM.step` along time, with its gradient written out. A step reads (h, x, 1): of that it is one product, and one
+    pass over the sums (training_passes.py). The gradient of all weights is one product for all steps."""
 
     @staticmethod
     def forward(ctx, x, input_weight, bias, weight, h, c, keep, precision):
         (T, B), H, passes = x.shape[:2], h.shape[-1], training_passes_for(weight)
-        gates = F.linear(x, input_weight, bias)                     # [T, B, 4H]; their sums, and then they themselves
-        recurrent, product = weight.t().to(precision), gates.new_empty(B, 4 * H, dtype=precision)
-        c_out, h_out = (gates.new_empty(T, B, H) for _ in range(2))
-        h_in = gates.new_empty(T + 1, B, H, dtype=precision)        # that a step's product reads
-        begins = (keep == 0).flatten(1).any(1).tolist()             # whether any stream is zeroed before a step
-        h_in[0], before = h, c
+        weights = torch.cat([weight, input_weight, bias[:, None]], 1).to(precision)             # [4H, H + I + 1]
+        read = x.new_ones(T + 1, B, weights.shape[1], dtype=precision)
+        read[:T, :, H:-1], read[0, :, :H] = x, h
+        sums, gates = read.new_empty(B, 4 * H), x.new_empty(T, B, 4 * H)
+        c_out, h_out = (x.new_empty(T, B, H) for _ in range(2))
+        begins, before = (keep == 0).flatten(1).any(1).tolist(), c      # whether any stream is zeroed before a step
         for t in range(T):
             if begins[t]:
-                h_in[t] *= keep[t]
-            torch.mm(h_in[t], recurrent, out=product)
-            passes.lstm_forward(gates[t], product, before, keep[t], c_out[t], h_out[t], h_in[t + 1])
+                read[t, :, :H] *= keep[t]
+            torch.mm(read[t], weights.t(), out=sums)
+            passes.lstm_forward(sums, before, keep[t], gates[t], c_out[t], h_out[t], read[t + 1])
             before = c_out[t]
-        ctx.save_for_backward(x, input_weight, weight, c, c_out, gates, h_in, keep)
-        ctx.begins, ctx.precision = begins, precision
+        ctx.save_for_backward(weights, c, c_out, gates, read, keep)
+        ctx.begins = begins
         h, c = h_out[-1].clone(), before.clone()
         ctx.mark_non_differentiable(h, c)
         return h_out, h, c
 
     @staticmethod
     def backward(ctx, d_out, _h, _c):
-        x, input_weight, weight, c_first, c_out, gates, h_in, keep = ctx.saved_tensors
-        T, B, H = c_out.shape
-        passes, precision = training_passes_for(weight), ctx.precision
-        recurrent, d_gates = weight.to(precision), torch.empty_like(gates, dtype=precision)
-        d_h, d_c, d_out = torch.zeros_like(h_in[0]), torch.zeros_like(c_first), d_out.contiguous()
+        weights, c_first, c_out, gates, read, keep = ctx.saved_tensors
+        (T, B, H), passes = c_out.shape, training_passes_for(c_out)
+        d_gates, recurrent = torch.empty_like(gates, dtype=read.dtype), weights[:, :H].contiguous()
+        d_h, d_c, d_out = read.new_zeros(B, H), torch.zeros_like(c_first), d_out.contiguous()
         for t in reversed(range(T)):
             before = c_out[t - 1] if t else c_first
             passes.lstm_backward(gates[t], before, keep[t], c_out[t], d_out[t], d_h, d_c, d_gates[t])
             torch.mm(d_gates[t], recurrent, out=d_h)
             if ctx.begins[t]:
                 d_h *= keep[t]
-        # what the gates read: h, the input, and 1 for the bias; in chunks, which stay in a cache
-        d_gates, d_weights = d_gates.flatten(0, 1), weight.new_zeros(4 * H, H + x.shape[2] + 1)
-        for rows, h_rows, x_rows in zip(*(t.split(ROWS) for t in (d_gates, h_in[:T].flatten(0, 1), x.flatten(0, 1)))):
-            read = torch.cat([h_rows, x_rows.to(precision), h_rows.new_ones(len(h_rows), 1)], 1)
-            add_product(d_weights, rows.t(), read)
-        d_weight, d_input_weight, d_bias = d_weights.split([H, x.shape[2], 1], 1)
-        d_x = None
-        if ctx.needs_input_grad[0]:
-            d_x = put_product(x.new_empty(T * B, x.shape[2]), d_gates, input_weight.to(precision)).view_as(x)
-        return d_x, d_input_weight, d_bias[:, 0], d_weight, d_h.to(c_first), d_c, None, None
+        d_weights = torch.zeros_like(weights, dtype=c_out.dtype)
+        for d_rows, rows in zip(d_gates.flatten(0, 1).split(ROWS), read[:T].flatten(0, 1).split(ROWS)):
+            add_product(d_weights, d_rows.t(), rows)                # in chunks, which stay in a cache
+        d_x = (d_gates @ weights[:, H:-1]).to(c_out) if ctx.needs_input_grad[0] else None
+        return d_x, d_weights[:, H:-1], d_weights[:, -1], d_weights[:, :H], d_h.to(c_out), d_c, None, None
 
 
 def put_product(out: Tensor, a: Tensor, b: Tensor) -> Tensor:

@@ -32,13 +32,14 @@ class TorchTraining:
     """The reference, and the form for a GPU."""
 
     @staticmethod
-    def lstm_forward(gates: Tensor, product: Tensor, before: Tensor, keep: Tensor, c: Tensor, h: Tensor, h_in: Tensor):
-        """Of the gates' sums, gates + product [B, 4H], and the cell before [B, H], which counts where keep [B, 1] is 1:
-        the gates i, f, o, g, in their place, and c, h and h_in [B, H], the last as the next product reads it."""
-        i, f, o, g = gates.add_(product).chunk(4, 1)
-        gates[:, :3 * c.shape[1]].sigmoid_()
+    def lstm_forward(sums: Tensor, before: Tensor, keep: Tensor, gates: Tensor, c: Tensor, h: Tensor, read: Tensor):
+        """Of the sums within the gates [B, 4H], and the cell before [B, H], which counts where keep [B, 1] is 1: writes
+        the gates i, f, o, g [B, 4H], c and h [B, H], and h into the first columns of what the next product reads."""
+        H = c.shape[1]
+        gates.copy_(sums)[:, :3 * H].sigmoid_()
+        i, f, o, g = gates.chunk(4, 1)
         torch.mul(f, before * keep, out=c).addcmul_(i, g.tanh_())
-        h_in.copy_(torch.mul(o, c.tanh(), out=h))
+        read[:, :H] = torch.mul(o, c.tanh(), out=h)
 
     @staticmethod
     def lstm_backward(gates: Tensor, before: Tensor, keep: Tensor, c: Tensor, d_out: Tensor, d_h: Tensor, d_c: Tensor,
@@ -69,8 +70,8 @@ class FusedTraining:
     """The same to rounding, for float32 on a CPU."""
 
     @staticmethod
-    def lstm_forward(gates: Tensor, product: Tensor, before: Tensor, keep: Tensor, c: Tensor, h: Tensor, h_in: Tensor):
-        lstm_forward_pass(*map(as_array, (gates, product, before, keep, c, h, h_in)))
+    def lstm_forward(sums: Tensor, before: Tensor, keep: Tensor, gates: Tensor, c: Tensor, h: Tensor, read: Tensor):
+        lstm_forward_pass(*map(as_array, (sums, before, keep, gates, c, h, read)))
 
     @staticmethod
     def lstm_backward(gates: Tensor, before: Tensor, keep: Tensor, c: Tensor, d_out: Tensor, d_h: Tensor, d_c: Tensor,
@@ -90,21 +91,21 @@ def training_passes_for(weight: Tensor) -> type[TorchTraining] | type[FusedTrain
 # Loops are short: LLVM makes vector instructions of one where it can tell that few arrays do not overlap.
 
 @compiled
-def lstm_forward_pass(gates, product, before, keep, c, h, h_in):
+def lstm_forward_pass(sums, before, keep, gates, c, h, read):
     B, H = c.shape
     for b in range(B):
-        y, p, before_b, c_b, h_b, in_b, kept = gates[b], product[b], before[b], c[b], h[b], h_in[b], keep[b, 0]
-        i, f, o, g, p_g = y[:H], y[H:2 * H], y[2 * H:3 * H], y[3 * H:], p[3 * H:]
+        x, y, before_b, c_b, h_b, read_b, kept = sums[b], gates[b], before[b], c[b], h[b], read[b], keep[b, 0]
+        i, f, o, g, x_g = y[:H], y[H:2 * H], y[2 * H:3 * H], y[3 * H:], x[3 * H:]
         for j in range(3 * H):
-            y[j] = sigmoid(y[j] + wide(p[j]))
+            y[j] = sigmoid(wide(x[j]))
         for j in range(H):
-            g[j] = tanh(g[j] + wide(p_g[j]))
+            g[j] = tanh(wide(x_g[j]))
         for j in range(H):
             c_b[j] = fma(f[j], kept * before_b[j], i[j] * g[j])
         for j in range(H):
             h_b[j] = o[j] * tanh(c_b[j])
         for j in range(H):
-            in_b[j] = narrow(h_b[j], in_b)
+            read_b[j] = narrow(h_b[j], read_b)
 
 
 @compiled
