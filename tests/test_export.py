@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -86,6 +87,19 @@ def test_a_dream_is_torchs(config, tmp_path):
         state = imagined.state
         for name, wanted in (("z", memory.latent(state)), ("reward", imagined.reward), ("p_done", imagined.p_done)):
             assert np.allclose(found[name], wanted, **CLOSE), (step, name)
+
+
+def test_a_v_that_was_trained_in_bfloat16_is_exported_in_float32():
+    agent = agent_with(CONFIGS["gru"][0])
+    inputs = {"encoder": torch.full((2, 64, 64, 3), 200, dtype=torch.uint8), "decoder": torch.ones(2, Z) / 3}
+
+    def results():
+        made = graphs(agent, None)
+        return [output for name, example in inputs.items() for output in made[name].function(example)]
+
+    wanted = results()
+    agent.vision.config = replace(agent.vision.config, precision="bfloat16")
+    assert all(map(torch.equal, results(), wanted)) and agent.vision.config.precision == "bfloat16"
 
 
 @pytest.mark.parametrize("kind", [kind for kind, cls in CONTROLLERS.items() if hasattr(cls, "size")])

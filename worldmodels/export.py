@@ -18,6 +18,8 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,7 +45,10 @@ class Graph(NamedTuple):
 
 
 def graphs(agent: Agent, controller: PolicySpec | None) -> dict[str, Graph]:
-    """What an agent is made of, by name."""
+    """What an agent is made of, by name. All of it is float32: not every ONNX runtime has bfloat16."""
+    agent = copy(agent)
+    agent.vision = copy(agent.vision)
+    agent.vision.config = replace(agent.vision.config, precision="float32")
     found = vision_graphs(agent) | memory_graphs(agent)
     if controller is not None:
         features = found["memory_step"].inputs["features"]
