@@ -48,6 +48,14 @@ def agrees(cell: str, score: dict):
 OURS = "controller from the dream"
 
 
+def test_the_papers_methods_table():
+    table, path = section("docs/results.md", "## The paper's method"), "take_cover/faithful/report/scores.json"
+    _, game, dream = row(table, "`faithful`")
+    agrees(game, stored(path, "real", OURS))
+    agrees(dream, stored(path, "dream", OURS))
+    agrees(row(table, "random (held), the released code's; 100 episodes")[1], stored(path, "real", "random (held)"))
+
+
 def test_takecovers_table():
     table, path = section("docs/results.md", "## TakeCover, laptop"), "take_cover/laptop/round-5/report/scores.json"
     _, game, dream, skill5 = row(table, "0")
@@ -108,6 +116,8 @@ def test_the_readmes_table():
     _, take_cover, linear = row(table, "**ours: linear controller, learned in the dream**")
     agrees(take_cover, stored("take_cover/laptop/round-5/report/scores.json", "real", OURS))
     assert SCORE.search(linear).group() in section("docs/results.md", "## CarRacing, laptop").replace("*", "")
+    _, take_cover, _ = row(table, "**the paper's method**, by this program (`faithful`)")
+    agrees(take_cover, stored("take_cover/faithful/report/scores.json", "real", OURS))
     _, take_cover, car_racing = row(table, "random actions: here")
     for cell, name in zip(take_cover.split(";"), ("held", "fresh")):
         agrees(cell, stored("take_cover/laptop/round-5/report/scores.json", "real", f"random ({name})"))
