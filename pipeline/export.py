@@ -29,7 +29,7 @@ SCRIPTS = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-thre
 class ExportConfig:
     task: str = "take_cover"
     """The game."""
-    run: str = "laptop"
+    run: str = runs.DEFAULT
     """A run's name, <task>/<run>, or its folder."""
     data: str = "data"
     """Where your runs are kept; the published ones are always there."""

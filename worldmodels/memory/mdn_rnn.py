@@ -179,7 +179,7 @@ class HeadLoss(torch.autograd.Function):
         d_h, d_weight, d_bias = torch.empty_like(h), torch.zeros_like(weight), torch.zeros_like(bias)
         shaping = weight.clone()                        # of the outputs whose losses reach h
         shaping[-2:] *= weight.new_tensor([[name in config.shaped_by] for name in ("reward", "done")])
-        head, shaping = weight.to(dtype), shaping.to(dtype)
+        head, head_bias, shaping = (t.to(dtype) for t in (weight.t(), bias, shaping))
         sums = h.new_zeros(3)
         d_z = torch.empty_like(z if ctx.needs_input_grad[3] else z[:, :0])
         positive, passes = config.done_positive_weight, training_passes_for(weight)
@@ -187,7 +187,7 @@ class HeadLoss(torch.autograd.Function):
         chunks = zip(*(t.split(rows) for t in (h, d_h, z, d_z, reward, terminated)))
         for h, d_h_rows, z, d_z_rows, reward, end in chunks:
             h = h.to(dtype)
-            out = torch.addmm(bias.to(dtype), h, head.t())
+            out = torch.addmm(head_bias, h, head)
             d_out = torch.empty_like(out)
             nll = passes.mixture_loss(out, z, d_out, d_z_rows)
             predicted, logit = out[:, -2:].to(bias.dtype).unbind(1)

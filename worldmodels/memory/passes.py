@@ -66,9 +66,14 @@ class FusedPasses:
         weighted_sums_pass(*map(as_array, (weights, x.contiguous(), sums)))
 
 
+def can_be_fused(weight: Tensor) -> bool:
+    """Whether there are fused passes for a memory with weights like this one."""
+    return (weight.device.type, weight.dtype) == ("cpu", torch.float32)
+
+
 def passes_for(weight: Tensor) -> type[TorchPasses] | type[FusedPasses]:
     """The faster ones for a memory with weights like this one."""
-    return FusedPasses if (weight.device.type, weight.dtype) == ("cpu", torch.float32) else TorchPasses
+    return FusedPasses if can_be_fused(weight) else TorchPasses
 
 
 def as_array(t: Tensor) -> np.ndarray:

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from worldmodels.memory import mixture
+from worldmodels.memory.heads import LOG_SQRT_2PI
 from worldmodels.memory.passes import (
     ONE,
     SIGMA,
     as_array,
     bounded,
+    can_be_fused,
     compiled,
     exp,
     f32,
@@ -85,7 +87,7 @@ class FusedTraining:
 
 def training_passes_for(weight: Tensor) -> type[TorchTraining] | type[FusedTraining]:
     """The faster ones for a memory with weights like this one."""
-    return FusedTraining if (weight.device.type, weight.dtype) == ("cpu", torch.float32) else TorchTraining
+    return FusedTraining if can_be_fused(weight) else TorchTraining
 
 
 # Loops are short: LLVM makes vector instructions of one where it can tell that few arrays do not overlap.
@@ -135,23 +137,21 @@ def lstm_backward_pass(gates, before, keep, c, d_out, d_h, d_c, d_gates):
             by_c[j] *= f[j] * kept
 
 
-HALF, LOG_SQRT_2PI = f32(0.5), f32(0.5 * math.log(2 * math.pi))
+HALF, CONSTANT = f32(0.5), f32(LOG_SQRT_2PI)
 
 
 @compiled
 def mixture_pass(out, z, d_out, d_z):
     B, Z = z.shape
     K = out.shape[1] // (3 * Z)
-    share, wants_z, loss = ONE / f32(Z), d_z.shape[1] > 0, 0.0
-    weight, joint, inverse, deviation = np.empty((K, Z), f32), np.empty((K, Z), f32), np.empty((K, Z), f32), \
-        np.empty((K, Z), f32)
-    top, top_joint, total, total_joint = np.empty(Z, f32), np.empty(Z, f32), np.empty(Z, f32), np.empty(Z, f32)
+    per_dimension, loss = ONE / f32(Z), 0.0
+    weight, joint, inverse, deviation = np.empty((4, K, Z), f32)
+    top, top_joint, total, total_joint, by_z = np.empty((5, Z), f32)
     for n in range(B):
-        row, d_row, z_n = out[n], d_out[n], z[n]
-        top[:], top_joint[:], total[:], total_joint[:] = -np.inf, -np.inf, 0, 0
+        raw, d_raw, z_n = out[n, :3 * K * Z].reshape(3, K, Z), d_out[n, :3 * K * Z].reshape(3, K, Z), z[n]
+        top[:], top_joint[:], total[:], total_joint[:], by_z[:] = -np.inf, -np.inf, 0, 0, 0
         for k in range(K):
-            logit, mu, log_sigma = row[k * Z:(k + 1) * Z], row[(K + k) * Z:(K + k + 1) * Z], \
-                row[(2 * K + k) * Z:(2 * K + k + 1) * Z]
+            logit, mu, log_sigma = raw[0, k], raw[1, k], raw[2, k]
             joint_k, inverse_k, deviation_k = joint[k], inverse[k], deviation[k]
             for j in range(Z):
                 s, x = bounded(wide(log_sigma[j]), SIGMA), wide(logit[j])
@@ -162,32 +162,25 @@ def mixture_pass(out, z, d_out, d_z):
                 top[j] = x if x > top[j] else top[j]
                 top_joint[j] = both if both > top_joint[j] else top_joint[j]
         for k in range(K):
-            logit, weight_k, joint_k = row[k * Z:(k + 1) * Z], weight[k], joint[k]
+            logit, weight_k, joint_k = raw[0, k], weight[k], joint[k]
             for j in range(Z):
                 w, both = exp(wide(logit[j]) - top[j]), exp(joint_k[j] - top_joint[j])
                 weight_k[j], joint_k[j] = w, both
                 total[j] += w
                 total_joint[j] += both
         for j in range(Z):
-            loss += (top[j] - top_joint[j]) + math.log(total[j] / total_joint[j]) + LOG_SQRT_2PI
-            total[j], total_joint[j] = share / total[j], share / total_joint[j]
-        if wants_z:
-            d_z[n] = 0
+            loss += (top[j] - top_joint[j]) + math.log(total[j] / total_joint[j]) + CONSTANT
+            total[j], total_joint[j] = per_dimension / total[j], per_dimension / total_joint[j]
         for k in range(K):
             weight_k, joint_k, inverse_k, deviation_k = weight[k], joint[k], inverse[k], deviation[k]
-            log_sigma = row[(2 * K + k) * Z:(2 * K + k + 1) * Z]
-            d_logit, d_mu, d_log_sigma = d_row[k * Z:(k + 1) * Z], d_row[(K + k) * Z:(K + k + 1) * Z], \
-                d_row[(2 * K + k) * Z:(2 * K + k + 1) * Z]
+            log_sigma, d_logit, d_mu, d_log_sigma = raw[2, k], d_raw[0, k], d_raw[1, k], d_raw[2, k]
             for j in range(Z):
-                r, d = joint_k[j] * total_joint[j], deviation_k[j]                  # responsibility, / Z
-                by_mu, by_log_sigma = -r * d * inverse_k[j], fma(-r * d, d, r)
-                s = wide(log_sigma[j])
-                d_logit[j] = narrow(fma(weight_k[j], total[j], -r), d_logit)
+                responsibility, d, s = joint_k[j] * total_joint[j], deviation_k[j], wide(log_sigma[j])      # / Z
+                by_mu, by_log_sigma = -responsibility * d * inverse_k[j], fma(-responsibility * d, d, responsibility)
+                d_logit[j] = narrow(fma(weight_k[j], total[j], -responsibility), d_logit)
                 d_mu[j] = narrow(by_mu, d_mu)
                 d_log_sigma[j] = narrow(by_log_sigma if -SIGMA < s < SIGMA else f32(0), d_log_sigma)    # at its bound
-                inverse_k[j] = by_mu
-            if wants_z:
-                d_z_n = d_z[n]
-                for j in range(Z):
-                    d_z_n[j] -= inverse_k[j]
+                by_z[j] -= by_mu                                    # the density falls with z - mu as it rises with mu
+        if d_z.shape[1]:
+            d_z[n] = by_z
     return loss / Z
